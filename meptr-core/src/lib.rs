@@ -1,0 +1,19 @@
+//! The vocabulary, layers, models and weight bundles of MEPTR.
+//!
+//! MEPTR says what the people in a video seem to feel (seven [`Emotion`]s) and how they come
+//! across (five [`PersonalityTrait`]s) from five [`Modality`]s: body, face, scene, audio and text.
+//! This crate holds what prediction and training share; it knows no FFmpeg and no command line.
+//!
+//! Source of the method: "A Semi-Supervised Multimodal Framework for Multitask Emotion and
+//! Personality Traits Recognition Using Cross-Domain Learning", ESWA 2025.
+
+pub mod error;
+pub mod modality;
+pub mod models;
+pub mod nn;
+pub mod task;
+pub mod weights;
+
+pub use error::{Error, Result};
+pub use modality::{Modality, PerModality};
+pub use task::{Emotion, PersonalityTrait};

@@ -1,0 +1,1 @@
+//! Layers with gradients, shared by prediction and training.

@@ -1,0 +1,205 @@
+//! Safetensors files, with every tensor accounted for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use candle::safetensors::MmapedSafetensors;
+use candle::{DType, Device, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+
+use crate::{Error, Result};
+
+/// Builds a model from a safetensors file that must hold what the model needs and nothing else.
+///
+/// Tensors may be stored as f16, bf16 or f32; the model gets f32. Names for which `may_be_left`
+/// is true may stand in the file unused (published checkpoints hold parts we do not run).
+///
+/// # Errors
+/// [`Error::UnfitWeights`] lists every tensor that is missing, superfluous or of the wrong shape
+/// or type; the others say that the file cannot be read or that the model cannot be built.
+pub fn load_file<M>(
+    path: &Path,
+    device: &Device,
+    may_be_left: impl Fn(&str) -> bool,
+    build: impl FnOnce(VarBuilder) -> candle::Result<M>,
+) -> Result<M> {
+    let source = Arc::new(Source::open(path)?);
+    let backend: Box<dyn SimpleBackend> = Box::new(SharedSource(Arc::clone(&source)));
+    let model = build(VarBuilder::new_with_args(backend, DType::F32, device));
+    let problems = source.problems(may_be_left);
+    if !problems.is_empty() {
+        return Err(Error::UnfitWeights { path: path.to_owned(), problems });
+    }
+    model.map_err(Error::doing(format!("loading the weights `{}`", path.display())))
+}
+
+/// Writes tensors to a safetensors file, by way of a temporary file beside it.
+///
+/// # Errors
+/// When the folder cannot be written or the disk is full; the old file, if any, then stays.
+pub fn save_file(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let partial = path.with_extension("safetensors.part");
+    let tensors: HashMap<&str, Tensor> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    candle::safetensors::save(&tensors, &partial)
+        .map_err(Error::doing(format!("writing the weights `{}`", partial.display())))?;
+    std::fs::rename(&partial, path).map_err(|source| Error::Write { path: path.to_owned(), source })
+}
+
+struct Source {
+    file: MmapedSafetensors,
+    shapes: BTreeMap<String, (Vec<usize>, safetensors::Dtype)>,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    names: BTreeSet<String>,
+    problems: Vec<String>,
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self> {
+        let read = |source| Error::Read { path: path.to_owned(), source };
+        let head = std::fs::File::open(path).map_err(read)?;
+        if head.metadata().map_err(read)?.len() == 0 {
+            return Err(read(std::io::Error::other("the file is empty"))); // cannot be mapped
+        }
+        #[expect(unsafe_code, reason = "mapping spares a second copy of up to 700 MB")]
+        // SAFETY: the map is read-only and private to this value. As with every mapped file, a
+        // process that shortens it while we read could end ours; weight files are written under a
+        // temporary name and renamed, so nothing of ours does that.
+        let file = unsafe { MmapedSafetensors::new(path) }
+            .map_err(Error::doing(format!("reading the weights `{}`", path.display())))?;
+        let shapes = file
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| (name, (view.shape().to_vec(), view.dtype())))
+            .collect();
+        Ok(Self { file, shapes, asked: Mutex::default() })
+    }
+
+    fn get(
+        &self,
+        needed: Shape,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> candle::Result<Tensor> {
+        let mut asked = self.asked.lock().expect("no other thread panics with the lock");
+        asked.names.insert(name.to_owned());
+        let problem = match self.shapes.get(name) {
+            None => Some(format!("`{name}` {:?} is missing", needed.dims())),
+            Some((found, _)) if found != needed.dims() => Some(format!(
+                "`{name}` has the shape {found:?}, the model needs {:?}",
+                needed.dims()
+            )),
+            Some((_, kind)) if !is_float(*kind) => {
+                Some(format!("`{name}` holds {kind:?}, the model needs F16, BF16 or F32"))
+            }
+            Some(_) => None,
+        };
+        if let Some(problem) = problem {
+            // Go on with a stand-in, which never leaves `load_file`, to find all problems at once.
+            asked.problems.push(problem);
+            return Tensor::zeros(needed, dtype, device);
+        }
+        self.file.load(name, device)?.to_dtype(dtype)
+    }
+
+    fn problems(&self, may_be_left: impl Fn(&str) -> bool) -> Vec<String> {
+        let asked = self.asked.lock().expect("no other thread panics with the lock");
+        let superfluous = self
+            .shapes
+            .keys()
+            .filter(|name| !asked.names.contains(*name) && !may_be_left(name))
+            .map(|name| format!("`{name}` is superfluous"));
+        asked.problems.iter().cloned().chain(superfluous).collect()
+    }
+}
+
+fn is_float(kind: safetensors::Dtype) -> bool {
+    use safetensors::Dtype;
+    matches!(kind, Dtype::F16 | Dtype::BF16 | Dtype::F32)
+}
+
+struct SharedSource(Arc<Source>);
+
+impl SimpleBackend for SharedSource {
+    fn get(
+        &self,
+        s: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        dev: &Device,
+    ) -> candle::Result<Tensor> {
+        self.0.get(s, name, dtype, dev)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle::Result<Tensor> {
+        candle::bail!("`{name}` was asked for without a shape")
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.shapes.contains_key(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensors(items: &[(&str, &[usize])]) -> BTreeMap<String, Tensor> {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F16, &Device::Cpu).unwrap();
+        items.iter().map(|(name, shape)| ((*name).to_owned(), zeros(shape))).collect()
+    }
+
+    fn load(path: &Path) -> Result<(Tensor, Tensor)> {
+        load_file(
+            path,
+            &Device::Cpu,
+            |name| name.ends_with(".pe"),
+            |vb| Ok((vb.get((2, 3), "a.weight")?, vb.pp("a").get(2, "bias")?)),
+        )
+    }
+
+    #[test]
+    fn a_fitting_file_gives_f32_whatever_it_stores() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        save_file(&path, &tensors(&[("a.weight", &[2, 3]), ("a.bias", &[2]), ("x.pe", &[9])]))
+            .unwrap();
+        let (weight, _) = load(&path).unwrap();
+        assert_eq!(weight.dtype(), DType::F32);
+    }
+
+    #[test]
+    fn all_problems_come_in_one_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        save_file(&path, &tensors(&[("a.weight", &[3, 2]), ("b.bias", &[2])])).unwrap();
+        let Err(Error::UnfitWeights { problems, .. }) = load(&path) else { panic!("it loaded") };
+        assert_eq!(
+            problems,
+            [
+                "`a.weight` has the shape [3, 2], the model needs [2, 3]",
+                "`a.bias` [2] is missing",
+                "`b.bias` is superfluous"
+            ]
+        );
+    }
+
+    #[test]
+    fn broken_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        assert!(load(&path).is_err());
+        for bytes in [&b""[..], b"not safetensors", &[0xFF; 64], &[8, 0, 0, 0, 0, 0, 0, 0, b'{']] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(load(&path).is_err(), "{bytes:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Pictures in memory.
+
+/// An 8-bit RGB picture, rows from the top, no padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RgbImage {
+    width: usize,
+    height: usize,
+    data: Vec<u8>,
+}
+
+impl RgbImage {
+    /// Wraps `data`, three bytes a pixel.
+    ///
+    /// # Panics
+    /// When `data` does not hold exactly `width * height * 3` bytes, or none.
+    pub fn new(width: usize, height: usize, data: Vec<u8>) -> Self {
+        assert!(!data.is_empty() && data.len() == width * height * 3, "a picture of its size");
+        Self { width, height, data }
+    }
+
+    /// Pixels in a row, at least 1.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows, at least 1.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// All bytes, `width * height * 3`.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The bytes of one row, `width * 3`.
+    pub fn row(&self, y: usize) -> &[u8] {
+        &self.data[y * self.width * 3..(y + 1) * self.width * 3]
+    }
+
+    /// Copies the pixels `x1..x2`, `y1..y2`; `None` when that holds no pixel of the picture.
+    ///
+    /// Edges beyond the picture are moved onto it.
+    pub fn crop(&self, x1: usize, y1: usize, x2: usize, y2: usize) -> Option<Self> {
+        let (x2, y2) = (x2.min(self.width), y2.min(self.height));
+        if x1 >= x2 || y1 >= y2 {
+            return None;
+        }
+        let data = (y1..y2).flat_map(|y| &self.row(y)[x1 * 3..x2 * 3]).copied().collect();
+        Some(Self::new(x2 - x1, y2 - y1, data))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crop_holds_the_named_pixels() {
+        let image = RgbImage::new(3, 2, (0..18).collect());
+        let crop = image.crop(1, 1, 9, 9).unwrap();
+        assert_eq!((crop.width(), crop.height()), (2, 1));
+        assert_eq!(crop.data(), [12, 13, 14, 15, 16, 17]);
+        assert_eq!(image.crop(3, 0, 4, 1), None);
+        assert_eq!(image.crop(2, 0, 2, 1), None);
+    }
+}

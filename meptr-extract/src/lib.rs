@@ -1,0 +1,7 @@
+//! From a raw video to features and predictions.
+
+pub mod error;
+pub mod image;
+
+pub use error::{Error, Result};
+pub use image::RgbImage;

@@ -1,0 +1,1 @@
+//! The binary `meptr`, driven as a user would.
