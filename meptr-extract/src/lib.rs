@@ -1,5 +1,6 @@
 //! From a raw video to features and predictions.
 
+pub mod detect;
 pub mod error;
 pub mod image;
 
