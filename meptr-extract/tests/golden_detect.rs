@@ -42,7 +42,7 @@ fn raw_face_outputs_equal_the_reference() -> Result<()> {
                 let excess = (&off - allowed)?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
                 let off = off.flatten_all()?.max(0)?.to_scalar::<f32>()?;
                 ensure!(excess <= 0.0, "{name}: {what} is off by {off}, {excess} too much");
-                println!("{name}: {what} off by {off:e}");
+                eprintln!("{name}: {what} off by {off:e}");
             }
             cases += 1;
         }
@@ -106,7 +106,7 @@ fn faces_in_pictures_equal_the_reference() -> Result<()> {
             let size = numbers(&expected["size_wh"])?;
             let expected = list(&expected["mediapipe_detections"])?;
             same_faces(&found, expected, &size).with_context(|| format!("{name}: {image}"))?;
-            println!("{name}: {image} has its {} faces", found.len());
+            eprintln!("{name}: {image} has its {} faces", found.len());
         }
     }
     Ok(())
