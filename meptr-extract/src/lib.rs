@@ -2,6 +2,7 @@
 
 pub mod backbones;
 pub mod decode;
+pub mod detect;
 pub mod error;
 pub mod image;
 pub mod sample;

@@ -1,0 +1,31 @@
+//! BlazeFace, the single-shot face detector of MediaPipe, in its two published forms.
+//!
+//! Source: Bazarevsky et al. 2019, "BlazeFace: Sub-millisecond Neural Face Detection on Mobile
+//! GPUs", <https://arxiv.org/abs/1907.05047>, and the model files of the `mediapipe` 0.10.21
+//! package. Weights are named `opN` after the operators of those files, in order of execution.
+//!
+//! Pictures and features stand in the order (batch, height, width, channels), as in the originals:
+//! a 1x1 convolution then is one matrix product, and a depthwise one runs along the channels.
+
+mod depthwise;
+mod full_range;
+mod layers;
+mod letterbox;
+mod short_range;
+
+pub use full_range::FullRange;
+pub use letterbox::Letterbox;
+pub use short_range::ShortRange;
+
+use candle::Tensor;
+
+/// What a network says about each of its anchors.
+#[derive(Debug)]
+pub struct RawOutput {
+    /// Box and keypoints relative to the anchor, in pixels of the network's input: centre x and y,
+    /// width, height, then x and y of right eye, left eye, nose, mouth, right ear, left ear, as
+    /// seen by the viewer; `(batch, anchors, 16)`, f32.
+    pub regressors: Tensor,
+    /// Logits of "here is a face"; `(batch, anchors)`, f32.
+    pub scores: Tensor,
+}

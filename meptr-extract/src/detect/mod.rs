@@ -1,0 +1,12 @@
+//! Who is in a picture: faces, bodies and the regions of a frame that the backbones look at.
+
+pub mod blazeface;
+mod crop;
+mod detector;
+mod face;
+mod suppression;
+
+pub use crop::{Crop, CropSource, FrameBoxes, PixelBox, crops};
+pub use detector::{BoundingBox, Detection, Detector};
+pub use face::{FaceDetector, FaceModel};
+pub use suppression::{merge_overlaps, suppress_overlaps};
