@@ -18,8 +18,8 @@ import subprocess
 import numpy as np
 
 FOLDER = pathlib.Path("tests/golden/decode_synthetic")
-QUIET = ["ffmpeg", "-v", "error", "-y", "-nostdin", "-bitexact", "-threads", "1"]
-KEEP = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"]
+QUIET = ["ffmpeg", "-v", "error", "-y", "-nostdin"]
+KEEP = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"]
 
 
 def picture(size, rate, seconds):
@@ -29,7 +29,7 @@ def picture(size, rate, seconds):
 def tones(channels, rate, seconds):
     """A different tone in every channel, with a start and an end inside the clip."""
     one = "|".join(
-        f"0.3*sin(2*PI*{220 * (i + 1)}*t)*between(t,0.1,{seconds - 0.1})" for i in range(channels)
+        f"0.3*sin(2*PI*{220 * (i + 1)}*t)*gt(t\\,0.1)*lt(t\\,{seconds - 0.1})" for i in range(channels)
     )
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
     return ["-f", "lavfi", "-i", f"aevalsrc={one}:s={rate}:d={seconds}:c={layout}"]
@@ -58,7 +58,7 @@ CLIPS = {
 
 
 def run(arguments):
-    return subprocess.run(arguments, check=True, capture_output=True).stdout
+    return subprocess.run(arguments, check=True, stdout=subprocess.PIPE).stdout
 
 
 def has(path, kind):
