@@ -1,8 +1,10 @@
 //! Every model of stages 1 to 3 against the reference, case by case.
 //!
 //! Source of the data: the reference's own classes with generated weights, f32 on the CPU; one JSON
-//! and one safetensors file per model. Tolerance: 1e-4 absolute, as the data's index suggests, since
-//! both sides sum in f32 in different orders.
+//! and one safetensors file per model. Tolerance: 1e-4, as the data's index suggests, of the largest
+//! value of a tensor, or of 1. The worst case is the scene model, ten layers that each add their
+//! output to their input: its features reach 10, and there both programs are equally far from the
+//! same model run in f64 (ours 7e-5, the reference 9e-5).
 
 #[allow(unreachable_pub, dead_code)] // shared by several test binaries
 #[path = "../../tests/support/golden.rs"]
@@ -42,7 +44,9 @@ impl Tally {
             false => (name, found.clone()),
         };
         let what = format!("{} {name}", case.name);
-        let difference = golden::ensure_close(&what, &found, case.tensor(&name)?, TOLERANCE)?;
+        let expected = case.tensor(&name)?;
+        let scale = expected.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
+        let difference = golden::ensure_close(&what, &found, expected, TOLERANCE * scale)?;
         self.compared += 1;
         self.worst = self.worst.max(difference);
         self.used.insert(name);

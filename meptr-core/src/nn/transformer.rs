@@ -95,7 +95,7 @@ impl TransformerLayer {
         if !self.config.positions {
             return Ok(x.clone());
         }
-        let table = positions(x.dim(1)?, self.config.width, x.device())?;
+        let table = positions(x.dim(1)?, self.config.width, x.device())?.to_dtype(x.dtype())?;
         ops::dropout(&x.broadcast_add(&table)?, POSITION_DROPOUT, mode)
     }
 }
