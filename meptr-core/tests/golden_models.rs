@@ -309,3 +309,40 @@ fn build<M>(
     save_file(&path, weights)?;
     Ok(load_file(&path, &Device::Cpu, may_be_left, load)?)
 }
+
+/// Names and shapes as the reference has them; anything else in a file is refused.
+#[test]
+fn a_state_dict_fits_exactly_or_is_refused() -> Result<()> {
+    let config = HeadConfig::published(Modality::Scene).scaled(16, 32);
+    let load = |vb: VarBuilder| CrossTaskModel::load(&config, vb);
+    let (_, mut weights) = meptr_core::weights::generate(1, &Device::Cpu, load)?;
+    build(&weights, load)?;
+    let table = "emotion_to_personality_attn.0.positional_encoding.pe".to_owned();
+    weights.insert(table, Tensor::zeros((9, 24), DType::F32, &Device::Cpu)?);
+    build(&weights, load)?;
+    let spare = Tensor::zeros(3, DType::F32, &Device::Cpu)?;
+    weights.insert("spare".to_owned(), spare);
+    weights.remove("emo_proj.1.bias");
+    let message = format!("{:#}", build(&weights, load).err().context("it loaded")?);
+    for problem in ["`emo_proj.1.bias` [24] is missing", "`spare` is superfluous"] {
+        ensure!(message.contains(problem), "{message}");
+    }
+    Ok(())
+}
+
+/// Where the data holds a head at its real widths, our published configuration is that one.
+#[test]
+fn published_configurations_are_those_of_the_reference() -> Result<()> {
+    for modality in Modality::ALL {
+        let name = match modality {
+            Modality::Body | Modality::Face | Modality::Scene => format!("video_{modality}"),
+            Modality::Audio | Modality::Text => modality.to_string(),
+        };
+        let file = golden::root().join(format!("models/{name}_fusion_real.json"));
+        if file.exists() {
+            let reference = HeadConfig::from_reference_json(&Case::open(&file)?.json["config"])?;
+            ensure!(HeadConfig::published(modality) == reference, "{modality} differs");
+        }
+    }
+    Ok(())
+}
