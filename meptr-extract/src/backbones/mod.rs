@@ -15,7 +15,7 @@ mod audio_input;
 mod bert;
 mod clip;
 mod encoder;
-mod folder;
+pub(crate) mod folder;
 mod ops;
 mod text_input;
 mod wav2vec2;

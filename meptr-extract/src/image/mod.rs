@@ -1,4 +1,9 @@
-//! Pictures in memory.
+//! Pictures in memory, and the way from a picture to CLIP's input.
+
+mod clip_input;
+mod resize;
+
+pub use clip_input::ClipInput;
 
 /// An 8-bit RGB picture, rows from the top, no padding.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,102 @@
+//! The backbones at their published sizes against the reference, with generated weights.
+//!
+//! Walks `backbones_real/index.json`. Reference: PyTorch, f32, CPU. Tolerance 2e-4 absolute on
+//! features of deviation 1 after 12 layers: f32 sums in another order.
+
+#[path = "../../tests/support/golden.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part")]
+mod golden;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use candle::{DType, Device, Tensor};
+use meptr_core::weights::generate;
+use meptr_extract::backbones::{
+    Bert, BertConfig, ClipConfig, ClipVision, Wav2Vec2, Wav2Vec2Config,
+};
+
+const TOLERANCE: f32 = 2e-4;
+
+fn seconds<T>(what: &str, run: impl Fn() -> candle::Result<T>) -> Result<T> {
+    let mut value = run()?;
+    let mut best = f64::INFINITY;
+    for _ in 0..3 {
+        let start = Instant::now();
+        value = run()?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    println!("{what}: {best:.3} s");
+    Ok(value)
+}
+
+fn case(name: &str) -> Result<Option<(golden::Case, u64)>> {
+    let folder = golden::root().join("backbones_real");
+    let index = golden::Case::open(&folder.join("index.json"))?;
+    let Some(entry) = index.json.get(name) else { return Ok(None) };
+    let tensors = golden::tensors_of(&folder.join(format!("{name}.safetensors")))?;
+    let seed = entry["seed"].as_u64().context("a seed")?;
+    Ok(Some((golden::Case { name: name.into(), json: entry.clone(), tensors }, seed)))
+}
+
+#[test]
+fn bge_small_equals_the_reference() -> Result<()> {
+    let (case, seed) = case("bge_small")?.context("the default copy holds this case")?;
+    let config: BertConfig = serde_json::from_value(case.json["config"].clone())?;
+    ensure!(config == BertConfig::bge_small(), "{config:?}");
+    let (model, _) = generate(seed, &Device::Cpu, |vb| Bert::load(&config, vb))?;
+    let ids = case.tensor("input_ids")?;
+    let found = model.forward(ids, &[ids.dim(1)?])?;
+    let expected = case.tensor("last_hidden_state")?;
+    let off = golden::ensure_close("bge_small", &found, expected, TOLERANCE)?;
+    println!("bge_small: {off}");
+    Ok(())
+}
+
+#[test]
+fn clip_equals_the_reference() -> Result<()> {
+    let Some((case, seed)) = case("clip")? else { return Ok(()) };
+    let pixels = golden::root().join("backbones/preprocessing/clip_pixel_values.safetensors");
+    let pixels = golden::tensors_of(&pixels)?;
+    let names: Vec<String> = serde_json::from_value(case.json["images"].clone())?;
+    let pixels: Vec<&Tensor> = names.iter().map(|name| &pixels[name]).collect();
+    let config = ClipConfig::vit_base_patch32();
+    let (model, _) = generate(seed, &Device::Cpu, |vb| ClipVision::load(&config, vb))?;
+    let found = model.forward(&Tensor::cat(&pixels, 0)?)?;
+    let off = golden::ensure_close("clip", &found, case.tensor("image_features")?, TOLERANCE)?;
+    println!("clip: {off}");
+    Ok(())
+}
+
+#[test]
+fn wav2vec2_equals_the_reference() -> Result<()> {
+    let Some((case, seed)) = case("wav2vec2_large_12")? else { return Ok(()) };
+    let config = Wav2Vec2Config::large_robust_12();
+    let (model, _) = generate(seed, &Device::Cpu, |vb| Wav2Vec2::load(&config, vb))?;
+    let values = case.tensor("input_values")?;
+    let found = model.forward(values, &[values.dim(1)?])?;
+    let expected = case.tensor("last_hidden_state")?;
+    let off = golden::ensure_close("wav2vec2", &found, expected, TOLERANCE)?;
+    println!("wav2vec2: {off}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "measures: run alone, with --nocapture"]
+fn time_of_each_backbone() -> Result<()> {
+    let device = Device::Cpu;
+    let bert = BertConfig::bge_small();
+    let (bert, _) = generate(1, &device, |vb| Bert::load(&bert, vb))?;
+    let ids = Tensor::ones((1, 50), DType::U32, &device)?;
+    seconds("BGE small, 50 tokens", || bert.forward(&ids, &[50]))?;
+    let clip = ClipConfig::vit_base_patch32();
+    let (clip, _) = generate(1, &device, |vb| ClipVision::load(&clip, vb))?;
+    let pixels = Tensor::ones((30, 3, 224, 224), DType::F32, &device)?;
+    seconds("CLIP ViT-B/32, 30 pictures", || clip.forward(&pixels))?;
+    let wav2vec2 = Wav2Vec2Config::large_robust_12();
+    let (wav2vec2, _) = generate(1, &device, |vb| Wav2Vec2::load(&wav2vec2, vb))?;
+    let samples: Vec<f32> = (0..240_000).map(|i| (i as f32 * 0.11).sin()).collect();
+    let values = Tensor::from_vec(samples, (1, 240_000), &device)?;
+    seconds("Wav2Vec2 large, 12 layers, 15 s", || wav2vec2.forward(&values, &[240_000]))?;
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! Input of the backbones against the reference.
+//!
+//! Pictures: `backbones/*/clip_input.json` (Pillow on synthetic pictures) and
+//! `backbones/*/clip_pixel_values.safetensors` (transformers' processor on the PNG files beside
+//! it). Sound: `wav2vec2_normalised.NAME` beside `librosa16k.NAME` in `backbones/*/audio.*`.
+
+#[path = "../../tests/support/golden.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part")]
+mod golden;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use candle::{DType, Device, Tensor};
+use meptr_extract::RgbImage;
+use meptr_extract::backbones::AudioInput;
+use meptr_extract::image::ClipInput;
+
+fn files(name: &str) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(golden::root().join("backbones"))? {
+        let path = entry?.path().join(name);
+        if path.exists() {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+fn read_png(path: &Path) -> Result<RgbImage> {
+    let mut reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path)?));
+    reader.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
+    let mut reader = reader.read_info()?;
+    let mut bytes = vec![0; reader.output_buffer_size().context("a picture of sane size")?];
+    let info = reader.next_frame(&mut bytes)?;
+    ensure!(info.color_type == png::ColorType::Rgb, "{} is not RGB", path.display());
+    bytes.truncate(info.buffer_size());
+    Ok(RgbImage::new(info.width as usize, info.height as usize, bytes))
+}
+
+/// Tolerance 1e-6: the pixels are equal to the bit, the rest is one rounding of f32.
+#[test]
+fn pictures_equal_the_processor() -> Result<()> {
+    let mut cases = 0;
+    for path in files("clip_pixel_values.safetensors")? {
+        for (name, expected) in golden::tensors_of(&path)? {
+            let name = name.strip_prefix("pixel_values.").context("a name of pixel values")?;
+            let png = path.with_file_name(format!("{name}.png"));
+            if !png.exists() {
+                continue;
+            }
+            let input = ClipInput::new(expected.dim(2)?);
+            let found = input.prepare(&[read_png(&png)?], &Device::Cpu)?;
+            let off = golden::ensure_close(name, &found, &expected, 1e-6)?;
+            println!("{name}: {off}");
+            cases += 1;
+        }
+    }
+    println!("{cases} pictures");
+    Ok(())
+}
+
+#[test]
+fn synthetic_pictures_equal_pillow() -> Result<()> {
+    // Our own pictures, so they are tried whatever folder of reference data is chosen.
+    let own = "../tests/golden/backbones/preprocessing_synthetic/clip_input.json";
+    let mut paths = files("clip_input.json")?;
+    paths.push(Path::new(env!("CARGO_MANIFEST_DIR")).join(own));
+    for path in paths {
+        let case = golden::Case::open(&path)?;
+        for (name, config) in case.json.as_object().context("cases by name")? {
+            let picture = case.tensor(&format!("picture.{name}"))?;
+            let (height, width, _) = picture.dims3()?;
+            let picture = RgbImage::new(width, height, picture.flatten_all()?.to_vec1()?);
+            let recipe = tempfile::tempdir()?;
+            let mut config = config.clone();
+            config["image_mean"] = serde_json::json!([0.0, 0.0, 0.0]);
+            config["image_std"] = serde_json::json!([1.0, 1.0, 1.0]);
+            config["rescale_factor"] = serde_json::json!(1.0);
+            std::fs::write(recipe.path().join("preprocessor_config.json"), config.to_string())?;
+            let found = ClipInput::open(recipe.path())?.prepare(&[picture], &Device::Cpu)?;
+            let expected = case.tensor(&format!("cut.{name}"))?.to_dtype(DType::F32)?;
+            let expected = expected.permute((2, 0, 1))?.unsqueeze(0)?;
+            golden::ensure_close(name, &found, &expected, 0.0)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn normalised_sound_equals_the_processor() -> Result<()> {
+    for path in files("audio.safetensors")? {
+        let tensors = golden::tensors_of(&path)?;
+        for (name, expected) in &tensors {
+            let Some(name) = name.strip_prefix("wav2vec2_normalised.") else { continue };
+            let samples: Vec<f32> = tensors[&format!("librosa16k.{name}")].to_vec1()?;
+            let found: Tensor = AudioInput::new(true).prepare(&samples, &Device::Cpu)?;
+            let off = golden::ensure_close(name, &found, expected, 1e-5)?;
+            println!("{name}: {off}");
+        }
+    }
+    Ok(())
+}
