@@ -38,6 +38,7 @@ impl Decoded {
     }
 }
 
+#[expect(clippy::result_large_err, reason = "tests look into the error")]
 fn decode_with(path: &Path, plan: FramePlan, options: &DecodeOptions) -> Result<Decoded, Error> {
     let mut decoded = Decoded::default();
     for event in Reader::open(path, plan, options)? {
@@ -59,6 +60,7 @@ fn decode_with(path: &Path, plan: FramePlan, options: &DecodeOptions) -> Result<
     Ok(decoded)
 }
 
+#[expect(clippy::result_large_err, reason = "tests look into the error")]
 fn decode(path: &Path) -> Result<Decoded, Error> {
     decode_with(path, FramePlan::Whole, &DecodeOptions::default())
 }
