@@ -410,8 +410,8 @@ fn scan(path: &Path, video: &VideoInfo, clock: Clock, limits: &Limits) -> Result
     let mut ticks: Vec<i64> = Vec::new();
     let step = clock.ticks_per_frame(video.frame_rate.unwrap_or(25.0));
     let mut failures = 0;
-    let mut packet = Packet::empty();
     while ticks.len() as u64 <= limits.max_frames && failures <= limits.max_corrupt_packets {
+        let mut packet = Packet::empty(); // a reused one would leak what it held
         match packet.read(&mut input) {
             Ok(()) if packet.stream() == video.stream && packet.size() > 0 => {
                 let following = ticks.last().map_or(clock.start_ticks(), |last| last + step);
