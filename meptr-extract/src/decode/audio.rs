@@ -35,7 +35,7 @@ struct Shape {
 /// the mean of `s / 32768` over the channels in f32.
 pub(super) struct Resampler {
     clock: Clock,
-    max_seconds: f64,
+    longest_seconds: f64,
     waiting: VecDeque<frame::Audio>,
     graph: Option<(filter::Graph, Shape)>,
     /// Whether a graph existed before: only the first one starts at time zero.
@@ -47,11 +47,12 @@ pub(super) struct Resampler {
 }
 
 impl Resampler {
-    /// For a stream that counts time by `clock`; sound placed after `max_seconds` is an error.
-    pub(super) fn new(clock: Clock, max_seconds: f64) -> Self {
+    /// For a stream that counts time by `clock`; timestamps beyond `longest_seconds`
+    /// are not believed.
+    pub(super) fn new(clock: Clock, longest_seconds: f64) -> Self {
         Self {
             clock,
-            max_seconds,
+            longest_seconds,
             waiting: VecDeque::new(),
             graph: None,
             is_rebuilt: false,
@@ -73,7 +74,7 @@ impl Resampler {
         let Some(mut frame) = self.waiting.pop_front() else { return Ok(false) };
         self.rebuild_on_change(&frame, out)?;
         let rate = i64::from(frame.rate());
-        let wanted = self.timestamp(frame.timestamp().or(frame.pts()), rate)?;
+        let wanted = self.timestamp(frame.timestamp().or(frame.pts()), rate);
         let next = self.next.unwrap_or(0);
         if wanted - next > LONGEST_GAP_SECONDS * rate {
             let mut silence = silence_like(&frame, frame.rate() as usize)?;
@@ -97,21 +98,21 @@ impl Resampler {
     }
 
     /// A frame's place in samples since time zero; continues where the last one ended when the file
-    /// does not say, or when its clock jumped back by seconds.
-    fn timestamp(&mut self, ticks: Option<i64>, rate: i64) -> Result<i64, ffmpeg::Error> {
+    /// does not say or says what cannot be, or when its clock jumped back by seconds.
+    fn timestamp(&mut self, ticks: Option<i64>, rate: i64) -> i64 {
         let next = self.next.unwrap_or(0);
-        let Some(ticks) = ticks else { return Ok(next) };
+        let Some(ticks) = ticks else { return next };
         let seconds = self.clock.seconds(ticks);
-        if seconds.abs() > self.max_seconds {
-            return Err(ffmpeg::Error::InvalidData);
+        if seconds.abs() > self.longest_seconds {
+            return next;
         }
         let stated = (seconds * rate as f64).round() as i64;
         let wanted = stated.saturating_add(self.offset);
         if self.next.is_some() && wanted.saturating_add(LONGEST_GAP_SECONDS * rate) < next {
             self.offset = next.saturating_sub(stated);
-            return Ok(next);
+            return next;
         }
-        Ok(wanted)
+        wanted
     }
 
     fn feed(&mut self, frame: &frame::Audio, out: &mut Vec<f32>) -> Result<(), ffmpeg::Error> {
@@ -161,13 +162,13 @@ impl AudioTrack {
         input: &Input,
         stream: usize,
         clock: Clock,
-        max_seconds: f64,
+        longest_seconds: f64,
     ) -> Result<Self, ffmpeg::Error> {
         let decoder = super::source::decoder_of(input, stream, 1, ffmpeg::Dictionary::new())?;
         Ok(Self {
             stream,
             decoder: decoder.audio()?,
-            resampler: Resampler::new(clock, max_seconds),
+            resampler: Resampler::new(clock, longest_seconds),
             samples_out: 0,
             is_drained: false,
         })

@@ -20,6 +20,10 @@ use super::{source, transcript::Cue};
 use crate::sample::FRAMES_PER_CLIP;
 use crate::{Error, Result, RgbImage};
 
+/// How far beyond the stated length of a file a timestamp of its sound is believed. What lies
+/// before a timestamp is filled with silence, so a lie would cost time and memory.
+const TRUSTED_OVERRUN_SECONDS: f64 = 60.0;
+
 /// How to decode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -157,7 +161,11 @@ impl Reader {
         let limits = &self.options.limits;
         if let Some(audio) = &self.info.audio {
             let clock = self.clock(audio.stream);
-            let track = AudioTrack::open(&self.input, audio.stream, clock, limits.max_seconds);
+            let stated =
+                self.info.duration_seconds.map(|seconds| seconds + TRUSTED_OVERRUN_SECONDS);
+            let longest =
+                stated.map_or(limits.max_seconds, |stated| stated.min(limits.max_seconds));
+            let track = AudioTrack::open(&self.input, audio.stream, clock, longest);
             self.audio = Some(track.map_err(probe::cannot_open(&self.path, "audio"))?);
         }
         self.subtitle = SubtitleTrack::choose(&self.info.subtitles, |stream| self.clock(stream));
@@ -305,6 +313,9 @@ impl Reader {
         if let Some(mut video) = self.video.take() {
             errors += video.send(None, &mut self.events);
             self.count_corrupt(errors)?;
+            if video.ticks.len() as u64 > self.options.limits.max_frames {
+                return Err(self.too_long());
+            }
             return self.check_frames(video);
         }
         self.count_corrupt(errors)?;
@@ -399,8 +410,8 @@ fn scan(path: &Path, video: &VideoInfo, clock: Clock, limits: &Limits) -> Result
     let mut ticks: Vec<i64> = Vec::new();
     let step = clock.ticks_per_frame(video.frame_rate.unwrap_or(25.0));
     let mut failures = 0;
-    let mut packet = Packet::empty();
     while ticks.len() as u64 <= limits.max_frames && failures <= limits.max_corrupt_packets {
+        let mut packet = Packet::empty(); // a reused one would leak what it held
         match packet.read(&mut input) {
             Ok(()) if packet.stream() == video.stream && packet.size() > 0 => {
                 let following = ticks.last().map_or(clock.start_ticks(), |last| last + step);

@@ -36,6 +36,7 @@ pub(super) struct VideoTrack {
     orientation: Orientation,
     converter: Converter,
     schedule: Schedule,
+    max_pixels: u64,
     last_shape: Option<(Pixel, u32, u32)>,
 }
 
@@ -48,7 +49,9 @@ impl VideoTrack {
         options: &DecodeOptions,
     ) -> Result<Self, ffmpeg::Error> {
         let mut codec_options = ffmpeg::Dictionary::new();
-        codec_options.set("max_pixels", &options.limits.max_pixels.min(1 << 30).to_string());
+        // The decoder compares this with its buffers, which are larger than the picture.
+        let buffer_pixels = options.limits.max_pixels.saturating_mul(2).saturating_add(1 << 16);
+        codec_options.set("max_pixels", &buffer_pixels.min(1 << 30).to_string());
         let decoder = source::decoder_of(input, info.stream, options.threads, codec_options)?;
         Ok(Self {
             stream: info.stream,
@@ -62,6 +65,7 @@ impl VideoTrack {
             orientation: info.orientation,
             converter: Converter::default(),
             schedule,
+            max_pixels: options.limits.max_pixels,
             last_shape: None,
         })
     }
@@ -85,6 +89,9 @@ impl VideoTrack {
     }
 
     fn take_frame(&mut self, events: &mut VecDeque<Event>) -> Result<(), ffmpeg::Error> {
+        if u64::from(self.frame.width()) * u64::from(self.frame.height()) > self.max_pixels {
+            return Err(ffmpeg::Error::InvalidData);
+        }
         let following = |last: &i64| last.saturating_add(self.ticks_per_frame);
         let expected = self.ticks.last().map_or(self.clock.start_ticks(), following);
         let tick = self.frame.timestamp().unwrap_or(expected);
