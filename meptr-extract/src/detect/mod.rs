@@ -6,6 +6,7 @@ mod crop;
 mod detector;
 mod face;
 mod suppression;
+pub mod tracker;
 pub mod yolo;
 
 pub use body::{BodyConfig, BodyDetector, PersonClass, persons};
