@@ -1,0 +1,355 @@
+//! The transformer encoder that the three frozen backbones share.
+//!
+//! CLIP, BERT and Wav2Vec2 run the same blocks and differ in where the norms stand, in the
+//! activation and in the names of the weights. Forward only: nothing here carries gradients.
+
+use candle::{D, Result, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+use serde::Deserialize;
+
+use super::ops;
+
+/// Largest number of attention scores held at a time: 64 MB of f32.
+const MAX_SCORES: usize = 1 << 24;
+
+/// The activation between the two layers of a feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+    /// `x sigmoid(1.702 x)`.
+    QuickGelu,
+}
+
+/// Sizes of an encoder.
+#[derive(Debug, Clone)]
+pub(super) struct EncoderConfig {
+    /// Width of the sequence, a multiple of `heads`.
+    pub(super) width: usize,
+    pub(super) heads: usize,
+    /// Width between the two layers of the feed-forward block.
+    pub(super) inner_width: usize,
+    pub(super) layers: usize,
+    pub(super) norm_eps: f64,
+    pub(super) activation: Activation,
+    pub(super) norm_place: NormPlace,
+}
+
+/// Where a layer norm stands relative to the branch it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NormPlace {
+    /// `x + branch(norm(x))`.
+    BeforeBranch,
+    /// `norm(x + branch(x))`.
+    AfterResidual,
+}
+
+/// What a checkpoint calls the parts of one layer.
+#[derive(Debug)]
+pub(super) struct LayerNames {
+    pub(super) query: &'static str,
+    pub(super) key: &'static str,
+    pub(super) value: &'static str,
+    pub(super) attention_output: &'static str,
+    pub(super) attention_norm: &'static str,
+    pub(super) inner: &'static str,
+    pub(super) outer: &'static str,
+    pub(super) feed_forward_norm: &'static str,
+}
+
+/// A stack of transformer layers (Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>).
+#[derive(Debug)]
+pub(super) struct Encoder {
+    layers: Vec<Layer>,
+}
+
+impl Encoder {
+    /// Takes layer `n` from below `vb.pp(n)`.
+    pub(super) fn load(
+        config: &EncoderConfig,
+        names: &LayerNames,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let layer = |index| Layer::load(config, names, &vb.pp(index));
+        Ok(Self { layers: (0..config.layers).map(layer).collect::<Result<_>>()? })
+    }
+
+    /// Runs all layers.
+    ///
+    /// - `hidden`: `(batch, time, width)`
+    /// - `lengths`: per row the number of real steps, 1 to `time`; later steps are never attended
+    ///   to, and what is returned for them has no meaning
+    /// - returns `(batch, time, width)`, no norm after the last layer
+    pub(super) fn forward(&self, hidden: Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let (batch, time, width) = hidden.dims3()?;
+        check_lengths(lengths, batch, time)?;
+        let mut hidden = hidden.reshape((batch * time, width))?;
+        for layer in &self.layers {
+            hidden = layer.forward(hidden, lengths)?;
+        }
+        hidden.reshape((batch, time, width))
+    }
+}
+
+fn check_lengths(lengths: &[usize], batch: usize, time: usize) -> Result<()> {
+    if lengths.len() != batch || lengths.iter().any(|length| !(1..=time).contains(length)) {
+        candle::bail!("lengths {lengths:?} do not fit a batch of {batch} rows of {time} steps");
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention: Attention,
+    attention_norm: LayerNorm,
+    inner: Linear,
+    outer: Linear,
+    feed_forward_norm: LayerNorm,
+    activation: Activation,
+    norm_place: NormPlace,
+}
+
+impl Layer {
+    fn load(config: &EncoderConfig, names: &LayerNames, vb: &VarBuilder) -> Result<Self> {
+        let (width, eps) = (config.width, config.norm_eps);
+        Ok(Self {
+            attention: Attention::load(config, names, vb)?,
+            attention_norm: LayerNorm::load(width, eps, &vb.pp(names.attention_norm))?,
+            inner: Linear::load(width, config.inner_width, &vb.pp(names.inner))?,
+            outer: Linear::load(config.inner_width, width, &vb.pp(names.outer))?,
+            feed_forward_norm: LayerNorm::load(width, eps, &vb.pp(names.feed_forward_norm))?,
+            activation: config.activation,
+            norm_place: config.norm_place,
+        })
+    }
+
+    /// `(rows, width)` to the same, rows being all steps of all batch entries.
+    fn forward(&self, hidden: Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let (norm, feed_norm) = (&self.attention_norm, &self.feed_forward_norm);
+        match self.norm_place {
+            NormPlace::BeforeBranch => {
+                let hidden = self.attention.forward(&norm.forward(&hidden)?, lengths, &hidden)?;
+                self.feed_forward(&feed_norm.forward(&hidden)?, &hidden)
+            }
+            NormPlace::AfterResidual => {
+                let hidden = norm.forward(&self.attention.forward(&hidden, lengths, &hidden)?)?;
+                feed_norm.forward(&self.feed_forward(&hidden, &hidden)?)
+            }
+        }
+    }
+
+    fn feed_forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.outer.forward_plus(&self.inner.forward_activated(x, self.activation)?, residual)
+    }
+}
+
+/// Multi-head self-attention with one product for queries, keys and values.
+#[derive(Debug)]
+struct Attention {
+    query_key_value: Linear,
+    output: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(config: &EncoderConfig, names: &LayerNames, vb: &VarBuilder) -> Result<Self> {
+        let width = config.width;
+        let part = |name: &str| Linear::load(width, width, &vb.pp(name));
+        // Scaling the queries at load spares a pass over the scores of every call.
+        let scale = 1.0 / ((width / config.heads) as f64).sqrt();
+        let (query, key, value) = (part(names.query)?, part(names.key)?, part(names.value)?);
+        Ok(Self {
+            query_key_value: Linear::stacked(&[query.scaled(scale)?, key, value])?,
+            output: part(names.attention_output)?,
+            heads: config.heads,
+        })
+    }
+
+    /// `x` and `residual` are `(rows, width)`; returns `residual` plus what was attended.
+    fn forward(&self, x: &Tensor, lengths: &[usize], residual: &Tensor) -> Result<Tensor> {
+        let (rows, width) = x.dims2()?;
+        let (batch, heads) = (lengths.len(), self.heads);
+        let time = rows / batch;
+        let query_key_value = self
+            .query_key_value
+            .forward(x)?
+            .reshape((batch, time, 3, heads, width / heads))?
+            .permute((2, 0, 3, 1, 4))?; // (3, batch, heads, time, width / heads), a view
+        let read = attend_batch(&query_key_value, lengths)?.reshape((rows, width))?;
+        self.output.forward_plus(&read, residual)
+    }
+}
+
+/// `(3, batch, heads, time, head_width)` to `(batch, time, heads * head_width)`.
+fn attend_batch(query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    let part = |index| query_key_value.narrow(0, index, 1)?.squeeze(0);
+    let (query, key, value) = (part(0)?, part(1)?, part(2)?);
+    let time = query.dim(2)?;
+    let on_cpu = query.device().is_cpu();
+    if !on_cpu && lengths.iter().all(|length| *length == time) {
+        return attend(&query.contiguous()?, &key.contiguous()?, &value.contiguous()?, MAX_SCORES);
+    }
+    let one = |index: usize| -> Result<Tensor> {
+        let row = |part: &Tensor, steps| {
+            let part = part.narrow(0, index, 1)?.narrow(2, 0, steps)?;
+            if on_cpu { Ok(part) } else { part.contiguous() } // the CPU multiplies strided views
+        };
+        let real = lengths[index];
+        attend(&row(&query, time)?, &row(&key, real)?, &row(&value, real)?, MAX_SCORES)
+    };
+    let read: Result<Vec<Tensor>> = if on_cpu {
+        (0..lengths.len()).into_par_iter().map(one).collect()
+    } else {
+        (0..lengths.len()).map(one).collect()
+    };
+    Tensor::cat(&read?, 0)
+}
+
+/// `softmax(query key^T) value`, in blocks of queries so that at most `max_scores` scores (and at
+/// least one query's) exist at a time.
+///
+/// `query` is `(batch, heads, queries, head_width)`, already scaled; `key` and `value` are
+/// `(batch, heads, keys, head_width)`; returns `(batch, queries, heads * head_width)`.
+fn attend(query: &Tensor, key: &Tensor, value: &Tensor, max_scores: usize) -> Result<Tensor> {
+    let (batch, heads, queries, _) = query.dims4()?;
+    let key = key.t()?;
+    let step = (max_scores / (batch * heads * key.dim(D::Minus1)?)).max(1);
+    let blocks: Result<Vec<Tensor>> = (0..queries)
+        .step_by(step)
+        .map(|start| {
+            let query = query.narrow(2, start, step.min(queries - start))?;
+            let scores = ops::softmax(query.matmul(&key)?)?; // (batch, heads, block, keys)
+            scores.matmul(value)?.transpose(1, 2)?.flatten_from(2)
+        })
+        .collect();
+    match blocks?.as_slice() {
+        [all] => Ok(all.clone()),
+        blocks => Tensor::cat(blocks, 1),
+    }
+}
+
+/// `x W^T + b`.
+///
+/// Weights: `weight` `(outputs, inputs)`, `bias` `(outputs,)`.
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    pub(super) fn load(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get((outputs, inputs), "weight")?, bias: vb.get(outputs, "bias")? })
+    }
+
+    fn scaled(self, scale: f64) -> Result<Self> {
+        Ok(Self { weight: (self.weight * scale)?, bias: (self.bias * scale)? })
+    }
+
+    fn stacked(parts: &[Self]) -> Result<Self> {
+        let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
+        let biases: Vec<&Tensor> = parts.iter().map(|part| &part.bias).collect();
+        Ok(Self { weight: Tensor::cat(&weights, 0)?, bias: Tensor::cat(&biases, 0)? })
+    }
+
+    /// `x` is `(rows, inputs)`; returns `(rows, outputs)`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::add_bias(x.matmul(&self.weight.t()?)?, &self.bias)
+    }
+
+    fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        ops::activate(x.matmul(&self.weight.t()?)?, &self.bias, activation)
+    }
+
+    fn forward_plus(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        ops::add_bias_and(x.matmul(&self.weight.t()?)?, &self.bias, residual)
+    }
+}
+
+/// Layer norm over the last dimension.
+///
+/// Weights: `weight` and `bias` `(width,)`.
+#[derive(Debug)]
+pub(super) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    pub(super) fn load(width: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get(width, "weight")?, bias: vb.get(width, "bias")?, eps })
+    }
+
+    /// `x` is `(.., width)`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle::{DType, Device};
+
+    use super::*;
+
+    fn wave(shape: &[usize]) -> Tensor {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| ((i * i + 7 * i) as f32 * 0.37).sin()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f32 {
+        let d = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        d.to_dtype(DType::F32).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn blocks_of_queries_do_not_change_the_attention() {
+        let (query, key, value) = (wave(&[1, 3, 11, 4]), wave(&[1, 3, 7, 4]), wave(&[1, 3, 7, 4]));
+        let whole = attend(&query, &key, &value, usize::MAX).unwrap();
+        for max_scores in [0, 3 * 7, 3 * 7 * 4, 3 * 7 * 10] {
+            let blocked = attend(&query, &key, &value, max_scores).unwrap();
+            assert!(difference(&whole, &blocked) < 1e-6, "{max_scores}");
+        }
+    }
+
+    #[test]
+    fn a_batch_equals_its_rows() {
+        let config = EncoderConfig {
+            width: 8,
+            heads: 2,
+            inner_width: 12,
+            layers: 2,
+            norm_eps: 1e-5,
+            activation: Activation::Gelu,
+            norm_place: NormPlace::AfterResidual,
+        };
+        let names = LayerNames {
+            query: "q",
+            key: "k",
+            value: "v",
+            attention_output: "o",
+            attention_norm: "n1",
+            inner: "f1",
+            outer: "f2",
+            feed_forward_norm: "n2",
+        };
+        let (encoder, _) = meptr_core::weights::generate(3, &Device::Cpu, |vb| {
+            Encoder::load(&config, &names, &vb)
+        })
+        .unwrap();
+        let hidden = wave(&[3, 5, 8]);
+        let lengths = [5, 2, 1];
+        let batch = encoder.forward(hidden.clone(), &lengths).unwrap();
+        for (row, length) in lengths.into_iter().enumerate() {
+            let real = hidden.narrow(0, row, 1).unwrap().narrow(1, 0, length).unwrap();
+            let single = encoder.forward(real.contiguous().unwrap(), &[length]).unwrap();
+            let found = batch.narrow(0, row, 1).unwrap().narrow(1, 0, length).unwrap();
+            assert!(difference(&single, &found) < 1e-6, "row {row}");
+        }
+        assert!(encoder.forward(hidden, &[5, 0, 1]).is_err());
+    }
+}

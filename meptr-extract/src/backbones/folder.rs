@@ -1,0 +1,79 @@
+//! Reading the files of a backbone's folder.
+
+use std::path::Path;
+
+use candle::Device;
+use candle_nn::VarBuilder;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Result};
+
+/// A backbone's configuration, as far as reading and checking it goes.
+pub(super) trait FolderConfig: DeserializeOwned {
+    /// Everything in the configuration that we cannot compute, in words.
+    fn problems(&self) -> Vec<String>;
+
+    /// The same as a Candle error, for building from a configuration in memory.
+    fn check(&self) -> candle::Result<()> {
+        match self.problems() {
+            problems if problems.is_empty() => Ok(()),
+            problems => candle::bail!("configuration: {}", problems.join("; ")),
+        }
+    }
+}
+
+/// Reads a JSON file of the folder; `what` says what it should be.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
+    let bytes =
+        std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&bytes).map_err(|error| unusable(path, what, error.to_string()))
+}
+
+/// The error that says what is wrong with a file.
+pub(crate) fn unusable(path: &Path, what: &'static str, why: String) -> Error {
+    Error::BackboneFile { path: path.to_owned(), what, why }
+}
+
+/// Reads `config.json` and `model.safetensors` of `folder` and builds the model of them.
+pub(super) fn open<C: FolderConfig, M>(
+    folder: &Path,
+    what: &'static str,
+    device: &Device,
+    may_be_left: impl Fn(&str) -> bool,
+    load: impl FnOnce(&C, VarBuilder) -> candle::Result<M>,
+) -> Result<M> {
+    let path = folder.join("config.json");
+    let config: C = read_json(&path, what)?;
+    let problems = config.problems();
+    if !problems.is_empty() {
+        return Err(unusable(&path, what, problems.join("; ")));
+    }
+    let weights = folder.join("model.safetensors");
+    Ok(meptr_core::weights::load_file(&weights, device, may_be_left, |vb| load(&config, vb))?)
+}
+
+/// Collects the problems of a configuration.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<String>);
+
+impl Problems {
+    /// Notes a problem unless `fits`.
+    pub(super) fn require(&mut self, fits: bool, problem: impl Into<String>) {
+        if !fits {
+            self.0.push(problem.into());
+        }
+    }
+
+    /// Sizes that every encoder has.
+    pub(super) fn require_encoder(&mut self, width: usize, heads: usize, sizes: &[usize]) {
+        self.require(sizes.iter().all(|size| *size > 0), "every size must be above 0");
+        self.require(
+            width > 0 && heads > 0 && width.is_multiple_of(heads),
+            format!("`hidden_size` {width} is no multiple of `num_attention_heads` {heads}"),
+        );
+    }
+
+    pub(super) fn into_vec(self) -> Vec<String> {
+        self.0
+    }
+}

@@ -1,0 +1,198 @@
+//! Wav2Vec2's configuration.
+
+use serde::Deserialize;
+
+use crate::backbones::encoder::{Activation, NormPlace};
+use crate::backbones::folder::{FolderConfig, Problems};
+
+/// `config.json` of a Wav2Vec2 model; keys that we do not name are ignored.
+///
+/// Keys that a file leaves out have the values of Wav2Vec2 base, as in the library that writes
+/// them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Wav2Vec2Config {
+    /// Must be `wav2vec2`.
+    pub model_type: String,
+    /// Width of the sequence.
+    pub hidden_size: usize,
+    /// Number of encoder layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads, a divisor of `hidden_size`.
+    pub num_attention_heads: usize,
+    /// Width inside the feed-forward blocks.
+    pub intermediate_size: usize,
+    /// Activation of the feed-forward blocks.
+    pub hidden_act: Activation,
+    /// Added to the variance in the encoder's layer norms.
+    pub layer_norm_eps: f64,
+    /// Norms before each branch and after the last layer, rather than after each residual.
+    pub do_stable_layer_norm: bool,
+    /// Norm inside the feature extractor.
+    pub feat_extract_norm: FeatureNorm,
+    /// Activation of the feature extractor and of the positional convolution.
+    pub feat_extract_activation: Activation,
+    /// Channels of each convolution of the feature extractor.
+    pub conv_dim: Vec<usize>,
+    /// Kernel width of each.
+    pub conv_kernel: Vec<usize>,
+    /// Stride of each.
+    pub conv_stride: Vec<usize>,
+    /// Whether they have biases.
+    pub conv_bias: bool,
+    /// Kernel width of the positional convolution.
+    pub num_conv_pos_embeddings: usize,
+    /// Channel groups of the positional convolution, a divisor of `hidden_size`.
+    pub num_conv_pos_embedding_groups: usize,
+    /// Must be false.
+    pub add_adapter: bool,
+    /// Must be absent.
+    pub adapter_attn_dim: Option<usize>,
+}
+
+/// Norm inside the feature extractor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureNorm {
+    /// After the first convolution only, each channel over the whole clip.
+    Group,
+    /// After every convolution, each step over its channels.
+    Layer,
+}
+
+impl Wav2Vec2Config {
+    /// `audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim`.
+    pub fn large_robust_12() -> Self {
+        Self {
+            hidden_size: 1024,
+            num_attention_heads: 16,
+            intermediate_size: 4096,
+            do_stable_layer_norm: true,
+            feat_extract_norm: FeatureNorm::Layer,
+            conv_bias: true,
+            ..Self::default()
+        }
+    }
+
+    /// Steps that a clip gives; 0 when it is shorter than [`Self::receptive_field`].
+    pub fn steps(&self, samples: usize) -> usize {
+        self.convolutions().fold(samples, |length, (kernel, stride)| {
+            match length.checked_sub(kernel) {
+                Some(rest) => rest / stride + 1,
+                None => 0,
+            }
+        })
+    }
+
+    /// Samples that one step sees.
+    pub fn receptive_field(&self) -> usize {
+        self.samples_for(1)
+    }
+
+    /// Fewest samples that give `steps` steps, at least 1.
+    pub(super) fn samples_for(&self, steps: usize) -> usize {
+        let convolutions: Vec<_> = self.convolutions().collect();
+        convolutions
+            .into_iter()
+            .rev()
+            .fold(steps, |length, (kernel, stride)| (length - 1) * stride + kernel)
+    }
+
+    /// Samples from one step to the next.
+    pub fn hop(&self) -> usize {
+        self.conv_stride.iter().product()
+    }
+
+    /// Kernel and stride of each convolution.
+    pub(super) fn convolutions(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.conv_kernel.iter().copied().zip(self.conv_stride.iter().copied())
+    }
+
+    pub(super) fn norm_place(&self) -> NormPlace {
+        if self.do_stable_layer_norm { NormPlace::BeforeBranch } else { NormPlace::AfterResidual }
+    }
+}
+
+impl Default for Wav2Vec2Config {
+    fn default() -> Self {
+        Self {
+            model_type: "wav2vec2".into(),
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            do_stable_layer_norm: false,
+            feat_extract_norm: FeatureNorm::Group,
+            feat_extract_activation: Activation::Gelu,
+            conv_dim: vec![512; 7],
+            conv_kernel: vec![10, 3, 3, 3, 3, 2, 2],
+            conv_stride: vec![5, 2, 2, 2, 2, 2, 2],
+            conv_bias: false,
+            num_conv_pos_embeddings: 128,
+            num_conv_pos_embedding_groups: 16,
+            add_adapter: false,
+            adapter_attn_dim: None,
+        }
+    }
+}
+
+impl FolderConfig for Wav2Vec2Config {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Problems::default();
+        problems.require(
+            self.model_type == "wav2vec2",
+            format!("`model_type` is `{}`, not `wav2vec2`", self.model_type),
+        );
+        let convolutions = [&self.conv_dim, &self.conv_kernel, &self.conv_stride];
+        let sizes: Vec<usize> = convolutions.into_iter().flatten().copied().collect();
+        problems.require_encoder(self.hidden_size, self.num_attention_heads, &sizes);
+        problems.require(
+            self.intermediate_size > 0 && self.num_conv_pos_embeddings > 0,
+            "`intermediate_size` and `num_conv_pos_embeddings` must be above 0",
+        );
+        problems.require(
+            !self.conv_dim.is_empty()
+                && self.conv_dim.len() == self.conv_kernel.len()
+                && self.conv_dim.len() == self.conv_stride.len(),
+            "`conv_dim`, `conv_kernel` and `conv_stride` must be lists of one length",
+        );
+        let groups = self.num_conv_pos_embedding_groups;
+        problems.require(
+            groups > 0 && self.hidden_size.is_multiple_of(groups),
+            format!("`num_conv_pos_embedding_groups` {groups} does not divide `hidden_size`"),
+        );
+        problems.require(!self.add_adapter, "`add_adapter` is true");
+        problems.require(self.adapter_attn_dim.is_none(), "`adapter_attn_dim` is set");
+        problems.into_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_counted_like_the_convolutions_do() {
+        let config = Wav2Vec2Config::large_robust_12();
+        assert_eq!((config.receptive_field(), config.hop()), (400, 320));
+        let steps: Vec<usize> =
+            [0, 399, 400, 719, 720, 2000, 19200].map(|samples| config.steps(samples)).into();
+        assert_eq!(steps, [0, 0, 1, 1, 2, 6, 59]);
+        assert_eq!(config.samples_for(59), 58 * 320 + 400);
+    }
+
+    #[test]
+    fn what_we_do_not_compute_is_refused_by_name() {
+        let refused = |json: &str| serde_json::from_str::<Wav2Vec2Config>(json).unwrap().problems();
+        assert!(refused("{}").is_empty());
+        assert!(refused(r#"{"model_type": "hubert"}"#)[0].contains("hubert"));
+        assert!(refused(r#"{"add_adapter": true}"#)[0].contains("add_adapter"));
+        assert!(refused(r#"{"adapter_attn_dim": 16}"#)[0].contains("adapter_attn_dim"));
+        assert!(refused(r#"{"conv_dim": [8]}"#)[0].contains("conv_dim"));
+        assert!(refused(r#"{"conv_stride": [0, 1, 1, 1, 1, 1, 1]}"#)[0].contains("above 0"));
+        let norm = serde_json::from_str::<Wav2Vec2Config>(r#"{"feat_extract_norm": "batch"}"#);
+        assert!(norm.unwrap_err().to_string().contains("batch"));
+    }
+}

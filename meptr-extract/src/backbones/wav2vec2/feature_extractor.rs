@@ -1,0 +1,179 @@
+//! The convolutions from samples to features.
+
+use candle::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::config::{FeatureNorm, Wav2Vec2Config};
+use crate::backbones::encoder::{Activation, LayerNorm};
+use crate::backbones::ops;
+
+/// Steps computed at a time, which bounds the memory: a second of sound turns into 3200 steps of
+/// 512 channels after the first convolution, 6.5 MB.
+const BLOCK_STEPS: usize = 100;
+
+/// Added to the variance in the norms of this part; no key of the configuration changes it.
+const NORM_EPS: f64 = 1e-5;
+
+/// Strided convolutions without padding, each followed by a norm (or not) and an activation.
+///
+/// Weights: `N.conv.{weight, bias}` and `N.layer_norm.{weight, bias}`, the norm in every layer
+/// ([`FeatureNorm::Layer`]) or in layer 0 ([`FeatureNorm::Group`], upstream's name all the same).
+#[derive(Debug)]
+pub(super) struct FeatureExtractor {
+    config: Wav2Vec2Config,
+    layers: Vec<Convolution>,
+    group_norm: Option<GroupNorm>,
+}
+
+impl FeatureExtractor {
+    pub(super) fn load(config: &Wav2Vec2Config, vb: &VarBuilder) -> Result<Self> {
+        let layers = (0..config.conv_dim.len()).map(|index| Convolution::load(config, index, vb));
+        let group_norm = match config.feat_extract_norm {
+            FeatureNorm::Layer => None,
+            FeatureNorm::Group => {
+                Some(GroupNorm::load(config.conv_dim[0], &vb.pp("0.layer_norm"))?)
+            }
+        };
+        Ok(Self { config: config.clone(), layers: layers.collect::<Result<_>>()?, group_norm })
+    }
+
+    /// One clip `(samples,)` to `(steps, conv_dim.last())`.
+    pub(super) fn forward(&self, clip: &Tensor) -> Result<Tensor> {
+        let samples = clip.reshape(((), 1))?;
+        let norm = match &self.group_norm {
+            None => None,
+            Some(group_norm) => Some(group_norm.over(&samples, &self.layers[0])?),
+        };
+        let blocks: Result<Vec<Tensor>> = blocks(self.config.steps(samples.dim(0)?), BLOCK_STEPS)
+            .map(|(start, steps)| {
+                let (first, count) = (start * self.config.hop(), self.config.samples_for(steps));
+                self.block(&samples.narrow(0, first, count)?, norm.as_ref())
+            })
+            .collect();
+        Tensor::cat(&blocks?, 0)
+    }
+
+    fn block(&self, samples: &Tensor, group_norm: Option<&ClipNorm>) -> Result<Tensor> {
+        let (first, rest) = self.layers.split_first().expect("a checked configuration");
+        let hidden = match group_norm {
+            None => first.forward(samples)?,
+            Some(norm) => first.activate(norm.forward(&first.convolve(samples)?)?)?,
+        };
+        rest.iter().try_fold(hidden, |hidden, layer| layer.forward(&hidden))
+    }
+}
+
+/// Cuts `count` into pieces of `size`, the last one shorter: start and length of each.
+fn blocks(count: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).step_by(size).map(move |start| (start, size.min(count - start)))
+}
+
+#[derive(Debug)]
+struct Convolution {
+    /// `(1, outputs, kernel * inputs)`.
+    weight: Tensor,
+    /// Zeros where the checkpoint has none.
+    bias: Tensor,
+    norm: Option<LayerNorm>,
+    activation: Activation,
+    kernel: usize,
+    stride: usize,
+}
+
+impl Convolution {
+    fn load(config: &Wav2Vec2Config, index: usize, vb: &VarBuilder) -> Result<Self> {
+        let inputs = index.checked_sub(1).map_or(1, |before| config.conv_dim[before]);
+        let (outputs, kernel) = (config.conv_dim[index], config.conv_kernel[index]);
+        let vb = vb.pp(index);
+        let weight = vb.get((outputs, inputs, kernel), "conv.weight")?.transpose(1, 2)?;
+        let bias = if config.conv_bias {
+            vb.get(outputs, "conv.bias")?
+        } else {
+            Tensor::zeros(outputs, vb.dtype(), vb.device())?
+        };
+        let norm = match config.feat_extract_norm {
+            FeatureNorm::Layer => Some(LayerNorm::load(outputs, NORM_EPS, &vb.pp("layer_norm"))?),
+            FeatureNorm::Group => None,
+        };
+        Ok(Self {
+            weight: weight.reshape((1, outputs, kernel * inputs))?.contiguous()?,
+            bias,
+            norm,
+            activation: config.feat_extract_activation,
+            kernel,
+            stride: config.conv_stride[index],
+        })
+    }
+
+    /// `(steps, inputs)` to `(fewer steps, outputs)`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.norm {
+            Some(norm) => self.activate(norm.forward(&self.convolve(x)?)?),
+            None => ops::activate(self.product(x)?, &self.bias, self.activation),
+        }
+    }
+
+    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
+        ops::add_bias(self.product(x)?, &self.bias)
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        ops::windows_matmul(&x.unsqueeze(0)?, &self.weight, self.kernel, self.stride)?.squeeze(0)
+    }
+
+    fn activate(&self, x: Tensor) -> Result<Tensor> {
+        ops::activate(x, &self.bias.zeros_like()?, self.activation)
+    }
+}
+
+/// A norm of each channel over the whole clip.
+#[derive(Debug)]
+struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+/// [`GroupNorm`] with one clip's statistics: `x * scale + shift`.
+#[derive(Debug)]
+struct ClipNorm {
+    scale: Tensor,
+    shift: Tensor,
+}
+
+impl GroupNorm {
+    fn load(channels: usize, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get(channels, "weight")?, bias: vb.get(channels, "bias")? })
+    }
+
+    /// Takes the statistics of a convolution's output without holding all of it.
+    ///
+    /// Blocks are joined by Chan et al. 1983: squares of deviations add up, plus those of the
+    /// blocks' means.
+    fn over(&self, samples: &Tensor, convolution: &Convolution) -> Result<ClipNorm> {
+        let (kernel, stride) = (convolution.kernel, convolution.stride);
+        let steps = (samples.dim(0)? - kernel) / stride + 1;
+        let mut mean = self.weight.zeros_like()?.unsqueeze(0)?;
+        let mut squares = mean.clone();
+        for (start, count) in blocks(steps, 64 * BLOCK_STEPS) {
+            let samples = samples.narrow(0, start * stride, (count - 1) * stride + kernel)?;
+            let block = convolution.convolve(&samples)?; // (count, channels)
+            let block_mean = block.mean_keepdim(0)?;
+            let deviations = block.broadcast_sub(&block_mean)?.sqr()?.sum_keepdim(0)?;
+            let (before, count) = (start as f64, count as f64);
+            let step = (block_mean - &mean)?;
+            let between = (step.sqr()? * (before * count / (before + count)))?;
+            squares = ((squares + deviations)? + between)?;
+            mean = (mean + step * (count / (before + count)))?;
+        }
+        let deviation = ((squares.squeeze(0)? / steps as f64)? + NORM_EPS)?.sqrt()?;
+        let scale = (&self.weight / deviation)?;
+        let shift = (&self.bias - (mean.squeeze(0)? * &scale)?)?;
+        Ok(ClipNorm { scale, shift })
+    }
+}
+
+impl ClipNorm {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.broadcast_mul(&self.scale)?.broadcast_add(&self.shift)
+    }
+}

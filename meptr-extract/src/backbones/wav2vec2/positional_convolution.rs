@@ -1,0 +1,71 @@
+//! The wide grouped convolution that tells the encoder where a step stands.
+
+use candle::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::config::Wav2Vec2Config;
+use crate::backbones::encoder::Activation;
+use crate::backbones::ops;
+
+/// `x + activation(convolution(x))`, as long as `x`.
+///
+/// Each channel group is one matrix product over windows of the sequence.
+///
+/// Weights: `bias` `(d,)` and, under weight norm over the kernel's last axis,
+/// `parametrizations.weight.{original0, original1}` or, in older files, `weight_g` and `weight_v`:
+/// `(1, 1, kernel)` and `(d, d / groups, kernel)`; the kernel used is `g v / |v|`.
+#[derive(Debug)]
+pub(super) struct PositionalConvolution {
+    /// `(groups, d / groups, kernel * d / groups)`.
+    weight: Tensor,
+    bias: Tensor,
+    activation: Activation,
+    groups: usize,
+    kernel: usize,
+}
+
+impl PositionalConvolution {
+    pub(super) fn load(config: &Wav2Vec2Config, vb: &VarBuilder) -> Result<Self> {
+        let (width, kernel) = (config.hidden_size, config.num_conv_pos_embeddings);
+        let groups = config.num_conv_pos_embedding_groups;
+        let channels = width / groups;
+        let newer = "parametrizations.weight.original0";
+        let (magnitude, direction) = if vb.contains_tensor(newer) {
+            (newer, "parametrizations.weight.original1")
+        } else {
+            ("weight_g", "weight_v")
+        };
+        let magnitude = vb.get((1, 1, kernel), magnitude)?;
+        let direction = vb.get((width, channels, kernel), direction)?;
+        // Two sums rather than one keep the rounding of 65536 terms small.
+        let norm = direction.sqr()?.sum_keepdim(0)?.sum_keepdim(1)?.sqrt()?;
+        let weight = direction.broadcast_mul(&(magnitude / norm)?)?;
+        Ok(Self {
+            weight: weight
+                .reshape((groups, channels, channels, kernel))?
+                .transpose(2, 3)?
+                .reshape((groups, channels, kernel * channels))?
+                .contiguous()?,
+            bias: vb.get(width, "bias")?,
+            activation: config.feat_extract_activation,
+            groups,
+            kernel,
+        })
+    }
+
+    /// `(steps, d)` to the same.
+    pub(super) fn add_to(&self, hidden: &Tensor) -> Result<Tensor> {
+        let (steps, width) = hidden.dims2()?;
+        // A kernel of even width gives one step too many; upstream drops the last.
+        let (before, after) = (self.kernel / 2, (self.kernel - 1) / 2);
+        let grouped = hidden
+            .pad_with_zeros(0, before, after)?
+            .reshape(((), self.groups, width / self.groups))?
+            .transpose(0, 1)?
+            .contiguous()?; // (groups, steps + kernel - 1, d / groups)
+        let positions = ops::windows_matmul(&grouped, &self.weight, self.kernel, 1)?
+            .transpose(0, 1)?
+            .reshape((steps, width))?;
+        ops::activate(positions, &self.bias, self.activation)? + hidden
+    }
+}

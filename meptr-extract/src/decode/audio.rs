@@ -1,0 +1,310 @@
+//! Decoded sound to mono 16 kHz.
+
+use std::collections::VecDeque;
+
+use ffmpeg_next as ffmpeg;
+
+use ffmpeg::format::context::Input;
+use ffmpeg::{ChannelLayout, Packet, decoder, filter, format, frame};
+
+use super::clock::Clock;
+use super::reader::Event;
+use super::video::{MAX_ERRORS_AT_ONCE, is_dry};
+
+/// Samples a second of everything the models hear.
+pub const SAMPLE_RATE_HZ: u32 = 16_000;
+
+/// Longest hole in the timestamps that swresample fills by itself; longer ones are fed as silence
+/// in pieces, so that memory stays flat.
+const LONGEST_GAP_SECONDS: i64 = 5;
+
+/// What the filter graph was built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    format: format::Sample,
+    rate: u32,
+    channels: u16,
+    layout: ChannelLayout,
+}
+
+/// Resamples to 16 kHz, then takes the mean of the channels, as the reference does.
+///
+/// The reference runs `ffmpeg -async 1 -vn -acodec pcm_s16le -ar 16000`, which inserts
+/// `aresample=async=1:first_pts=0`: sound that starts late is preceded by silence, holes above 0.1 s
+/// are filled and overlaps trimmed. 16-bit samples `s` of all channels come out; librosa then takes
+/// the mean of `s / 32768` over the channels in f32.
+pub(super) struct Resampler {
+    clock: Clock,
+    max_seconds: f64,
+    waiting: VecDeque<frame::Audio>,
+    graph: Option<(filter::Graph, Shape)>,
+    /// Whether a graph existed before: only the first one starts at time zero.
+    is_rebuilt: bool,
+    /// Timestamp that the next frame should have, in samples of its own rate since time zero.
+    next: Option<i64>,
+    /// Added to timestamps after they jumped back.
+    offset: i64,
+}
+
+impl Resampler {
+    /// For a stream that counts time by `clock`; sound placed after `max_seconds` is an error.
+    pub(super) fn new(clock: Clock, max_seconds: f64) -> Self {
+        Self {
+            clock,
+            max_seconds,
+            waiting: VecDeque::new(),
+            graph: None,
+            is_rebuilt: false,
+            next: None,
+            offset: 0,
+        }
+    }
+
+    /// Takes one decoded frame; [`advance`](Self::advance) turns it into samples.
+    pub(super) fn push(&mut self, frame: frame::Audio) {
+        if frame.samples() > 0 && frame.rate() > 0 && frame.channels() > 0 {
+            self.waiting.push_back(frame);
+        }
+    }
+
+    /// Works on the oldest waiting frame, or on one second of the hole before it, and appends what
+    /// comes out, mono 16 kHz, -1 to 1; `false` when nothing waits.
+    pub(super) fn advance(&mut self, out: &mut Vec<f32>) -> Result<bool, ffmpeg::Error> {
+        let Some(mut frame) = self.waiting.pop_front() else { return Ok(false) };
+        self.rebuild_on_change(&frame, out)?;
+        let rate = i64::from(frame.rate());
+        let wanted = self.timestamp(frame.timestamp().or(frame.pts()), rate)?;
+        let next = self.next.unwrap_or(0);
+        if wanted - next > LONGEST_GAP_SECONDS * rate {
+            let mut silence = silence_like(&frame, frame.rate() as usize)?;
+            silence.set_pts(Some(next));
+            self.next = Some(next + rate);
+            self.waiting.push_front(frame);
+            self.feed(&silence, out)?;
+        } else {
+            frame.set_pts(Some(wanted));
+            self.next = Some(wanted + frame.samples() as i64);
+            self.feed(&frame, out)?;
+        }
+        Ok(true)
+    }
+
+    /// Gives out what the filters still hold.
+    pub(super) fn finish(&mut self, out: &mut Vec<f32>) -> Result<(), ffmpeg::Error> {
+        let Some((mut graph, shape)) = self.graph.take() else { return Ok(()) };
+        source(&mut graph)?.source().flush()?;
+        drain(&mut graph, shape.channels, out)
+    }
+
+    /// A frame's place in samples since time zero; continues where the last one ended when the file
+    /// does not say, or when its clock jumped back by seconds.
+    fn timestamp(&mut self, ticks: Option<i64>, rate: i64) -> Result<i64, ffmpeg::Error> {
+        let next = self.next.unwrap_or(0);
+        let Some(ticks) = ticks else { return Ok(next) };
+        let seconds = self.clock.seconds(ticks);
+        if seconds.abs() > self.max_seconds {
+            return Err(ffmpeg::Error::InvalidData);
+        }
+        let stated = (seconds * rate as f64).round() as i64;
+        let wanted = stated.saturating_add(self.offset);
+        if self.next.is_some() && wanted.saturating_add(LONGEST_GAP_SECONDS * rate) < next {
+            self.offset = next.saturating_sub(stated);
+            return Ok(next);
+        }
+        Ok(wanted)
+    }
+
+    fn feed(&mut self, frame: &frame::Audio, out: &mut Vec<f32>) -> Result<(), ffmpeg::Error> {
+        let (graph, shape) = self.graph.as_mut().expect("built before feeding");
+        source(graph)?.source().add(frame)?;
+        drain(graph, shape.channels, out)
+    }
+
+    fn rebuild_on_change(
+        &mut self,
+        frame: &frame::Audio,
+        out: &mut Vec<f32>,
+    ) -> Result<(), ffmpeg::Error> {
+        let shape = Shape {
+            format: frame.format(),
+            rate: frame.rate(),
+            channels: frame.channels(),
+            layout: frame.channel_layout(),
+        };
+        if self.graph.as_ref().is_some_and(|(_, built)| *built == shape) {
+            return Ok(());
+        }
+        if let Some((_, old)) = &self.graph {
+            let old_rate = i64::from(old.rate);
+            let rescale = |samples: i64| samples.saturating_mul(i64::from(shape.rate)) / old_rate;
+            self.next = self.next.map(rescale);
+            self.offset = rescale(self.offset);
+            self.finish(out)?;
+        }
+        self.graph = Some((new_graph(shape, !self.is_rebuilt)?, shape));
+        self.is_rebuilt = true;
+        Ok(())
+    }
+}
+
+/// One pass over an audio stream.
+pub(super) struct AudioTrack {
+    pub(super) stream: usize,
+    decoder: decoder::Audio,
+    resampler: Resampler,
+    samples_out: u64,
+    is_drained: bool,
+}
+
+impl AudioTrack {
+    pub(super) fn open(
+        input: &Input,
+        stream: usize,
+        clock: Clock,
+        max_seconds: f64,
+    ) -> Result<Self, ffmpeg::Error> {
+        let decoder = super::source::decoder_of(input, stream, 1, ffmpeg::Dictionary::new())?;
+        Ok(Self {
+            stream,
+            decoder: decoder.audio()?,
+            resampler: Resampler::new(clock, max_seconds),
+            samples_out: 0,
+            is_drained: false,
+        })
+    }
+
+    /// Decodes one packet, or what is left in the decoder after the last; returns how many errors
+    /// that gave.
+    pub(super) fn send(&mut self, packet: Option<&Packet>) -> u64 {
+        self.is_drained = packet.is_none();
+        let sent = match packet {
+            Some(packet) => self.decoder.send_packet(packet),
+            None => self.decoder.send_eof(),
+        };
+        let mut errors = u64::from(sent.is_err());
+        while errors < MAX_ERRORS_AT_ONCE {
+            let mut frame = frame::Audio::empty();
+            match self.decoder.receive_frame(&mut frame) {
+                Ok(()) => self.resampler.push(frame),
+                Err(error) if is_dry(error) => break,
+                Err(_) => errors += 1,
+            }
+        }
+        errors
+    }
+
+    /// Whether the decoder has been told that nothing follows.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_drained
+    }
+
+    /// Seconds of sound given out so far.
+    pub(super) fn seconds(&self) -> f64 {
+        self.samples_out as f64 / f64::from(SAMPLE_RATE_HZ)
+    }
+
+    /// Turns some of the decoded sound into events; `false` when none was waiting.
+    pub(super) fn advance(&mut self, events: &mut VecDeque<Event>) -> Result<bool, ffmpeg::Error> {
+        let mut samples = Vec::new();
+        let had_work = self.resampler.advance(&mut samples);
+        self.give(samples, events);
+        had_work
+    }
+
+    /// Gives out the last samples; returns how many errors that gave.
+    pub(super) fn finish(&mut self, events: &mut VecDeque<Event>) -> u64 {
+        let mut samples = Vec::new();
+        let finished = self.resampler.finish(&mut samples);
+        self.give(samples, events);
+        u64::from(finished.is_err())
+    }
+
+    fn give(&mut self, samples: Vec<f32>, events: &mut VecDeque<Event>) {
+        if samples.is_empty() {
+            return;
+        }
+        let start_seconds = self.seconds();
+        self.samples_out += samples.len() as u64;
+        events.push_back(Event::Audio { samples, start_seconds });
+    }
+}
+
+fn source(graph: &mut filter::Graph) -> Result<filter::Context, ffmpeg::Error> {
+    graph.get("in").ok_or(ffmpeg::Error::FilterNotFound)
+}
+
+/// `abuffer -> aresample -> aformat -> abuffersink`, sample clock in and 16-bit packed out.
+fn new_graph(shape: Shape, is_first: bool) -> Result<filter::Graph, ffmpeg::Error> {
+    let Shape { format, rate, channels, .. } = shape;
+    let filter_named = |name| filter::find(name).ok_or(ffmpeg::Error::FilterNotFound);
+    let layout = match (shape.layout.bits(), ChannelLayout::default(i32::from(channels)).bits()) {
+        (0, 0) => format!("channels={channels}"),
+        (0, usual) => format!("channel_layout={usual:#x}"),
+        (stated, _) => format!("channel_layout={stated:#x}"),
+    };
+    let name = format.name();
+    let input = format!("time_base=1/{rate}:sample_rate={rate}:sample_fmt={name}:{layout}");
+    let first = if is_first { ":first_pts=0" } else { "" };
+    let chain =
+        format!("aresample=async=1{first},aformat=sample_fmts=s16:sample_rates={SAMPLE_RATE_HZ}");
+    let mut graph = filter::Graph::new();
+    graph.add(&filter_named("abuffer")?, "in", &input)?;
+    graph.add(&filter_named("abuffersink")?, "out", "")?;
+    graph.output("in", 0)?.input("out", 0)?.parse(&chain)?;
+    graph.validate()?;
+    Ok(graph)
+}
+
+/// Reads everything the graph has ready.
+fn drain(
+    graph: &mut filter::Graph,
+    channels: u16,
+    out: &mut Vec<f32>,
+) -> Result<(), ffmpeg::Error> {
+    let mut sink = graph.get("out").ok_or(ffmpeg::Error::FilterNotFound)?;
+    let mut frame = frame::Audio::empty();
+    while sink.sink().frame(&mut frame).is_ok() {
+        if frame.planes() == 1 && frame.channels() == channels {
+            mean_of_channels(frame.plane::<i16>(0), usize::from(channels), out);
+        }
+    }
+    Ok(())
+}
+
+/// librosa's `to_mono` on 16-bit samples: sums in f32 from the first channel on, then divides.
+fn mean_of_channels(samples: &[i16], channels: usize, out: &mut Vec<f32>) {
+    let mean = |frame: &[i16]| {
+        frame.iter().map(|&sample| f32::from(sample) / 32768.0).sum::<f32>() / channels as f32
+    };
+    out.extend(samples.chunks_exact(channels).map(mean));
+}
+
+/// A frame of digital silence of the same kind as `like`.
+fn silence_like(like: &frame::Audio, samples: usize) -> Result<frame::Audio, ffmpeg::Error> {
+    let layout = match like.channel_layout() {
+        layout if layout.is_empty() => ChannelLayout::default(i32::from(like.channels())),
+        layout => layout,
+    };
+    let mut silence = frame::Audio::new(like.format(), samples, layout);
+    if silence.planes() != like.planes() {
+        return Err(ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM });
+    }
+    silence.set_rate(like.rate());
+    let zero = if matches!(like.format(), format::Sample::U8(_)) { 128 } else { 0 };
+    for plane in 0..silence.planes() {
+        silence.data_mut(plane).fill(zero);
+    }
+    Ok(silence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_of_the_channels_is_that_of_the_fractions() {
+        let mut out = Vec::new();
+        mean_of_channels(&[-32768, 16384, 0, 1], 2, &mut out);
+        assert_eq!(out, [-0.25, 1.0 / 65536.0]);
+    }
+}

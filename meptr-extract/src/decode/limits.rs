@@ -1,0 +1,50 @@
+//! How much of the machine one file may ask for.
+
+use serde::{Deserialize, Serialize};
+
+/// Bounds on one file, each checked before the memory it guards is asked for.
+///
+/// The defaults let through anything a camera, a phone or a conference recorder makes. Every field
+/// can be raised.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Pixels of one coded frame; 67 108 864 (8192 x 8192).
+    pub max_pixels: u64,
+    /// Frames that may be decoded, also the largest claim of a header that is believed;
+    /// 10 000 000 (46 hours at 60 frames a second).
+    pub max_frames: u64,
+    /// Length in seconds, of sound as well as of pictures; 172 800 (two days).
+    pub max_seconds: f64,
+    /// Packets that may be unreadable or undecodable before the file counts as broken; 1000.
+    pub max_corrupt_packets: u64,
+    /// Channels of sound; 64.
+    pub max_audio_channels: u16,
+    /// Bytes of a transcript file; 16 777 216 (16 MiB).
+    pub max_transcript_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_pixels: 8192 * 8192,
+            max_frames: 10_000_000,
+            max_seconds: 172_800.0,
+            max_corrupt_packets: 1000,
+            max_audio_channels: 64,
+            max_transcript_bytes: 16 << 20,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_over_the_defaults_and_unknown_ones_refused() {
+        let raised: Limits = serde_json::from_str(r#"{ "max_pixels": 1 }"#).unwrap();
+        assert_eq!(raised, Limits { max_pixels: 1, ..Limits::default() });
+        assert!(serde_json::from_str::<Limits>(r#"{ "max_pixel": 1 }"#).is_err());
+    }
+}

@@ -1,0 +1,44 @@
+//! Decoding of video files: frames, sound and subtitles, in one forward pass and flat memory.
+//!
+//! This folder alone talks to FFmpeg; what leaves it are pictures, samples and text.
+//!
+//! ```no_run
+//! use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Reader};
+//!
+//! # fn main() -> meptr_extract::Result<()> {
+//! let path = "video.mp4".as_ref();
+//! let mut frames = Vec::new();
+//! for event in Reader::open(path, FramePlan::Whole, &DecodeOptions::default())? {
+//!     match event? {
+//!         Event::Frame { image, .. } => frames.push(image),
+//!         Event::Restart { .. } => frames.clear(),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod audio;
+mod clock;
+mod dump;
+mod limits;
+mod orientation;
+mod picture;
+mod plan;
+mod probe;
+mod reader;
+mod source;
+mod subtitle;
+mod transcript;
+mod video;
+
+pub use audio::SAMPLE_RATE_HZ;
+pub use dump::Dump;
+pub use limits::Limits;
+pub use orientation::Orientation;
+pub use plan::{FramePlan, TimeWindow};
+pub use probe::{AudioInfo, MediaInfo, SubtitleInfo, VideoInfo, probe};
+pub use reader::{DecodeOptions, DecodeReport, Event, Reader};
+pub use source::{FfmpegLog, set_ffmpeg_log};
+pub use transcript::{Cue, Transcript, read_transcript};

@@ -1,0 +1,168 @@
+//! Opening a file: what may be opened, which streams are used, which decoders read them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use ffmpeg_next as ffmpeg;
+
+use ffmpeg::format::context::{Input, StreamIo};
+use ffmpeg::format::stream::Disposition;
+use ffmpeg::{codec, decoder, media, threading};
+
+use super::clock::Clock;
+use crate::{Error, Result};
+
+/// Containers that hold their own media. Playlists and other lists of files or addresses (HLS,
+/// DASH, concat, image sequences, SDP) are left out on purpose, so that a file can never make the
+/// program read another; so are the exotic formats no camera writes.
+const CONTAINERS: &str = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,kux,asf,\
+    asf_o,ogg,nut,mxf,gxf,rm,dv,ivf,yuv4mpegpipe,gif,apng,mjpeg,mjpeg_2000,h264,hevc,obu,av1,vc1,\
+    wtv,wav,w64,aiff,au,caf,mp3,aac,flac,ac3,eac3,dts,amr,wv,tta,ape,3gp,3g2,mj2,swf,h263,h261,\
+    truehd,mlp,voc,xwma,smjpeg,r3d,bink,film_cpk,roq,nsv,ea,dirac,lavf,jpeg_pipe,png_pipe";
+
+/// Whether FFmpeg's own messages go to stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FfmpegLog {
+    /// No line at all; what matters comes back in errors and reports.
+    Silent,
+    /// Warnings and errors, for looking into a broken file.
+    Warnings,
+    /// Everything FFmpeg has to say.
+    Debug,
+}
+
+static DEFAULT_LOG: Once = Once::new();
+
+/// Sets what FFmpeg writes to stderr, for the whole process; silent until this is called.
+pub fn set_ffmpeg_log(log: FfmpegLog) {
+    DEFAULT_LOG.call_once(|| {});
+    ffmpeg::log::set_level(match log {
+        FfmpegLog::Silent => ffmpeg::log::Level::Quiet,
+        FfmpegLog::Warnings => ffmpeg::log::Level::Warning,
+        FfmpegLog::Debug => ffmpeg::log::Level::Debug,
+    });
+}
+
+/// Opens a regular file for demuxing.
+///
+/// The file is opened by us and handed to FFmpeg as a stream: no name is parsed as a protocol or a
+/// pattern, names may hold any bytes, and FFmpeg has no protocol left to open anything else with.
+pub(super) fn open(path: &Path) -> Result<Input> {
+    DEFAULT_LOG.call_once(|| ffmpeg::log::set_level(ffmpeg::log::Level::Quiet));
+    let file = open_regular_file(path)?;
+    let failed = |what: &str| {
+        let (path, what) = (path.to_owned(), what.to_owned());
+        move |source| Error::Decode { path, what, source: Some(source) }
+    };
+    let stream = StreamIo::from_read_seek(file).map_err(failed("out of memory"))?;
+    let mut options = ffmpeg::Dictionary::new();
+    options.set("format_whitelist", CONTAINERS);
+    options.set("protocol_whitelist", "none");
+    let what = "no known audio or video container (playlists and other lists of files are refused)";
+    ffmpeg::format::input_from_stream(stream, Some(&format_hint(path)), Some(options))
+        .map_err(failed(what))
+}
+
+/// Refuses what is no regular file before opening it: a FIFO would block for ever.
+fn open_regular_file(path: &Path) -> Result<File> {
+    let read = |source| Error::Read { path: path.to_owned(), source };
+    let metadata = std::fs::metadata(path).map_err(read)?;
+    if !metadata.is_file() {
+        let kind = if metadata.is_dir() { "is a directory" } else { "is not a regular file" };
+        return Err(read(std::io::Error::new(std::io::ErrorKind::InvalidInput, kind)));
+    }
+    if metadata.len() == 0 {
+        return Err(decode_error(path, "the file is empty"));
+    }
+    File::open(path).map_err(read)
+}
+
+/// A harmless name with the extension of the file, which helps FFmpeg to tell raw streams apart.
+fn format_hint(path: &Path) -> String {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some(extension) if extension.chars().all(|c| c.is_ascii_alphanumeric()) => {
+            format!("input.{extension}")
+        }
+        _ => "input".to_owned(),
+    }
+}
+
+/// A failure that FFmpeg has no error value for.
+pub(super) fn decode_error(path: &Path, what: impl Into<String>) -> Error {
+    Error::Decode { path: path.to_owned(), what: what.into(), source: None }
+}
+
+/// A limit that a file went over.
+pub(super) fn over_limit(path: &Path, what: String) -> Error {
+    Error::OverLimit { path: PathBuf::from(path), what }
+}
+
+/// The stream FFmpeg would play, if it is a real one: a cover picture is no video.
+pub(super) fn best_stream(input: &Input, kind: media::Type) -> Option<usize> {
+    let is_picture =
+        |stream: &ffmpeg::Stream| stream.disposition().contains(Disposition::ATTACHED_PIC);
+    let best = input.streams().best(kind)?;
+    if kind != media::Type::Video || !is_picture(&best) {
+        return Some(best.index());
+    }
+    let real =
+        |stream: &ffmpeg::Stream| stream.parameters().medium() == kind && !is_picture(stream);
+    input.streams().find(real).map(|stream| stream.index())
+}
+
+/// A decoder for a stream, not yet open.
+///
+/// `threads` frame threads, 1 for none; must be set before opening.
+pub(super) fn decoder_of(
+    input: &Input,
+    stream: usize,
+    threads: usize,
+    options: ffmpeg::Dictionary,
+) -> Result<decoder::Opened, ffmpeg::Error> {
+    let stream = input.stream(stream).ok_or(ffmpeg::Error::StreamNotFound)?;
+    let mut context = codec::Context::from_parameters(stream.parameters())?;
+    if threads > 1 {
+        let mut config = threading::Config::kind(threading::Type::Frame);
+        config.count = threads;
+        context.set_threading(config);
+    }
+    let codec = decoder::find(context.id()).ok_or(ffmpeg::Error::DecoderNotFound)?;
+    let mut decoder = context.decoder();
+    decoder.set_packet_time_base(stream.time_base());
+    decoder.open_as_with(codec, options)
+}
+
+/// Time zero: the earliest first timestamp of all streams, text only when it precedes the rest by
+/// less than a second, rounded to microseconds, as the `ffmpeg` program has it.
+pub(super) fn start_microseconds(input: &Input) -> i64 {
+    let (mut start, mut text_start) = (None, None);
+    for stream in input.streams() {
+        if stream.start_time() == ffmpeg::ffi::AV_NOPTS_VALUE {
+            continue;
+        }
+        let seconds = Clock::of(&stream, 0).seconds(stream.start_time());
+        let microseconds = (seconds * 1e6).round() as i64;
+        let earliest = match stream.parameters().medium() {
+            media::Type::Subtitle | media::Type::Data => &mut text_start,
+            _ => &mut start,
+        };
+        *earliest = Some(earliest.map_or(microseconds, |found: i64| found.min(microseconds)));
+    }
+    match (start, text_start) {
+        (Some(start), Some(text)) if (0..1_000_000).contains(&start.saturating_sub(text)) => text,
+        (start, text) => start.or(text).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_keeps_nothing_of_the_name_but_a_plain_extension() {
+        assert_eq!(format_hint(Path::new("-a:b%03d.mp4")), "input.mp4");
+        assert_eq!(format_hint(Path::new("x.a:b")), "input");
+        assert_eq!(format_hint(Path::new("x")), "input");
+    }
+}
