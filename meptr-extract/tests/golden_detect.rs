@@ -1,19 +1,18 @@
 //! Face detection against the reference data in `blazeface` and `faces`.
 
 #[path = "../../tests/support/golden.rs"]
-#[expect(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
+#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
 mod golden;
-
-use std::path::Path;
+mod support;
 
 use anyhow::{Context, Result, ensure};
 use candle::{Device, Tensor};
-use meptr_extract::RgbImage;
 use meptr_extract::detect::blazeface::Letterbox;
 use meptr_extract::detect::{
     BoundingBox, Detection, Detector, FaceDetector, FaceModel, merge_overlaps,
 };
 use serde_json::Value;
+use support::{list, number, numbers, picture};
 
 const FACE_MODELS: [(FaceModel, &str); 2] =
     [(FaceModel::FullRange, "full_range"), (FaceModel::ShortRange, "short_range")];
@@ -93,7 +92,7 @@ fn faces_in_pictures_equal_the_reference() -> Result<()> {
         let path = golden::root().join(format!("blazeface/golden_{name}.safetensors"));
         let squares = golden::tensors_of(&path)?;
         for (image, expected) in case.json["images"].as_object().context("images")? {
-            let Some(picture) = picture(image)? else { continue };
+            let Some(picture) = picture(&golden::root(), image)? else { continue };
             let letterbox = Letterbox::around(picture.width(), picture.height());
             ensure!(letterbox == letterbox_of(expected)?, "{image}: {letterbox:?}");
             let square = letterbox.sample(&picture, model.input_size());
@@ -151,36 +150,4 @@ fn relative_box(face: &Value, size: &[f32]) -> Result<BoundingBox> {
 fn letterbox_of(expected: &Value) -> Result<Letterbox> {
     let value = |name: &str| number(&expected["letterbox"][name]);
     Ok(Letterbox { side: value("square_side")?, left: value("offset_x")?, top: value("offset_y")? })
-}
-
-/// The picture of that name, `None` where the reference data has no pictures.
-fn picture(name: &str) -> Result<Option<RgbImage>> {
-    let root = golden::root();
-    let path = match name {
-        "bunny_70" => root.join("backbones/preprocessing/bunny_1280x720.png"),
-        _ => root.join(format!("blazeface/images/{name}.png")),
-    };
-    if path.exists() { read_png(&path).map(Some) } else { Ok(None) }
-}
-
-fn read_png(path: &Path) -> Result<RgbImage> {
-    let file = std::io::BufReader::new(std::fs::File::open(path)?);
-    let mut reader = png::Decoder::new(file).read_info()?;
-    let mut bytes = vec![0; reader.output_buffer_size().context("a picture of some size")?];
-    let info = reader.next_frame(&mut bytes)?;
-    ensure!(info.color_type == png::ColorType::Rgb, "{} is not RGB", path.display());
-    bytes.truncate(info.buffer_size());
-    Ok(RgbImage::new(info.width as usize, info.height as usize, bytes))
-}
-
-fn number(value: &Value) -> Result<f32> {
-    Ok(value.as_f64().with_context(|| format!("{value} is no number"))? as f32)
-}
-
-fn numbers(value: &Value) -> Result<Vec<f32>> {
-    list(value)?.iter().map(number).collect()
-}
-
-fn list(value: &Value) -> Result<&Vec<Value>> {
-    value.as_array().with_context(|| format!("{value} is no list"))
 }

@@ -14,8 +14,10 @@ const MIN_MERGED_IOU: f32 = 0.3;
 const MAX_LOGIT: f32 = 100.0;
 /// Box and six keypoints of an anchor.
 const VALUES: usize = 16;
-/// Pictures looked at together; bounds the memory to about 15 MB for each.
+/// Pictures looked at together on a GPU; bounds the memory to about 15 MB for each.
 const MAX_BATCH: usize = 32;
+/// On the CPU, where features of more pictures than these leave its cache and take longer.
+const MAX_BATCH_ON_CPU: usize = 2;
 
 /// The two face detectors of MediaPipe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,7 +172,8 @@ impl FaceDetector {
 impl Detector for FaceDetector {
     fn detect(&self, images: &[&RgbImage]) -> Result<Vec<Vec<Detection>>> {
         let mut found = Vec::with_capacity(images.len());
-        for batch in images.chunks(MAX_BATCH) {
+        let batch_size = if self.device.is_cpu() { MAX_BATCH_ON_CPU } else { MAX_BATCH };
+        for batch in images.chunks(batch_size) {
             found.extend(self.detect_batch(batch).map_err(Error::doing("looking for faces"))?);
         }
         Ok(found)

@@ -1,0 +1,229 @@
+//! Bodies, found as Ultralytics finds them.
+
+use candle::{DType, Device, Tensor, bail};
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+
+use super::yolo::{Yolo, YoloConfig, YoloLetterbox};
+use super::{BoundingBox, Detection, Detector, suppress_overlaps};
+use crate::{Error, Result, RgbImage};
+
+/// Longer side of the network's input, pixels.
+const INPUT_SIZE: usize = 640;
+/// Detections must be more probable than this; the reference leaves the choice to its tracker.
+const MIN_SCORE: f32 = 0.01;
+/// Of detections that overlap by more than this, the best stays.
+const MAX_IOU: f32 = 0.5;
+/// Most detections of one picture.
+const MAX_DETECTIONS: usize = 300;
+/// Pictures looked at together; bounds the memory to about 500 MB for the largest network.
+const MAX_BATCH: usize = 8;
+
+/// A body detector: its network, and which of its classes is a person.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BodyConfig {
+    /// The network's size.
+    pub network: YoloConfig,
+    /// What the network's classes are called, in their order; empty when the file does not say.
+    #[serde(default)]
+    pub class_names: Vec<String>,
+    /// The class of persons.
+    #[serde(default)]
+    pub person: PersonClass,
+}
+
+/// The class of persons, by its place or its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PersonClass {
+    /// Place among the network's classes, from 0.
+    Index(usize),
+    /// Name among `class_names`.
+    Name(String),
+}
+
+impl Default for PersonClass {
+    fn default() -> Self {
+        Self::Index(0)
+    }
+}
+
+impl BodyConfig {
+    /// The place of persons among the classes; `None` when there is none.
+    pub fn person_index(&self) -> Option<usize> {
+        let index = match &self.person {
+            PersonClass::Index(index) => Some(*index),
+            PersonClass::Name(name) => self.class_names.iter().position(|known| known == name),
+        };
+        index.filter(|index| *index < self.network.classes)
+    }
+}
+
+/// Ultralytics' detection of persons: letterbox, [`Yolo`], suppression of overlaps.
+///
+/// Pictures are RGB, but the network sees BGR: the reference hands RGB arrays to a library that
+/// takes them for BGR and turns them round.
+#[derive(Debug)]
+pub struct BodyDetector {
+    network: Yolo,
+    person: usize,
+    device: Device,
+}
+
+impl BodyDetector {
+    /// Takes the weights of [`Yolo`].
+    ///
+    /// # Errors
+    /// When one is missing or has another shape, or the configuration has no class of persons.
+    pub fn load(config: &BodyConfig, vb: VarBuilder) -> candle::Result<Self> {
+        let Some(person) = config.person_index() else {
+            bail!("the body detector has no class {:?} of persons", config.person);
+        };
+        let device = vb.device().clone();
+        Ok(Self { network: Yolo::load(&config.network, vb)?, person, device })
+    }
+
+    /// The network's output for letterboxed pictures of one size, see [`Yolo::forward`].
+    ///
+    /// - `inputs`: `(batch, height, width, 3)`, u8, RGB
+    ///
+    /// # Errors
+    /// When the shape differs or the device fails.
+    pub fn raw_output(&self, inputs: &Tensor) -> candle::Result<Tensor> {
+        let channels = inputs.to_dtype(DType::F32)?.affine(1.0 / 255.0, 0.0)?.chunk(3, 3)?;
+        let [red, green, blue] = &channels[..] else { bail!("three channels, not {inputs:?}") };
+        let pictures = Tensor::cat(&[blue, green, red], 3)?.permute((0, 3, 1, 2))?.contiguous()?;
+        self.network.forward(&pictures)
+    }
+
+    fn detect_batch(&self, images: &[&RgbImage]) -> candle::Result<Vec<Vec<Detection>>> {
+        let first = images.first().expect("a batch has pictures");
+        let letterbox = YoloLetterbox::new(first.width(), first.height(), INPUT_SIZE, true);
+        let [width, height] = letterbox.input_size();
+        let inputs: Vec<u8> = images.iter().flat_map(|image| letterbox.sample(image)).collect();
+        let inputs = Tensor::from_vec(inputs, (images.len(), height, width, 3), &self.device)?;
+        let output = self.raw_output(&inputs)?.to_device(&Device::Cpu)?;
+        (0..images.len())
+            .map(|index| persons(&output.get(index)?, self.person, &letterbox))
+            .collect()
+    }
+}
+
+impl Detector for BodyDetector {
+    fn detect(&self, images: &[&RgbImage]) -> Result<Vec<Vec<Detection>>> {
+        let mut found = Vec::with_capacity(images.len());
+        let same_size =
+            |a: &&RgbImage, b: &&RgbImage| (a.width(), a.height()) == (b.width(), b.height());
+        for batch in images.chunk_by(same_size).flat_map(|same| same.chunks(MAX_BATCH)) {
+            found.extend(self.detect_batch(batch).map_err(Error::doing("looking for bodies"))?);
+        }
+        Ok(found)
+    }
+}
+
+/// The persons of one picture, best first, in pixels of the picture.
+///
+/// - `output`: `(4 + classes, anchors)`, f32, as [`BodyDetector::raw_output`] gives it
+/// - `person`: the class of persons
+/// - `letterbox`: how the picture became the network's input
+///
+/// # Errors
+/// When the shape differs.
+pub fn persons(
+    output: &Tensor,
+    person: usize,
+    letterbox: &YoloLetterbox,
+) -> candle::Result<Vec<Detection>> {
+    let rows: Vec<Vec<f32>> = output.to_vec2()?;
+    let (boxes, classes) = rows.split_at(4);
+    let [xs, ys, widths, heights] = boxes else { bail!("no boxes in {output:?}") };
+    let is_person = |anchor: usize| {
+        let score = classes[person][anchor];
+        let best = classes.iter().map(|class| class[anchor]).fold(0.0, f32::max);
+        score > MIN_SCORE && score == best
+    };
+    let persons = (0..xs.len()).filter(|anchor| is_person(*anchor)).map(|anchor| {
+        let center = [xs[anchor], ys[anchor]];
+        let bounds = BoundingBox::around(center, widths[anchor], heights[anchor]);
+        Detection { bounds, score: classes[person][anchor], keypoints: Vec::new() }
+    });
+    let mut persons = suppress_overlaps(persons.collect(), MAX_IOU);
+    persons.truncate(MAX_DETECTIONS);
+    for person in &mut persons {
+        person.bounds = letterbox.to_picture(&person.bounds);
+    }
+    Ok(persons)
+}
+
+#[cfg(test)]
+mod tests {
+    use meptr_core::weights::generate;
+
+    use super::*;
+
+    fn config(classes: usize, person: PersonClass) -> BodyConfig {
+        let network =
+            YoloConfig { width_multiple: 0.125, depth_multiple: 0.33, max_channels: 64, classes };
+        let class_names = ["car", "person"].map(str::to_owned).to_vec();
+        BodyConfig { network, class_names, person }
+    }
+
+    #[test]
+    fn persons_are_found_by_name_or_place() {
+        let by_name = |name: &str| config(2, PersonClass::Name(name.into())).person_index();
+        assert_eq!((by_name("person"), by_name("tree")), (Some(1), None));
+        let by_place = |index| config(2, PersonClass::Index(index)).person_index();
+        assert_eq!((by_place(0), by_place(2)), (Some(0), None));
+        let read: BodyConfig = serde_json::from_str(
+            r#"{"network": {"width_multiple": 0.25, "depth_multiple": 0.33, "max_channels": 1024,
+                "classes": 80}, "class_names": ["person"], "person": "person"}"#,
+        )
+        .unwrap();
+        assert_eq!((read.person_index(), read.network), (Some(0), YoloConfig::nano(80)));
+    }
+
+    #[test]
+    fn a_network_without_persons_is_refused() {
+        let refused = generate(1, &Device::Cpu, |vb| {
+            BodyDetector::load(&config(2, PersonClass::Index(5)), vb)
+        });
+        assert!(refused.is_err());
+    }
+
+    #[test]
+    fn only_anchors_whose_best_class_is_a_person_count() -> candle::Result<()> {
+        let output = [
+            [20f32, 21.0, 100.0, 300.0, 500.0],
+            [20.0, 20.0, 100.0, 300.0, 500.0],
+            [10.0, 10.0, 20.0, 0.0, 20.0],
+            [10.0, 10.0, 20.0, 0.0, 20.0],
+            [0.1, 0.1, 0.9, 0.0, 0.0],    // cars
+            [0.5, 0.6, 0.8, 0.02, 0.009], // persons
+        ];
+        let output = Tensor::new(&output, &Device::Cpu)?;
+        let letterbox = YoloLetterbox::new(1280, 1280, 640, true);
+        let persons = persons(&output, 1, &letterbox)?;
+        let scores: Vec<f32> = persons.iter().map(|person| person.score).collect();
+        assert_eq!(scores, [0.6, 0.02]);
+        assert_eq!(persons[0].bounds, BoundingBox::new(32.0, 30.0, 52.0, 50.0));
+        Ok(())
+    }
+
+    #[test]
+    fn pictures_of_any_size_keep_their_order() -> Result<()> {
+        let (detector, _) = generate(1, &Device::Cpu, |vb| {
+            BodyDetector::load(&config(1, PersonClass::Index(0)), vb)
+        })
+        .map_err(Error::doing("making a network"))?;
+        let images: Vec<RgbImage> = [(33, 17), (33, 17), (1, 90), (33, 17)]
+            .map(|(w, h)| RgbImage::new(w, h, (0..w * h * 3).map(|n| n as u8).collect()))
+            .to_vec();
+        let images: Vec<&RgbImage> = images.iter().collect();
+        let found = detector.detect(&images)?;
+        assert_eq!(found.len(), 4);
+        assert_eq!(found[0], found[3]);
+        assert_eq!(detector.detect(&[])?.len(), 0);
+        Ok(())
+    }
+}

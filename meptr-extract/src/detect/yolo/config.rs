@@ -1,0 +1,75 @@
+//! The size of a YOLOv8 network.
+
+use serde::{Deserialize, Serialize};
+
+/// What tells the networks of the family apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct YoloConfig {
+    /// Channels relative to the full network, above 0.
+    pub width_multiple: f64,
+    /// Repeated blocks relative to the full network, above 0.
+    pub depth_multiple: f64,
+    /// Most channels of a layer, before `width_multiple` is applied.
+    pub max_channels: usize,
+    /// Kinds of things it tells apart, at least 1.
+    pub classes: usize,
+}
+
+impl YoloConfig {
+    /// YOLOv8n.
+    pub fn nano(classes: usize) -> Self {
+        Self { width_multiple: 0.25, depth_multiple: 0.33, max_channels: 1024, classes }
+    }
+
+    /// YOLOv8s.
+    pub fn small(classes: usize) -> Self {
+        Self { width_multiple: 0.5, depth_multiple: 0.33, max_channels: 1024, classes }
+    }
+
+    /// YOLOv8m.
+    pub fn medium(classes: usize) -> Self {
+        Self { width_multiple: 0.75, depth_multiple: 0.67, max_channels: 768, classes }
+    }
+
+    /// YOLOv8l.
+    pub fn large(classes: usize) -> Self {
+        Self { width_multiple: 1.0, depth_multiple: 1.0, max_channels: 512, classes }
+    }
+
+    /// YOLOv8x.
+    pub fn extra_large(classes: usize) -> Self {
+        Self { width_multiple: 1.25, depth_multiple: 1.0, max_channels: 512, classes }
+    }
+
+    /// Channels of a layer that has `full` in the full network: a multiple of 8.
+    pub(super) fn channels(&self, full: usize) -> usize {
+        let channels = full.min(self.max_channels) as f64 * self.width_multiple;
+        (channels / 8.0).ceil() as usize * 8
+    }
+
+    /// Blocks of a layer that has `full` in the full network, at least 1.
+    pub(super) fn blocks(&self, full: usize) -> usize {
+        ((full as f64 * self.depth_multiple).round_ties_even() as usize).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_family_has_its_published_sizes() {
+        let table = [
+            (YoloConfig::nano(80), [16, 128, 256], [1, 2]),
+            (YoloConfig::small(80), [32, 256, 512], [1, 2]),
+            (YoloConfig::medium(80), [48, 384, 576], [2, 4]),
+            (YoloConfig::large(80), [64, 512, 512], [3, 6]),
+            (YoloConfig::extra_large(80), [80, 640, 640], [3, 6]),
+        ];
+        for (config, channels, blocks) in table {
+            assert_eq!([64, 512, 1024].map(|full| config.channels(full)), channels);
+            assert_eq!([3, 6].map(|full| config.blocks(full)), blocks);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! From a picture to the network's input, and back.
+
+use super::super::BoundingBox;
+use crate::RgbImage;
+
+/// Grey of the border.
+const BORDER: u8 = 114;
+/// The input's sides are multiples of this.
+const STRIDE: usize = 32;
+/// OpenCV's weights of neighbouring pixels are whole numbers of 1/2048.
+const WEIGHT_BITS: u32 = 11;
+
+/// Scales a picture into `size` pixels a side and fills the rest with grey, as Ultralytics does.
+///
+/// The border is as small as the network's stride allows (`minimal`) or makes a square. Scaling is
+/// OpenCV's bilinear `resize`, in the same fixed-point numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct YoloLetterbox {
+    picture: [usize; 2],
+    scaled: [usize; 2],
+    input: [usize; 2],
+    /// Border on the left and above.
+    border: [usize; 2],
+}
+
+impl YoloLetterbox {
+    /// The letterbox of a picture of that size.
+    pub fn new(width: usize, height: usize, size: usize, minimal: bool) -> Self {
+        let picture = [width, height];
+        let gain = gain(picture, [size, size]);
+        let scaled = picture.map(|side| ((side as f64 * gain).round_ties_even() as usize).max(1));
+        let border = scaled.map(|side| size - side).map(|b| if minimal { b % STRIDE } else { b });
+        let before = border.map(|border| (border as f64 / 2.0 - 0.1).round_ties_even() as usize);
+        let input = [scaled[0] + border[0], scaled[1] + border[1]];
+        Self { picture, scaled, input, border: before }
+    }
+
+    /// Columns and rows of the network's input.
+    pub fn input_size(&self) -> [usize; 2] {
+        self.input
+    }
+
+    /// The input: rows from the top, three bytes a pixel, in the picture's order of channels.
+    ///
+    /// # Panics
+    /// When the picture has another size than the letterbox was made for.
+    pub fn sample(&self, image: &RgbImage) -> Vec<u8> {
+        assert_eq!([image.width(), image.height()], self.picture, "the letterbox's own picture");
+        let scaled = resize(image, self.scaled);
+        let mut input = vec![BORDER; self.input[0] * self.input[1] * 3];
+        for (y, row) in scaled.chunks_exact(self.scaled[0] * 3).enumerate() {
+            let start = ((y + self.border[1]) * self.input[0] + self.border[0]) * 3;
+            input[start..start + row.len()].copy_from_slice(row);
+        }
+        input
+    }
+
+    /// A box of the input as a box of the picture, cut off at the picture's edges.
+    pub fn to_picture(&self, bounds: &BoundingBox) -> BoundingBox {
+        let gain = gain(self.picture, self.input);
+        let border = |axis: usize| {
+            let rest = self.input[axis] as f64 - self.picture[axis] as f64 * gain;
+            (rest / 2.0 - 0.1).round_ties_even() as f32
+        };
+        let [x, y] = [border(0), border(1)];
+        let back = |edge: f32, border: f32| (edge - border) / gain as f32;
+        BoundingBox {
+            x1: back(bounds.x1, x),
+            y1: back(bounds.y1, y),
+            x2: back(bounds.x2, x),
+            y2: back(bounds.y2, y),
+        }
+        .clamped(self.picture[0], self.picture[1])
+    }
+}
+
+/// The scale at which a picture fits.
+fn gain(picture: [usize; 2], into: [usize; 2]) -> f64 {
+    let ratio = |axis: usize| into[axis] as f64 / picture[axis] as f64;
+    ratio(0).min(ratio(1))
+}
+
+/// OpenCV's `resize` with `INTER_LINEAR` on bytes.
+fn resize(image: &RgbImage, [width, height]: [usize; 2]) -> Vec<u8> {
+    if [image.width(), image.height()] == [width, height] {
+        return image.data().to_vec();
+    }
+    if [image.width(), image.height()] == [2 * width, 2 * height] {
+        return halve(image); // OpenCV, too, treats this ratio by itself
+    }
+    let columns = taps(image.width(), width);
+    let rows = taps(image.height(), height);
+    let blend_row = |y: usize| -> Vec<i32> {
+        let row = image.row(y);
+        let blend = |tap: &Tap, channel: usize| {
+            let value = |x: usize| i32::from(row[x * 3 + channel]);
+            value(tap.first) * tap.weights[0] + value(tap.second) * tap.weights[1]
+        };
+        columns.iter().flat_map(|tap| [0, 1, 2].map(|channel| blend(tap, channel))).collect()
+    };
+    let mut scaled = Vec::with_capacity(width * height * 3);
+    for tap in &rows {
+        let (upper, lower) = (blend_row(tap.first), blend_row(tap.second));
+        let share = |value: i32, weight: i32| (weight * (value >> 4)) >> 16;
+        scaled.extend(upper.iter().zip(&lower).map(|(&upper, &lower)| {
+            ((share(upper, tap.weights[0]) + share(lower, tap.weights[1]) + 2) >> 2) as u8
+        }));
+    }
+    scaled
+}
+
+/// The mean of 2x2 pixels.
+fn halve(image: &RgbImage) -> Vec<u8> {
+    let rows = image.data().chunks_exact(image.width() * 6);
+    let pair = |rows: &[u8]| -> Vec<u8> {
+        let (upper, lower) = rows.split_at(rows.len() / 2);
+        let pixels = upper.chunks_exact(6).zip(lower.chunks_exact(6));
+        pixels
+            .flat_map(|(upper, lower)| {
+                [0, 1, 2].map(|c| {
+                    let corners = [upper[c], upper[c + 3], lower[c], lower[c + 3]];
+                    ((corners.map(u32::from).iter().sum::<u32>() + 2) >> 2) as u8
+                })
+            })
+            .collect()
+    };
+    rows.flat_map(pair).collect()
+}
+
+/// The two pixels that an output pixel lies between, and their weights in 1/2048.
+struct Tap {
+    first: usize,
+    second: usize,
+    weights: [i32; 2],
+}
+
+fn taps(from: usize, to: usize) -> Vec<Tap> {
+    let step = 1.0 / (to as f64 / from as f64);
+    let last = from - 1;
+    let tap = |index: usize| {
+        let position = ((index as f64 + 0.5) * step - 0.5) as f32;
+        let first = position.floor();
+        let (first, share) = match position - first {
+            _ if first < 0.0 => (0, 0.0),
+            _ if first as usize >= last => (last, 0.0),
+            share => (first as usize, share),
+        };
+        let weight = |share: f32| (share * (1 << WEIGHT_BITS) as f32).round_ties_even() as i32;
+        Tap { first, second: (first + 1).min(last), weights: [weight(1.0 - share), weight(share)] }
+    };
+    (0..to).map(tap).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_the_original() {
+        let size = |width, height, minimal| YoloLetterbox::new(width, height, 640, minimal).input;
+        assert_eq!(size(1280, 720, true), [640, 384]);
+        assert_eq!(size(810, 1080, true), [480, 640]);
+        assert_eq!(size(640, 272, true), [640, 288]);
+        assert_eq!(size(640, 272, false), [640, 640]);
+        assert_eq!(size(3000, 1, true), [640, 32]);
+    }
+
+    #[test]
+    fn the_border_is_grey() {
+        let image = RgbImage::new(64, 2, vec![7; 64 * 2 * 3]);
+        let letterbox = YoloLetterbox::new(64, 2, 64, true);
+        assert_eq!((letterbox.input, letterbox.border), ([64, 32], [0, 15]));
+        let rows: Vec<u8> = letterbox.sample(&image).iter().step_by(64 * 3).copied().collect();
+        assert_eq!(rows[14..18], [114, 7, 7, 114]);
+    }
+
+    #[test]
+    fn a_plain_picture_stays_plain_at_any_scale() {
+        for (width, height) in [(5, 3), (50, 31), (128, 64), (1, 1), (200, 7)] {
+            let image = RgbImage::new(width, height, vec![201; width * height * 3]);
+            let letterbox = YoloLetterbox::new(width, height, 64, true);
+            assert!(resize(&image, letterbox.scaled).iter().all(|value| *value == 201));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_picture_fits_and_boxes_come_back_inside(
+            width in 1usize..3000, height in 1usize..3000, minimal: bool,
+            edges in prop::array::uniform4(-100.0f32..800.0),
+        ) {
+            let letterbox = YoloLetterbox::new(width, height, 640, minimal);
+            for axis in [0, 1] {
+                prop_assert!(letterbox.input[axis] <= 640);
+                prop_assert_eq!(letterbox.input[axis] % STRIDE, 0);
+                prop_assert!(letterbox.border[axis] + letterbox.scaled[axis] <= letterbox.input[axis]);
+            }
+            let [x1, y1, x2, y2] = edges;
+            let found = letterbox.to_picture(&BoundingBox::new(x1, y1, x2, y2));
+            prop_assert!(found.x1 >= 0.0 && found.x2 <= width as f32);
+            prop_assert!(found.y1 >= 0.0 && found.y2 <= height as f32);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Body detection against the reference data in `yolo`.
+
+#[path = "../../tests/support/golden.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
+mod golden;
+#[allow(dead_code, reason = "shared by tests that need other parts")]
+mod support;
+
+use anyhow::{Context, Result, ensure};
+use candle::{Device, IndexOp, Tensor};
+use meptr_core::weights::load_file;
+use meptr_extract::detect::yolo::{YoloConfig, YoloLetterbox, may_be_left};
+use meptr_extract::detect::{BodyConfig, BodyDetector, Detection, PersonClass, persons};
+use serde_json::Value;
+use support::{list, number, numbers, picture};
+
+/// Every `NAME_golden.json` of the reference data.
+fn cases() -> Result<Vec<golden::Case>> {
+    let files = golden::json_files("yolo")?;
+    let cases = files.iter().map(|path| golden::Case::open(path));
+    let cases: Vec<golden::Case> = cases.collect::<Result<_>>()?;
+    ensure!(!cases.is_empty(), "the reference data has no body detector");
+    Ok(cases)
+}
+
+/// The detector of a case; `None` in the copy inside the project, which spares its weights.
+fn detector(case: &golden::Case) -> Result<Option<BodyDetector>> {
+    let name = case.name.strip_suffix("_golden").context("a name with `_golden`")?;
+    let config = &case.json["config"];
+    let network = YoloConfig {
+        width_multiple: config["width_multiple"].as_f64().context("a width")?,
+        depth_multiple: config["depth_multiple"].as_f64().context("a depth")?,
+        max_channels: number(&config["max_channels"])? as usize,
+        classes: number(&config["nc"])? as usize,
+    };
+    let config = BodyConfig { network, class_names: Vec::new(), person: PersonClass::Index(0) };
+    let weights = golden::root().join(format!("yolo/{name}.safetensors"));
+    if !weights.exists() {
+        ensure!(std::env::var_os("MEPTR_GOLDEN").is_none(), "no {}", weights.display());
+        return Ok(None);
+    }
+    let load = load_file(&weights, &Device::Cpu, may_be_left, |vb| BodyDetector::load(&config, vb));
+    Ok(Some(load?))
+}
+
+/// The reference's own boxes are off by 0.014 pixel from a computation in f64, as random weights
+/// enlarge every rounding; the probabilities are not.
+#[test]
+fn raw_body_outputs_equal_the_reference() -> Result<()> {
+    for case in cases()? {
+        let Some(detector) = detector(&case)? else { continue };
+        let mut compared = 0;
+        for (name, expected) in &case.tensors {
+            let Some(image) = name.strip_suffix(".output") else { continue };
+            let input = case.tensor(&format!("{image}.letterboxed_u8_as_fed"))?;
+            let found = detector.raw_output(&input.unsqueeze(0)?)?;
+            let part = |tensor: &Tensor, from, count| tensor.narrow(1, from, count);
+            let classes = expected.dim(1)? - 4;
+            for (what, from, count, tolerance) in
+                [("boxes", 0, 4, 0.03), ("probabilities", 4, classes, 1e-4)]
+            {
+                let (found, expected) = (part(&found, from, count)?, part(expected, from, count)?);
+                let off = golden::ensure_close(image, &found, &expected, tolerance)?;
+                eprintln!("{}: {what} of {image} off by {off:e}", case.name);
+            }
+            compared += 1;
+        }
+        ensure!(compared > 0, "{}: nothing to compare", case.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn persons_equal_the_reference() -> Result<()> {
+    for case in cases()? {
+        let mut compared = 0;
+        for (image, expected) in case.json["images"].as_object().context("images")? {
+            let Some(output) = case.tensors.get(&format!("{image}.output")) else { continue };
+            let found = persons(&output.i(0)?, 0, &letterbox(expected)?)?;
+            let off = same_boxes(&found, list(&expected["boxes"])?)
+                .with_context(|| format!("{}: {image}", case.name))?;
+            eprintln!("{}: {} boxes of {image} off by {off} pixel", case.name, found.len());
+            compared += 1;
+        }
+        ensure!(compared > 0, "{}: nothing to compare", case.name);
+    }
+    Ok(())
+}
+
+/// From the picture to the boxes. Runs where the reference data has pictures and weights.
+#[test]
+fn persons_in_pictures_equal_the_reference() -> Result<()> {
+    for case in cases()? {
+        let Some(detector) = detector(&case)? else { continue };
+        for (image, expected) in case.json["images"].as_object().context("images")? {
+            let name = image.split('.').next().unwrap_or(image);
+            let Some(picture) = picture(&golden::root(), name)? else { continue };
+            let letterbox = letterbox(expected)?;
+            let [width, height] = letterbox.input_size();
+            let input = letterbox.sample(&picture);
+            if let Some(reference) = case.tensors.get(&format!("{image}.letterboxed_u8_as_fed")) {
+                let reference: Vec<u8> = reference.flatten_all()?.to_vec1()?;
+                let different = input.iter().zip(&reference).filter(|(a, b)| a != b).count();
+                ensure!(different == 0, "{image}: the letterbox differs in {different} bytes");
+            }
+            let input = Tensor::from_vec(input, (1, height, width, 3), &Device::Cpu)?;
+            let output = detector.raw_output(&input)?.i(0)?;
+            let found = persons(&output, 0, &letterbox)?;
+            let off = same_boxes(&found, list(&expected["boxes"])?)
+                .with_context(|| format!("{}: {image}", case.name))?;
+            eprintln!("{}: {image} as a picture is off by {off} pixel", case.name);
+        }
+    }
+    Ok(())
+}
+
+fn letterbox(image: &Value) -> Result<YoloLetterbox> {
+    let size = numbers(&image["original_size_wh"])?;
+    let minimal = image["minimal_rectangle"] == Value::Bool(true);
+    let letterbox = YoloLetterbox::new(size[0] as usize, size[1] as usize, 640, minimal);
+    let [width, height] = letterbox.input_size();
+    let expected = numbers(&image["network_input_hw"])?;
+    ensure!([height as f32, width as f32] == expected[..], "{letterbox:?} is not {expected:?}");
+    Ok(letterbox)
+}
+
+fn same_boxes(found: &[Detection], expected: &[Value]) -> Result<f32> {
+    ensure!(found.len() == expected.len(), "{} boxes, not {}", found.len(), expected.len());
+    let mut off = 0f32;
+    for (found, expected) in found.iter().zip(expected) {
+        let bounds = found.bounds;
+        let edges = [bounds.x1, bounds.y1, bounds.x2, bounds.y2];
+        for (edge, expected) in edges.iter().zip(numbers(&expected["xyxy"])?) {
+            off = off.max((edge - expected).abs());
+        }
+        let score = number(&expected["conf"])?;
+        ensure!((found.score - score).abs() < 1e-4, "{} is not {score}", found.score);
+    }
+    ensure!(off <= 0.05, "a box is off by {off}");
+    Ok(off)
+}

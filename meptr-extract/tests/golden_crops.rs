@@ -1,0 +1,222 @@
+//! Detection on the frames of real clips against the reference data in `faces` and `e2e`.
+//!
+//! Runs where the reference data has its clips, which are not ours to pass on.
+
+#[path = "../../tests/support/golden.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
+mod golden;
+#[allow(dead_code, reason = "shared by tests that need other parts")]
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use candle::Device;
+use meptr_core::weights::load_file;
+use meptr_extract::RgbImage;
+use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Reader};
+use meptr_extract::detect::tracker::{BotSortConfig, follow};
+use meptr_extract::detect::yolo::{YoloConfig, may_be_left};
+use meptr_extract::detect::{
+    BodyConfig, BodyDetector, BoundingBox, Crop, Detection, Detector, FaceDetector, FaceModel,
+    FrameBoxes, PersonClass, crops,
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use support::{list, number, numbers};
+
+/// The clip whose name begins like that of a case, e.g. `bikes_with_audio.mp4` of `bikes`.
+fn clip(case: &str) -> Result<Option<PathBuf>> {
+    let folder = golden::root().join("e2e");
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let stem = case.split(['_', '.']).next().unwrap_or(case);
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(stem) && name.ends_with(".mp4") {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// At most `wanted` frames of a clip with their numbers.
+fn frames(clip: &Path, wanted: usize) -> Result<Vec<(usize, RgbImage)>> {
+    let mut frames = Vec::new();
+    let options = DecodeOptions { frames_per_window: wanted, ..DecodeOptions::default() };
+    for event in Reader::open(clip, FramePlan::Whole, &options)? {
+        match event? {
+            Event::Frame { index, image, .. } => frames.push((index, image)),
+            Event::Restart { .. } => frames.clear(),
+            _ => {}
+        }
+    }
+    Ok(frames)
+}
+
+fn faces(frames: &[(usize, RgbImage)]) -> Result<Vec<Vec<Detection>>> {
+    let images: Vec<&RgbImage> = frames.iter().map(|(_, image)| image).collect();
+    Ok(FaceDetector::bundled(FaceModel::FullRange, &Device::Cpu)?.detect(&images)?)
+}
+
+#[test]
+fn faces_in_clips_equal_the_reference() -> Result<()> {
+    for path in golden::json_files("faces")? {
+        let case = golden::Case::open(&path)?;
+        let Some(clip) = clip(&case.name)? else { continue };
+        let size = numbers(&case.json["size_wh"])?;
+        let frames = frames(&clip, usize::MAX)?;
+        let found = faces(&frames)?;
+        let (mut frames_compared, mut faces_compared, mut off) = (0, 0, 0f32);
+        for expected in list(&case.json["detections"])? {
+            // The clip may be shorter than the one the case was made from.
+            let Some(found) = found.get(number(&expected["frame"])? as usize) else { continue };
+            let expected = list(&expected["faces"])?;
+            ensure!(found.len() == expected.len(), "frame {frames_compared}: {found:?}");
+            for (found, expected) in found.iter().zip(expected) {
+                let value = |name: &str| number(&expected["relative_box"][name]);
+                let (x, y) = (value("xmin")?, value("ymin")?);
+                let edges = [x, y, x + value("width")?, y + value("height")?];
+                let bounds = found.bounds;
+                for (axis, edge) in [bounds.x1, bounds.y1, bounds.x2, bounds.y2].iter().enumerate()
+                {
+                    off = off.max((edge - edges[axis] * size[axis % 2]).abs());
+                }
+                let score = number(&expected["score"])?;
+                ensure!((found.score - score).abs() < 1e-3, "{} is not {score}", found.score);
+                faces_compared += 1;
+            }
+            frames_compared += 1;
+        }
+        ensure!(frames_compared > 0 && off < 0.05, "{}: off by {off}", case.name);
+        eprintln!(
+            "{}: {faces_compared} faces in {frames_compared} frames off by {off} pixel",
+            case.name
+        );
+    }
+    Ok(())
+}
+
+/// With the reference's own body boxes, every crop is the same to the byte.
+#[test]
+fn crops_of_clips_equal_the_reference() -> Result<()> {
+    for path in golden::json_files("e2e")? {
+        let case = golden::Case::open(&path)?;
+        let Some(expected) = expected_crops(&case.json)? else { continue };
+        let Some(clip) = clip(&case.name)? else { continue };
+        let frames = frames(&clip, 30)?;
+        let bodies = frames.iter().enumerate().map(|(at, _)| reference_bodies(&case.json, at));
+        let found = crops(&frame_boxes(&frames, bodies.collect::<Result<_>>()?)?);
+        let different = differences(&frames, &found, expected)?;
+        ensure!(different.is_empty(), "{}: {different:?}", case.name);
+        eprintln!("{}: all {} crops equal", case.name, found.len());
+    }
+    Ok(())
+}
+
+/// With the bodies we find ourselves; rounding moves an edge by a pixel now and then.
+#[test]
+fn crops_around_our_own_bodies_equal_the_reference() -> Result<()> {
+    let weights = golden::root().join("yolo/yolov8_w0125_nc1.safetensors");
+    for path in golden::json_files("e2e")? {
+        let case = golden::Case::open(&path)?;
+        let results = &case.json["detector_results_per_frame"];
+        let (Some(results), Some(expected)) = (results.as_array(), expected_crops(&case.json)?)
+        else {
+            continue;
+        };
+        let Some(clip) = clip(&case.name)? else { continue };
+        let frames = frames(&clip, 30)?;
+        let images: Vec<&RgbImage> = frames.iter().map(|(_, image)| image).collect();
+        let bodies = body_detector(&weights)?.detect(&images)?;
+        let bodies = follow(&bodies, &BotSortConfig::default(), &[]);
+        let mut off = 0f32;
+        for (index, (found, expected)) in bodies.iter().zip(results).enumerate() {
+            let expected = list(&expected["boxes"])?;
+            // The least likely may fall on the other side of the threshold.
+            ensure!(found.len().abs_diff(expected.len()) <= 1, "frame {index}: {found:?}");
+            for (found, expected) in found.iter().zip(expected) {
+                let expected = numbers(expected)?;
+                let bounds = found.bounds;
+                for (edge, expected) in
+                    [bounds.x1, bounds.y1, bounds.x2, bounds.y2].iter().zip(&expected)
+                {
+                    off = off.max((edge - expected).abs());
+                }
+            }
+        }
+        ensure!(off < 0.1, "{}: bodies off by {off}", case.name);
+        let bodies = bodies.iter().map(|found| found.iter().map(|body| body.bounds).collect());
+        let found = crops(&frame_boxes(&frames, bodies.collect())?);
+        let different = differences(&frames, &found, expected)?;
+        eprintln!("{}: bodies off by {off}, other crops: {different:?}", case.name);
+        ensure!(different.len() * 20 <= found.len(), "{}: {different:?}", case.name);
+    }
+    Ok(())
+}
+
+/// The random weights that the front-end cases were made with.
+fn body_detector(weights: &Path) -> Result<BodyDetector> {
+    let network =
+        YoloConfig { width_multiple: 0.125, depth_multiple: 0.33, max_channels: 1024, classes: 1 };
+    let config = BodyConfig { network, class_names: Vec::new(), person: PersonClass::Index(0) };
+    Ok(load_file(weights, &Device::Cpu, may_be_left, |vb| BodyDetector::load(&config, vb))?)
+}
+
+fn expected_crops(case: &Value) -> Result<Option<&Vec<Value>>> {
+    let crops = ["crops_in_processing_order", "crops"].iter().find_map(|name| case.get(name));
+    crops.map(list).transpose()
+}
+
+/// The boxes that the reference had at a frame.
+fn reference_bodies(case: &Value, frame: usize) -> Result<Vec<BoundingBox>> {
+    let boxes = match case.get("detector_results_per_frame") {
+        Some(results) => list(&results[frame]["boxes"])?,
+        None => list(&case["body_boxes_supplied_per_frame"])?,
+    };
+    let bounds = |edges: Vec<f32>| BoundingBox::new(edges[0], edges[1], edges[2], edges[3]);
+    boxes.iter().map(|edges| Ok(bounds(numbers(edges)?))).collect()
+}
+
+fn frame_boxes(
+    frames: &[(usize, RgbImage)],
+    bodies: Vec<Vec<BoundingBox>>,
+) -> Result<Vec<FrameBoxes>> {
+    let faces = faces(frames)?;
+    let boxes = frames.iter().zip(faces).zip(bodies).map(|(((_, image), faces), bodies)| {
+        let faces = faces.iter().map(|face| face.bounds).collect();
+        FrameBoxes { width: image.width(), height: image.height(), faces, bodies }
+    });
+    Ok(boxes.collect())
+}
+
+/// What is different about the crops, in words.
+fn differences(
+    frames: &[(usize, RgbImage)],
+    found: &[Crop],
+    expected: &[Value],
+) -> Result<Vec<String>> {
+    ensure!(found.len() == expected.len(), "{} crops, not {}", found.len(), expected.len());
+    let mut different = Vec::new();
+    for (index, (crop, expected)) in found.iter().zip(expected).enumerate() {
+        let image = crop.bounds.crop(&frames[crop.frame].1);
+        let hash: String =
+            Sha256::digest(image.data())[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        if Some(&hash[..]) != expected["sha256_16"].as_str() {
+            let size = (image.width(), image.height());
+            let (width, height) = (&expected["width"], &expected["height"]);
+            let modality = crop.modality;
+            different.push(format!("crop {index} ({modality}): {size:?}, not ({width}, {height})"));
+        }
+    }
+    Ok(different)
+}
+
+#[test]
+fn the_reference_data_has_its_clips() -> Result<()> {
+    let is_ours = std::env::var_os("MEPTR_GOLDEN").is_none();
+    ensure!(is_ours || clip("bikes")?.context("no clip of the e2e cases")?.exists());
+    Ok(())
+}
