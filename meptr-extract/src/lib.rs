@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod image;
+pub mod speech;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;
