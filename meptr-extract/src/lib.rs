@@ -6,6 +6,7 @@ pub mod detect;
 pub mod error;
 pub mod image;
 pub mod sample;
+pub mod speech;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;

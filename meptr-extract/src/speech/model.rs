@@ -1,0 +1,404 @@
+//! The Whisper network: audio encoder and text decoder.
+
+use candle::{D, Device, Result, Tensor};
+use candle_nn::{
+    Conv1d, Conv1dConfig, LayerNorm, Linear, Module, VarBuilder, conv1d, layer_norm, linear,
+    linear_no_bias, ops,
+};
+
+use super::config::WhisperConfig;
+
+/// Whisper, an encoder of log-mel windows and a decoder of tokens.
+///
+/// Radford et al. 2022, section 2.2, <https://arxiv.org/abs/2212.04356>; numerically that of
+/// transformers. `candle_transformers::models::whisper` is not used: it takes GELU in the tanh
+/// form, fixes the inner width to `4 d_model`, and decodes each token from the first one again.
+///
+/// Weights, with `d = d_model`: `model.encoder` (`conv1`, `conv2`, `embed_positions`, `layers.N`,
+/// `layer_norm`) and `model.decoder` (`embed_tokens.weight` `(vocab_size, d)`, which also is the
+/// output projection, `embed_positions`, `layers.N`, `layer_norm`).
+#[derive(Debug, Clone)]
+pub struct WhisperModel {
+    encoder: Encoder,
+    decoder: Decoder,
+}
+
+/// Keys and values, `(batch, heads, time, d_head)` each.
+type KeysValues = (Tensor, Tensor);
+
+impl WhisperModel {
+    /// Asks `vb` for every tensor.
+    ///
+    /// # Errors
+    /// When a tensor is missing or of another shape.
+    pub fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
+        let vb = vb.pp("model");
+        Ok(Self {
+            encoder: Encoder::load(config, vb.pp("encoder"))?,
+            decoder: Decoder::load(config, vb.pp("decoder"))?,
+        })
+    }
+
+    /// Encodes windows.
+    ///
+    /// - `features`: `(batch, num_mel_bins, 2 max_source_positions)`, f32, from
+    ///   [`LogMel`](super::LogMel)
+    /// - returns `(batch, max_source_positions, d_model)`, f32
+    ///
+    /// # Errors
+    /// When the shape differs from the above.
+    pub fn encode(&self, features: &Tensor) -> Result<Tensor> {
+        self.encoder.forward(features)
+    }
+
+    /// Starts decoding what [`encode`](Self::encode) gave; its rows are windows 0, 1, ...
+    ///
+    /// # Errors
+    /// When the shape is not that of encoded windows.
+    pub fn decoding(&self, encoded: &Tensor) -> Result<Decoding<'_>> {
+        let heard = self
+            .decoder
+            .layers
+            .iter()
+            .map(|layer| layer.encoder_attn.keys_values(encoded))
+            .collect::<Result<_>>()?;
+        let mut decoding = Decoding {
+            decoder: &self.decoder,
+            device: encoded.device().clone(),
+            heard,
+            rows: Vec::new(),
+            said: Vec::new(),
+        };
+        let rows: Vec<usize> = (0..encoded.dim(0)?).collect();
+        decoding.begin(&rows)?;
+        Ok(decoding)
+    }
+}
+
+/// Decoder state over some encoded windows: what was heard, and the tokens fed so far.
+#[derive(Debug)]
+pub struct Decoding<'a> {
+    decoder: &'a Decoder,
+    device: Device,
+    heard: Vec<KeysValues>,
+    rows: Vec<KeysValues>,
+    said: Vec<Option<KeysValues>>,
+}
+
+impl Decoding<'_> {
+    /// Forgets all tokens; from here on row `i` hears window `windows[i]`.
+    ///
+    /// # Errors
+    /// When there is no such window.
+    pub fn begin(&mut self, windows: &[usize]) -> Result<()> {
+        let index: Vec<u32> = windows.iter().map(|window| *window as u32).collect();
+        let index = Tensor::new(index, &self.device)?;
+        self.said = vec![None; self.heard.len()];
+        self.rows = self
+            .heard
+            .iter()
+            .map(|(keys, values)| {
+                Ok((keys.index_select(&index, 0)?, values.index_select(&index, 0)?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Feeds every row the same number of tokens; returns each row's logits for the next one,
+    /// `vocab_size` values.
+    ///
+    /// # Errors
+    /// When rows differ in length, a token is not in the vocabulary, or the decoder is full.
+    pub fn feed(&mut self, tokens: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+        let count = tokens.first().map_or(0, Vec::len);
+        if count == 0 || tokens.iter().any(|row| row.len() != count) {
+            candle::bail!("rows of tokens must be of one length, at least 1");
+        }
+        let tokens = Tensor::new(tokens.concat(), &self.device)?.reshape((tokens.len(), count))?;
+        self.decoder.forward(&tokens, &self.rows, &mut self.said)?.to_vec2()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Encoder {
+    conv1: Conv1d,
+    conv2: Conv1d,
+    embed_positions: Tensor, // (max_source_positions, d), sinusoids as the file has them
+    layers: Vec<EncoderLayer>,
+    layer_norm: LayerNorm,
+}
+
+impl Encoder {
+    fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
+        let d = config.d_model;
+        let same = Conv1dConfig { padding: 1, ..Default::default() };
+        let half = Conv1dConfig { padding: 1, stride: 2, ..Default::default() };
+        Ok(Self {
+            conv1: conv1d(config.num_mel_bins, d, 3, same, vb.pp("conv1"))?,
+            conv2: conv1d(d, d, 3, half, vb.pp("conv2"))?,
+            embed_positions: vb.get((config.max_source_positions, d), "embed_positions.weight")?,
+            layers: (0..config.encoder_layers)
+                .map(|layer| EncoderLayer::load(config, vb.pp(format!("layers.{layer}"))))
+                .collect::<Result<_>>()?,
+            layer_norm: layer_norm(d, 1e-5, vb.pp("layer_norm"))?,
+        })
+    }
+
+    fn forward(&self, features: &Tensor) -> Result<Tensor> {
+        let x = self.conv1.forward(features)?.gelu_erf()?;
+        let x = self.conv2.forward(&x)?.gelu_erf()?.transpose(1, 2)?; // (batch, positions, d)
+        let mut x = x.broadcast_add(&self.embed_positions)?;
+        for layer in &self.layers {
+            x = layer.forward(&x)?;
+        }
+        self.layer_norm.forward(&x)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct EncoderLayer {
+    self_attn: Attention,
+    self_attn_layer_norm: LayerNorm,
+    feed_forward: FeedForward,
+}
+
+impl EncoderLayer {
+    fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
+        let (d, heads) = (config.d_model, config.encoder_attention_heads);
+        Ok(Self {
+            self_attn: Attention::load(d, heads, vb.pp("self_attn"))?,
+            self_attn_layer_norm: layer_norm(d, 1e-5, vb.pp("self_attn_layer_norm"))?,
+            feed_forward: FeedForward::load(d, config.encoder_ffn_dim, vb)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let normed = self.self_attn_layer_norm.forward(x)?;
+        let read = self.self_attn.forward(&normed, &self.self_attn.keys_values(&normed)?, None)?;
+        self.feed_forward.forward(&(x + read)?)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Decoder {
+    embed_tokens: Tensor,    // (vocab_size, d)
+    embed_positions: Tensor, // (max_target_positions, d)
+    embedding_scale: f64,
+    layers: Vec<DecoderLayer>,
+    layer_norm: LayerNorm,
+}
+
+impl Decoder {
+    fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
+        let d = config.d_model;
+        Ok(Self {
+            embed_tokens: vb.get((config.vocab_size, d), "embed_tokens.weight")?,
+            embed_positions: vb.get((config.max_target_positions, d), "embed_positions.weight")?,
+            embedding_scale: if config.scale_embedding { (d as f64).sqrt() } else { 1.0 },
+            layers: (0..config.decoder_layers)
+                .map(|layer| DecoderLayer::load(config, vb.pp(format!("layers.{layer}"))))
+                .collect::<Result<_>>()?,
+            layer_norm: layer_norm(d, 1e-5, vb.pp("layer_norm"))?,
+        })
+    }
+
+    /// `tokens` `(batch, n)` to the logits after the last of them, `(batch, vocab_size)`.
+    fn forward(
+        &self,
+        tokens: &Tensor,
+        heard: &[KeysValues],
+        said: &mut [Option<KeysValues>],
+    ) -> Result<Tensor> {
+        let (batch, count) = tokens.dims2()?;
+        let past = match said.first() {
+            Some(Some((keys, _))) => keys.dim(2)?,
+            _ => 0,
+        };
+        let embedded = self.embed_tokens.index_select(&tokens.flatten_all()?, 0)?;
+        let embedded = (embedded.reshape((batch, count, ()))? * self.embedding_scale)?;
+        let mut x = embedded.broadcast_add(&self.embed_positions.narrow(0, past, count)?)?;
+        let mask = if count > 1 { Some(causal_mask(past, count, x.device())?) } else { None };
+        for ((layer, heard), said) in self.layers.iter().zip(heard).zip(said) {
+            x = layer.forward(&x, heard, said, mask.as_ref())?;
+        }
+        let last = self.layer_norm.forward(&x.narrow(1, count - 1, 1)?.squeeze(1)?)?;
+        last.matmul(&self.embed_tokens.t()?)
+    }
+}
+
+/// 0 where a token may look, minus infinity at later tokens; `(count, past + count)`.
+fn causal_mask(past: usize, count: usize, device: &Device) -> Result<Tensor> {
+    let allowed = |row: usize, column: usize| column <= past + row;
+    let values: Vec<f32> = (0..count)
+        .flat_map(|row| {
+            (0..past + count)
+                .map(move |column| if allowed(row, column) { 0.0 } else { f32::NEG_INFINITY })
+        })
+        .collect();
+    Tensor::from_vec(values, (count, past + count), device)
+}
+
+#[derive(Debug, Clone)]
+struct DecoderLayer {
+    self_attn: Attention,
+    self_attn_layer_norm: LayerNorm,
+    encoder_attn: Attention,
+    encoder_attn_layer_norm: LayerNorm,
+    feed_forward: FeedForward,
+}
+
+impl DecoderLayer {
+    fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
+        let (d, heads) = (config.d_model, config.decoder_attention_heads);
+        Ok(Self {
+            self_attn: Attention::load(d, heads, vb.pp("self_attn"))?,
+            self_attn_layer_norm: layer_norm(d, 1e-5, vb.pp("self_attn_layer_norm"))?,
+            encoder_attn: Attention::load(d, heads, vb.pp("encoder_attn"))?,
+            encoder_attn_layer_norm: layer_norm(d, 1e-5, vb.pp("encoder_attn_layer_norm"))?,
+            feed_forward: FeedForward::load(d, config.decoder_ffn_dim, vb)?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        heard: &KeysValues,
+        said: &mut Option<KeysValues>,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let normed = self.self_attn_layer_norm.forward(x)?;
+        let (mut keys, mut values) = self.self_attn.keys_values(&normed)?;
+        if let Some((past_keys, past_values)) = said.take() {
+            keys = Tensor::cat(&[&past_keys, &keys], 2)?;
+            values = Tensor::cat(&[&past_values, &values], 2)?;
+        }
+        let so_far = said.insert((keys, values));
+        let x = (x + self.self_attn.forward(&normed, so_far, mask)?)?;
+        let normed = self.encoder_attn_layer_norm.forward(&x)?;
+        let x = (&x + self.encoder_attn.forward(&normed, heard, None)?)?;
+        self.feed_forward.forward(&x)
+    }
+}
+
+/// `x + fc2(gelu(fc1(norm(x))))`, GELU in its exact form.
+#[derive(Debug, Clone)]
+struct FeedForward {
+    fc1: Linear,
+    fc2: Linear,
+    final_layer_norm: LayerNorm,
+}
+
+impl FeedForward {
+    fn load(d: usize, inner: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            fc1: linear(d, inner, vb.pp("fc1"))?,
+            fc2: linear(inner, d, vb.pp("fc2"))?,
+            final_layer_norm: layer_norm(d, 1e-5, vb.pp("final_layer_norm"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let inner = self.fc1.forward(&self.final_layer_norm.forward(x)?)?.gelu_erf()?;
+        x + self.fc2.forward(&inner)?
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(d: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            q_proj: linear(d, d, vb.pp("q_proj"))?,
+            k_proj: linear_no_bias(d, d, vb.pp("k_proj"))?,
+            v_proj: linear(d, d, vb.pp("v_proj"))?,
+            out_proj: linear(d, d, vb.pp("out_proj"))?,
+            heads,
+        })
+    }
+
+    fn keys_values(&self, x: &Tensor) -> Result<KeysValues> {
+        let keys = self.split_heads(&self.k_proj.forward(x)?)?;
+        Ok((keys, self.split_heads(&self.v_proj.forward(x)?)?))
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        (keys, values): &KeysValues,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let scale = 1.0 / ((x.dim(D::Minus1)? / self.heads) as f64).sqrt();
+        let query = self.split_heads(&(self.q_proj.forward(x)? * scale)?)?;
+        let mut scores = query.matmul(&keys.t()?)?; // (batch, heads, own time, other time)
+        if let Some(mask) = mask {
+            scores = scores.broadcast_add(mask)?;
+        }
+        let read = ops::softmax_last_dim(&scores)?.matmul(values)?;
+        self.out_proj.forward(&read.transpose(1, 2)?.flatten_from(2)?)
+    }
+
+    fn split_heads(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, time, d) = x.dims3()?;
+        x.reshape((batch, time, self.heads, d / self.heads))?.transpose(1, 2)?.contiguous()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> (WhisperConfig, WhisperModel) {
+        let config = WhisperConfig {
+            d_model: 16,
+            num_mel_bins: 8,
+            vocab_size: 30,
+            max_source_positions: 10,
+            max_target_positions: 12,
+            encoder_layers: 1,
+            encoder_attention_heads: 2,
+            encoder_ffn_dim: 24,
+            decoder_layers: 2,
+            decoder_attention_heads: 4,
+            decoder_ffn_dim: 40,
+            ..WhisperConfig::large_v3_turbo()
+        };
+        let load = |vb: VarBuilder| WhisperModel::load(&config, vb);
+        let (model, _) = meptr_core::weights::generate(5, &Device::Cpu, load).unwrap();
+        (config, model)
+    }
+
+    fn encoded(config: &WhisperConfig, model: &WhisperModel) -> Tensor {
+        let count = 2 * config.num_mel_bins * config.window_frames();
+        let values: Vec<f32> = (0..count).map(|index| (index as f32 * 0.7).sin()).collect();
+        let shape = (2, config.num_mel_bins, config.window_frames());
+        model.encode(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn feeding_tokens_together_or_one_by_one_gives_the_same_logits() {
+        let (config, model) = tiny();
+        let mut decoding = model.decoding(&encoded(&config, &model)).unwrap();
+        let together = decoding.feed(&[vec![3, 1, 4], vec![1, 5, 9]]).unwrap();
+        decoding.begin(&[1]).unwrap();
+        decoding.feed(&[vec![1, 5]]).unwrap();
+        let alone = decoding.feed(&[vec![9]]).unwrap();
+        let difference = together[1].iter().zip(&alone[0]).map(|(a, b)| (a - b).abs());
+        assert!(difference.fold(0.0, f32::max) < 1e-5);
+    }
+
+    #[test]
+    fn a_full_decoder_and_uneven_rows_are_errors() {
+        let (config, model) = tiny();
+        let mut decoding = model.decoding(&encoded(&config, &model)).unwrap();
+        assert!(decoding.feed(&[vec![1], vec![1, 2]]).is_err());
+        assert!(decoding.feed(&[vec![1; 12], vec![2; 12]]).is_ok());
+        assert!(decoding.feed(&[vec![1], vec![2]]).is_err());
+    }
+}

@@ -1,0 +1,395 @@
+//! From clips of any length to phrases with times: windows, languages, what was said before.
+
+use candle::Result;
+
+use super::attempt::{Attempt, Decoder, LogitsSource};
+use super::config::{HOP_SAMPLES, SAMPLE_RATE_HZ};
+use super::{repetition, segment, tokens::SpecialTokens};
+
+/// What can be listened to: Whisper and some clips, or a stand-in in tests.
+pub(super) trait Listener {
+    /// Decodes windows that were listened to.
+    type Source<'a>: LogitsSource
+    where
+        Self: 'a;
+
+    /// Listens to windows, each given by its clip and its first frame.
+    ///
+    /// # Errors
+    /// When the computation fails.
+    fn listen(&self, windows: &[(usize, usize)]) -> Result<Self::Source<'_>>;
+}
+
+/// A phrase as tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenSegment {
+    /// From the start of the clip.
+    pub start_seconds: f64,
+    /// From the start of the clip, not before `start_seconds`.
+    pub end_seconds: f64,
+    /// Text and timestamps (the latter count from the start of the window).
+    pub tokens: Vec<u32>,
+    /// Mean natural log-probability per token of the window it stands in, at most 0.
+    pub average_log_probability: f64,
+    /// Probability that the window it stands in is silent, 0 to 1.
+    pub no_speech_probability: f64,
+}
+
+/// What was said in a clip, as tokens.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TokenTranscript {
+    /// Token of the language; none for an English-only model, or if the clip is empty.
+    pub language: Option<u32>,
+    /// Phrases by time.
+    pub segments: Vec<TokenSegment>,
+}
+
+/// Transcribes clips of the given numbers of frames, each of 10 ms.
+///
+/// A clip is heard in windows of `window_frames`, each starting where the last whole phrase of
+/// the one before ended; the first one decides the language unless it is given. Windows of
+/// different clips are decoded together. Every window moves on, so this ends whatever the
+/// model says.
+///
+/// # Errors
+/// When the computation fails.
+pub(super) fn transcribe_clips(
+    listener: &impl Listener,
+    clip_frames: &[usize],
+    window_frames: usize,
+    language: Option<u32>,
+    decoder: Decoder<'_>,
+) -> Result<Vec<TokenTranscript>> {
+    let start = |frames: &usize| Clip { frames: *frames, language, ..Clip::default() };
+    let mut clips: Vec<Clip> = clip_frames.iter().map(start).collect();
+    let config = decoder.config;
+    let batch = if config.condition_on_previous_text { 1 } else { config.batch_size.max(1) };
+    loop {
+        let open = clips.iter().enumerate().filter(|(_, clip)| clip.seek < clip.frames);
+        let open: Vec<usize> = open.map(|(index, _)| index).take(batch).collect();
+        if open.is_empty() {
+            break;
+        }
+        let windows: Vec<(usize, usize)> =
+            open.iter().map(|index| (*index, clips[*index].seek)).collect();
+        let mut source = listener.listen(&windows)?;
+        detect_languages(&mut source, decoder.tokens, &open, &mut clips)?;
+        let prompts: Vec<Vec<u32>> =
+            open.iter().map(|index| clips[*index].prompt(&decoder)).collect();
+        let seeds: Vec<u64> = windows.iter().map(|(_, seek)| *seek as u64).collect();
+        let attempts = decoder.decode(&mut source, &prompts, &seeds)?;
+        for (index, attempt) in open.iter().zip(attempts) {
+            clips[*index].take(attempt, window_frames, &decoder);
+        }
+    }
+    Ok(clips.into_iter().map(|clip| clip.finish(&decoder)).collect())
+}
+
+/// Asks for the language of every clip that has none yet: the likeliest language token after the
+/// start of the transcript, on its first window.
+fn detect_languages(
+    source: &mut impl LogitsSource,
+    tokens: &SpecialTokens,
+    open: &[usize],
+    clips: &mut [Clip],
+) -> Result<()> {
+    let unknown: Vec<usize> =
+        (0..open.len()).filter(|row| clips[open[*row]].language.is_none()).collect();
+    if unknown.is_empty() || !tokens.is_multilingual() {
+        return Ok(());
+    }
+    source.begin(&unknown)?;
+    let logits = source.feed(&vec![vec![tokens.start_of_transcript]; unknown.len()])?;
+    for (row, logits) in unknown.iter().zip(logits) {
+        let logit = |token: u32| logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let mut languages: Vec<u32> = tokens.languages.values().copied().collect();
+        languages.sort_unstable();
+        let likelier =
+            |best: u32, token: u32| if logit(token) > logit(best) { token } else { best };
+        clips[open[*row]].language = languages.into_iter().reduce(likelier);
+    }
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct Clip {
+    frames: usize,
+    seek: usize,
+    language: Option<u32>,
+    segments: Vec<TokenSegment>,
+    shown: Vec<u32>, // what the next window is told was said before
+}
+
+impl Clip {
+    fn prompt(&self, decoder: &Decoder<'_>) -> Vec<u32> {
+        let (tokens, config) = (decoder.tokens, decoder.config);
+        let prompt = tokens.prompt(self.language, config.task, config.timestamps);
+        match tokens.previous {
+            Some(previous) if config.condition_on_previous_text && !self.shown.is_empty() => {
+                let most = (decoder.capacity / 2).saturating_sub(1);
+                let shown = &self.shown[self.shown.len().saturating_sub(most)..];
+                [&[previous], shown, &prompt[..]].concat()
+            }
+            _ => prompt,
+        }
+    }
+
+    fn take(&mut self, attempt: Attempt, window_frames: usize, decoder: &Decoder<'_>) {
+        let left = window_frames.min(self.frames - self.seek);
+        let seconds = |frames: usize| (frames * HOP_SAMPLES) as f64 / SAMPLE_RATE_HZ as f64;
+        let (offset, end) = (seconds(self.seek), seconds(self.frames));
+        if attempt.is_silence(decoder.config) {
+            self.seek += left.max(1);
+            return;
+        }
+        let (phrases, advance) =
+            segment::cut(&attempt.tokens, decoder.tokens.first_timestamp, left);
+        for phrase in phrases {
+            let start_seconds = (offset + phrase.start_seconds).min(end);
+            self.shown.extend(without_open_start(&phrase.tokens, decoder.tokens));
+            self.segments.push(TokenSegment {
+                start_seconds,
+                end_seconds: (offset + phrase.end_seconds).min(end).max(start_seconds),
+                tokens: phrase.tokens,
+                average_log_probability: attempt.average_log_probability,
+                no_speech_probability: attempt.no_speech_probability,
+            });
+        }
+        if attempt.temperature > 0.5 {
+            self.shown.clear(); // random text would lead the next window astray
+        }
+        self.seek += advance;
+    }
+
+    fn finish(self, decoder: &Decoder<'_>) -> TokenTranscript {
+        let segments = match decoder.config.max_repeats {
+            Some(max_repeats) => without_loops(self.segments, max_repeats, decoder.tokens),
+            None => self.segments,
+        };
+        TokenTranscript { language: self.language, segments }
+    }
+}
+
+/// A phrase that ends in a pair of timestamps, without the second one.
+fn without_open_start<'a>(phrase: &'a [u32], tokens: &SpecialTokens) -> &'a [u32] {
+    match phrase {
+        [rest @ .., end, next]
+            if !rest.is_empty() && tokens.is_timestamp(*end) && tokens.is_timestamp(*next) =>
+        {
+            &phrase[..phrase.len() - 1]
+        }
+        _ => phrase,
+    }
+}
+
+/// Limits a phrase said over and over at the end of a segment, and equal segments in a row.
+fn without_loops(
+    mut segments: Vec<TokenSegment>,
+    max_repeats: usize,
+    tokens: &SpecialTokens,
+) -> Vec<TokenSegment> {
+    for segment in &mut segments {
+        let is_time = |token: &&u32| tokens.is_timestamp(**token);
+        let before = segment.tokens.iter().take_while(is_time).count();
+        let after = segment.tokens[before..].iter().rev().take_while(is_time).count();
+        let (rest, ending) = segment.tokens.split_at(segment.tokens.len() - after);
+        let (start, text) = rest.split_at(before);
+        segment.tokens = [start, repetition::shorten_loop(text, max_repeats), ending].concat();
+    }
+    let texts: Vec<Vec<u32>> =
+        segments.iter().map(|segment| tokens.text_of(&segment.tokens)).collect();
+    let keep = repetition::keep_in_row(&texts, max_repeats);
+    segments.into_iter().zip(keep).filter_map(|(segment, keep)| keep.then_some(segment)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use proptest::prelude::*;
+
+    use super::super::attempt::tests::Scripted;
+    use super::super::config::TranscribeConfig;
+    use super::super::sampling::Random;
+    use super::super::tokens::tests::tokens;
+    use super::*;
+
+    /// 1 s: 50 timestamps.
+    const WINDOW: usize = 100;
+
+    fn run<L: Listener>(
+        listener: &L,
+        clips: &[usize],
+        config: &TranscribeConfig,
+    ) -> Vec<TokenTranscript> {
+        let tokens = tokens();
+        let bytes_of = |said: &[u32]| said.iter().map(|token| *token as u8).collect();
+        let decoder = Decoder { tokens: &tokens, config, capacity: 64, bytes_of: &bytes_of };
+        transcribe_clips(listener, clips, WINDOW, Some(12), decoder).unwrap()
+    }
+
+    /// Gives window after window the next script, and remembers what it was asked for.
+    struct Script {
+        windows: Vec<Vec<u32>>,
+        heard: RefCell<Vec<(usize, usize)>>,
+    }
+
+    impl Listener for Script {
+        type Source<'a> = Scripted;
+
+        fn listen(&self, windows: &[(usize, usize)]) -> Result<Scripted> {
+            let mut heard = self.heard.borrow_mut();
+            let said = |at: usize| self.windows.get(at).cloned().unwrap_or_default();
+            let scripts = (0..windows.len()).map(|row| vec![said(heard.len() + row)]).collect();
+            heard.extend(windows);
+            Ok(Scripted::new(scripts))
+        }
+    }
+
+    fn scripted(windows: &[&[u32]]) -> Script {
+        let windows = windows.iter().map(|tokens| tokens.to_vec()).collect();
+        Script { windows, heard: RefCell::default() }
+    }
+
+    fn times(transcript: &TokenTranscript) -> Vec<(f64, f64)> {
+        let hundredths = |seconds: f64| (seconds * 100.0).round() / 100.0;
+        let times = |segment: &TokenSegment| {
+            (hundredths(segment.start_seconds), hundredths(segment.end_seconds))
+        };
+        transcript.segments.iter().map(times).collect()
+    }
+
+    #[test]
+    fn windows_start_where_the_last_whole_phrase_ended() {
+        let listener = scripted(&[&[18, 1, 48, 48, 2], &[18, 2, 58, 60, 3], &[18, 3, 68]]);
+        let found = run(&listener, &[240], &TranscribeConfig::default()).remove(0);
+        assert_eq!(*listener.heard.borrow(), [(0, 0), (0, 60), (0, 140)]);
+        assert_eq!(times(&found), [(0.0, 0.6), (0.6, 1.4), (1.4, 2.4)]);
+        assert_eq!(found.language, Some(12));
+    }
+
+    #[test]
+    fn times_stay_inside_the_clip() {
+        let found = run(&scripted(&[&[18, 1, 90]]), &[30], &TranscribeConfig::default()).remove(0);
+        assert_eq!(times(&found), [(0.0, 0.3)]);
+    }
+
+    #[test]
+    fn clips_are_heard_together_up_to_the_batch_size_and_empty_ones_never() {
+        let listener = scripted(&[&[18, 1, 40], &[18, 2, 40], &[18, 3, 40]]);
+        let config = TranscribeConfig { batch_size: 2, ..TranscribeConfig::default() };
+        let found = run(&listener, &[100, 0, 100, 50], &config);
+        assert_eq!(*listener.heard.borrow(), [(0, 0), (2, 0), (3, 0)]);
+        let counts: Vec<usize> = found.iter().map(|clip| clip.segments.len()).collect();
+        assert_eq!(counts, [1, 0, 1, 1]);
+    }
+
+    #[test]
+    fn a_phrase_said_over_and_over_is_limited() {
+        let phrase: &[u32] = &[18, 7, 8, 60];
+        let listener = scripted(&[phrase; 9]);
+        let config = TranscribeConfig { max_repeats: Some(2), ..TranscribeConfig::default() };
+        let found = run(&listener, &[900], &config).remove(0);
+        assert_eq!(found.segments.len(), 2);
+        let unlimited = TranscribeConfig { max_repeats: None, ..TranscribeConfig::default() };
+        assert_eq!(run(&scripted(&[phrase; 9]), &[900], &unlimited)[0].segments.len(), 9);
+    }
+
+    #[test]
+    fn the_text_before_is_shown_if_wanted_but_not_random_text() {
+        let tokens = tokens();
+        let config =
+            TranscribeConfig { condition_on_previous_text: true, ..TranscribeConfig::default() };
+        let bytes_of = |_: &[u32]| Vec::new();
+        let decoder =
+            Decoder { tokens: &tokens, config: &config, capacity: 8, bytes_of: &bytes_of };
+        let mut clip = Clip { frames: 1000, language: Some(12), ..Clip::default() };
+        let attempt = Attempt {
+            tokens: vec![18, 1, 2, 40, 40],
+            average_log_probability: 0.0,
+            no_speech_probability: 0.0,
+            compression_ratio: 1.0,
+            temperature: 0.0,
+        };
+        assert_eq!(clip.prompt(&decoder), [11, 12, 14]);
+        clip.take(attempt.clone(), WINDOW, &decoder);
+        assert_eq!(clip.prompt(&decoder), [11, 1, 2, 40, 11, 12, 14]); // the last 8 / 2 - 1
+        clip.take(Attempt { temperature: 0.6, ..attempt }, WINDOW, &decoder);
+        assert_eq!(clip.prompt(&decoder), [11, 12, 14]);
+    }
+
+    /// Any logits, forbidden, infinite and missing numbers among them.
+    struct Noise {
+        seed: u64,
+        spread: f32,
+        windows: RefCell<usize>,
+    }
+
+    struct NoiseSource {
+        random: Random,
+        spread: f32,
+        rows: usize,
+    }
+
+    impl LogitsSource for NoiseSource {
+        fn begin(&mut self, windows: &[usize]) -> Result<()> {
+            self.rows = windows.len();
+            Ok(())
+        }
+
+        fn feed(&mut self, _: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+            let mut logit = || match (self.random.uniform() * 100.0) as u32 {
+                0 => f32::NAN,
+                1 => f32::NEG_INFINITY,
+                2 if self.spread > 50.0 => f32::INFINITY,
+                _ => (self.random.uniform() as f32 - 0.5) * self.spread,
+            };
+            Ok((0..self.rows).map(|_| (0..70).map(|_| logit()).collect()).collect())
+        }
+    }
+
+    impl Listener for Noise {
+        type Source<'a> = NoiseSource;
+
+        fn listen(&self, windows: &[(usize, usize)]) -> Result<NoiseSource> {
+            *self.windows.borrow_mut() += windows.len();
+            let random = Random::stream(&[self.seed, *self.windows.borrow() as u64]);
+            Ok(NoiseSource { random, spread: self.spread, rows: 0 })
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_model_comes_to_an_end_with_times_in_order(
+            seed in any::<u64>(),
+            spread in prop::sample::select(vec![0.0f32, 1.0, 20.0, 100.0]),
+            timestamps in any::<bool>(),
+            conditioned in any::<bool>(),
+            clips in prop::collection::vec(0usize..450, 1..4),
+        ) {
+            let listener = Noise { seed, spread, windows: RefCell::new(0) };
+            let config = TranscribeConfig {
+                timestamps,
+                condition_on_previous_text: conditioned,
+                max_tokens: Some(12),
+                seed,
+                ..TranscribeConfig::default()
+            };
+            let found = run(&listener, &clips, &config);
+            prop_assert!(*listener.windows.borrow() <= clips.iter().sum::<usize>());
+            for (clip, frames) in found.iter().zip(&clips) {
+                let end = *frames as f64 / 100.0;
+                for segment in &clip.segments {
+                    prop_assert!(0.0 <= segment.start_seconds && segment.end_seconds <= end);
+                    prop_assert!(segment.start_seconds <= segment.end_seconds);
+                }
+                if timestamps {
+                    let starts = clip.segments.windows(2);
+                    prop_assert!(starts.into_iter().all(|two| two[0].start_seconds <= two[1].start_seconds));
+                }
+            }
+        }
+    }
+}

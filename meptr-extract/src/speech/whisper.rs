@@ -1,0 +1,302 @@
+//! Whisper from its folder: audio in, transcript out.
+
+use std::path::{Path, PathBuf};
+
+use candle::{Device, Tensor};
+use meptr_core::weights;
+use serde::{Deserialize, Serialize};
+use tokenizers::Tokenizer;
+
+use super::attempt::Decoder;
+use super::config::{HOP_SAMPLES, TranscribeConfig, WhisperConfig, read_json, unusable};
+use super::mel::{ClipMel, LogMel};
+use super::model::{Decoding, WhisperModel};
+use super::tokens::SpecialTokens;
+use super::transcribe::{Listener, TokenTranscript, transcribe_clips};
+use crate::{Error, Result};
+
+/// What was said in a clip.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Transcript {
+    /// Code of the spoken language, such as `en`, given or detected; none for an empty clip.
+    pub language: Option<String>,
+    /// Phrases by time; none of them is empty.
+    pub segments: Vec<Segment>,
+}
+
+impl Transcript {
+    /// The text of all segments.
+    pub fn text(&self) -> String {
+        let text: String = self.segments.iter().map(|segment| segment.text.as_str()).collect();
+        text.trim().to_owned()
+    }
+}
+
+/// A phrase, or a whole window when the model marked none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// From the start of the clip.
+    pub start_seconds: f64,
+    /// From the start of the clip, not before `start_seconds`.
+    pub end_seconds: f64,
+    /// As the model wrote it: it starts with a space in languages that put spaces between words.
+    pub text: String,
+    /// Mean natural log-probability per token of the window it stands in, at most 0.
+    pub average_log_probability: f64,
+    /// Probability that the window it stands in is silent, 0 to 1.
+    pub no_speech_probability: f64,
+}
+
+/// Whisper of any size, with its tokens and, if the folder has one, its tokenizer.
+#[derive(Debug)]
+pub struct Whisper {
+    folder: PathBuf,
+    config: WhisperConfig,
+    tokens: SpecialTokens,
+    tokenizer: Option<Tokenizer>,
+    log_mel: LogMel,
+    model: WhisperModel,
+    device: Device,
+}
+
+impl Whisper {
+    /// Opens a Hugging Face folder: `config.json`, `generation_config.json`, `model.safetensors`,
+    /// and where present `preprocessor_config.json` and `tokenizer.json`.
+    ///
+    /// Weights may be stored in half precision; they are computed in f32. `proj_out.weight` is not
+    /// read, as it is the token embedding.
+    ///
+    /// # Errors
+    /// When a file cannot be read, contradicts the others, or does not hold exactly the model.
+    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        let config = WhisperConfig::read(&folder.join("config.json"))?;
+        check_preprocessor(&folder.join("preprocessor_config.json"), &config)?;
+        let tokenizer = read_tokenizer(&folder.join("tokenizer.json"))?;
+        let tokens = SpecialTokens::read(folder, tokenizer.as_ref())?;
+        let model = weights::load_file(
+            &folder.join("model.safetensors"),
+            device,
+            |name| name == "proj_out.weight",
+            |vb| WhisperModel::load(&config, vb),
+        )?;
+        let log_mel = LogMel::new(config.num_mel_bins)
+            .map_err(Error::doing("preparing the spectrogram of Whisper"))?;
+        let (folder, device) = (folder.to_owned(), device.clone());
+        Ok(Self { folder, config, tokens, tokenizer, log_mel, model, device })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &WhisperConfig {
+        &self.config
+    }
+
+    /// The model's special tokens.
+    pub fn tokens(&self) -> &SpecialTokens {
+        &self.tokens
+    }
+
+    /// The network.
+    pub fn model(&self) -> &WhisperModel {
+        &self.model
+    }
+
+    /// The first window of a clip, `(1, num_mel_bins, 2 max_source_positions)`, f32.
+    ///
+    /// # Errors
+    /// When the computation fails.
+    pub fn features(&self, samples: &[f32]) -> Result<Tensor> {
+        let clip = self.log_mel.clip(samples, self.config.window_samples());
+        clip.and_then(|clip| clip.window(0, self.config.window_frames()))
+            .and_then(|window| window.unsqueeze(0)?.to_device(&self.device))
+            .map_err(Error::doing("computing the spectrogram for Whisper"))
+    }
+
+    /// Transcribes a clip: 16 kHz, mono, about -1 to 1, of any length.
+    ///
+    /// # Errors
+    /// See [`transcribe_batch`](Self::transcribe_batch).
+    pub fn transcribe(&self, samples: &[f32], config: &TranscribeConfig) -> Result<Transcript> {
+        Ok(self.transcribe_batch(&[samples], config)?.pop().unwrap_or_default())
+    }
+
+    /// Transcribes clips (16 kHz, mono) with their windows computed together,
+    /// `config.batch_size` at once; the windows of one clip depend on each other and are not.
+    ///
+    /// # Errors
+    /// When the folder has no tokenizer, the configuration cannot be used or names a language that
+    /// the model does not know, or the computation fails.
+    pub fn transcribe_batch(
+        &self,
+        clips: &[&[f32]],
+        config: &TranscribeConfig,
+    ) -> Result<Vec<Transcript>> {
+        let path = self.folder.join("tokenizer.json");
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
+            unusable(&path, "tokenizer", "there is no such file; take it from the model's folder")
+        })?;
+        let transcripts = self.transcribe_tokens(clips, config)?;
+        transcripts.into_iter().map(|tokens| self.to_text(tokens, tokenizer, &path)).collect()
+    }
+
+    /// As [`transcribe_batch`](Self::transcribe_batch), but tokens instead of text; it needs no
+    /// tokenizer (without one, the compression of the tokens' bytes is measured).
+    ///
+    /// # Errors
+    /// See [`transcribe_batch`](Self::transcribe_batch).
+    pub fn transcribe_tokens(
+        &self,
+        clips: &[&[f32]],
+        config: &TranscribeConfig,
+    ) -> Result<Vec<TokenTranscript>> {
+        let problems = config.problems();
+        if !problems.is_empty() {
+            let path = self.folder.join("generation_config.json");
+            return Err(unusable(&path, "transcription setting", problems.join("; ")));
+        }
+        let language = self.language_token(config)?;
+        let bytes_of = |tokens: &[u32]| self.bytes_of(tokens);
+        let decoder = Decoder {
+            tokens: &self.tokens,
+            config,
+            capacity: self.config.max_target_positions,
+            bytes_of: &bytes_of,
+        };
+        let transcribe = || {
+            let clips = Clips::new(self, clips)?;
+            let frames = clips.frames();
+            transcribe_clips(&clips, &frames, self.config.window_frames(), language, decoder)
+        };
+        transcribe().map_err(Error::doing("transcribing speech"))
+    }
+
+    fn language_token(&self, config: &TranscribeConfig) -> Result<Option<u32>> {
+        let Some(code) = &config.language else { return Ok(None) };
+        if !self.tokens.is_multilingual() && code == "en" {
+            return Ok(None);
+        }
+        self.tokens.languages.get(code).map(|token| Some(*token)).ok_or_else(|| {
+            let known: Vec<&str> = self.tokens.languages.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "en".to_owned() } else { known.join(", ") };
+            let path = self.folder.join("generation_config.json");
+            let why = format!("it does not know the language `{code}`, but {known}");
+            unusable(&path, "Whisper generation configuration", why)
+        })
+    }
+
+    fn to_text(
+        &self,
+        transcript: TokenTranscript,
+        tokenizer: &Tokenizer,
+        path: &Path,
+    ) -> Result<Transcript> {
+        let mut segments = Vec::new();
+        for segment in transcript.segments {
+            let text = tokenizer
+                .decode(&self.tokens.text_of(&segment.tokens), true)
+                .map_err(|error| unusable(path, "tokenizer", error.to_string()))?;
+            if !text.trim().is_empty() {
+                segments.push(Segment {
+                    start_seconds: segment.start_seconds,
+                    end_seconds: segment.end_seconds,
+                    text,
+                    average_log_probability: segment.average_log_probability,
+                    no_speech_probability: segment.no_speech_probability,
+                });
+            }
+        }
+        let code = |(code, token): (&String, &u32)| {
+            (Some(*token) == transcript.language).then(|| code.clone())
+        };
+        let detected = self.tokens.languages.iter().find_map(code);
+        let english = || (!self.tokens.is_multilingual()).then(|| "en".to_owned());
+        Ok(Transcript { language: detected.or_else(english), segments })
+    }
+
+    /// The text of tokens, or without a tokenizer the tokens as numbers, as transformers has it.
+    fn bytes_of(&self, tokens: &[u32]) -> Vec<u8> {
+        let text = self.tokenizer.as_ref().map(|tokenizer| {
+            tokenizer.decode(&self.tokens.text_of(tokens), true).unwrap_or_default()
+        });
+        let width = 1 + self.config.vocab_size.max(1).ilog2() as usize / 8;
+        let numbers =
+            || tokens.iter().flat_map(|token| token.to_le_bytes().into_iter().take(width));
+        text.map_or_else(|| numbers().collect(), String::into_bytes)
+    }
+}
+
+struct Clips<'a> {
+    whisper: &'a Whisper,
+    mels: Vec<ClipMel<'a>>,
+    samples: Vec<usize>,
+}
+
+impl<'a> Clips<'a> {
+    fn new(whisper: &'a Whisper, clips: &[&'a [f32]]) -> candle::Result<Self> {
+        let window_samples = whisper.config.window_samples();
+        let mels = clips.iter().map(|clip| whisper.log_mel.clip(clip, window_samples));
+        let samples = clips.iter().map(|clip| clip.len()).collect();
+        Ok(Self { whisper, mels: mels.collect::<candle::Result<_>>()?, samples })
+    }
+
+    /// Frames that hold audio, padding not included.
+    fn frames(&self) -> Vec<usize> {
+        self.samples.iter().map(|samples| samples.div_ceil(HOP_SAMPLES)).collect()
+    }
+}
+
+impl Listener for Clips<'_> {
+    type Source<'b>
+        = Decoding<'b>
+    where
+        Self: 'b;
+
+    fn listen(&self, windows: &[(usize, usize)]) -> candle::Result<Decoding<'_>> {
+        let frames = self.whisper.config.window_frames();
+        let features: Vec<Tensor> = windows
+            .iter()
+            .map(|(clip, first)| self.mels[*clip].window(*first, frames))
+            .collect::<candle::Result<_>>()?;
+        let features = Tensor::stack(&features, 0)?.to_device(&self.whisper.device)?;
+        self.whisper.model.decoding(&self.whisper.model.encode(&features)?)
+    }
+}
+
+fn read_tokenizer(path: &Path) -> Result<Option<Tokenizer>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let tokenizer = Tokenizer::from_file(path);
+    tokenizer.map(Some).map_err(|error| unusable(path, "tokenizer", error.to_string()))
+}
+
+/// The fields of `preprocessor_config.json` that our spectrogram fixes.
+#[derive(Debug, Deserialize)]
+struct PreprocessorFile {
+    feature_size: Option<usize>,
+    hop_length: Option<usize>,
+    n_fft: Option<usize>,
+    sampling_rate: Option<usize>,
+    dither: Option<f64>,
+}
+
+fn check_preprocessor(path: &Path, config: &WhisperConfig) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    const WHAT: &str = "Whisper preprocessor configuration";
+    let file: PreprocessorFile = read_json(path, WHAT)?;
+    for (name, found, needed) in [
+        ("feature_size", file.feature_size, config.num_mel_bins),
+        ("hop_length", file.hop_length, HOP_SAMPLES),
+        ("n_fft", file.n_fft, 400),
+        ("sampling_rate", file.sampling_rate, super::config::SAMPLE_RATE_HZ),
+    ] {
+        if found.is_some_and(|found| found != needed) {
+            return Err(unusable(path, WHAT, format!("`{name}` must be {needed}")));
+        }
+    }
+    match file.dither {
+        Some(dither) if dither != 0.0 => Err(unusable(path, WHAT, "`dither` must be 0")),
+        _ => Ok(()),
+    }
+}
