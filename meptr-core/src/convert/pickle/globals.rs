@@ -99,9 +99,9 @@ fn is_model_class(module: &str, name: &str) -> bool {
         return false; // before anything walks or copies it
     }
     let known = ["ultralytics.", "torch.nn.modules."].iter().any(|head| module.starts_with(head));
-    let starts_upper = name.starts_with(|first: char| first.is_ascii_uppercase());
+    let has_upper = name.contains(|c: char| c.is_ascii_uppercase()); // `v8DetectionLoss` is one
     let is_identifier = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    known && starts_upper && is_identifier
+    known && has_upper && is_identifier
 }
 
 fn forbidden(module: &str, name: &str) -> CheckpointError {
