@@ -51,6 +51,14 @@ pub enum Error {
         /// Everything found wrong.
         problems: Vec<String>,
     },
+    /// A PyTorch checkpoint cannot be read or converted.
+    #[error("cannot convert `{}`", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: crate::convert::CheckpointError,
+    },
     /// A tensor computation failed.
     #[error("failed while {doing}")]
     Compute {

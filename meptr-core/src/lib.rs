@@ -7,6 +7,7 @@
 //! Source of the method: "A Semi-Supervised Multimodal Framework for Multitask Emotion and
 //! Personality Traits Recognition Using Cross-Domain Learning", ESWA 2025.
 
+pub mod convert;
 pub mod error;
 pub mod modality;
 pub mod models;

@@ -43,8 +43,10 @@ pub fn save_file(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> 
     let partial = path.with_extension("safetensors.part");
     let tensors: HashMap<&str, Tensor> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
-    candle::safetensors::save(&tensors, &partial)
-        .map_err(Error::doing(format!("writing the weights `{}`", partial.display())))?;
+    if let Err(error) = candle::safetensors::save(&tensors, &partial) {
+        let _ = std::fs::remove_file(&partial); // it may not exist; the first error is the one to tell
+        return Err(Error::doing(format!("writing the weights `{}`", partial.display()))(error));
+    }
     std::fs::rename(&partial, path).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
@@ -103,8 +105,9 @@ impl Source {
         };
         if let Some(problem) = problem {
             // Go on with a stand-in, which never leaves `load_file`, to find all problems at once.
+            // It takes no memory: a wrong configuration may ask for any size.
             asked.problems.push(problem);
-            return Tensor::zeros(needed, dtype, device);
+            return Tensor::zeros((), dtype, device)?.broadcast_as(needed);
         }
         self.file.load(name, device)?.to_dtype(dtype)
     }

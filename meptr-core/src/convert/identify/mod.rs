@@ -1,0 +1,165 @@
+//! Which model a table of tensors belongs to, and the configuration that its shapes tell.
+//!
+//! Widths, depths, kinds of encoder and the parts that exist are read off names and shapes. What
+//! leaves no trace there (attention heads, activations, positions without a stored table, the
+//! modality of a body, face or scene head) comes from the file's own configuration, else from the
+//! published configuration that the shapes fit exactly, else it is a guess; [`Assumed`] says which.
+
+mod fusion;
+mod head;
+mod shapes;
+mod unseen;
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::error::{CheckpointError, Result};
+use crate::models::{FusionConfig, HeadConfig, UnimodalConfig};
+use crate::{Modality, Task};
+
+pub use shapes::Shapes;
+
+/// A model that was recognised.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Model {
+    /// Stage 3.
+    Fusion(FusionConfig),
+    /// Stage 2 with both of its stage-1 models inside.
+    Head(HeadConfig),
+    /// Stage 1 alone.
+    Unimodal {
+        /// What it predicts.
+        task: Task,
+        /// Its shape.
+        config: UnimodalConfig,
+    },
+    /// A YOLOv8 detector.
+    Yolo(YoloShape),
+    /// A frozen model of the Hub, whose configuration is the `config.json` beside its weights.
+    Backbone(Backbone),
+}
+
+impl Model {
+    /// The configuration as JSON, in which [`Assumed::key`] names places; null for a backbone.
+    pub fn config_json(&self) -> Json {
+        let json = match self {
+            Self::Fusion(config) => serde_json::to_value(config),
+            Self::Head(config) => serde_json::to_value(config),
+            Self::Unimodal { config, .. } => serde_json::to_value(config),
+            Self::Yolo(shape) => serde_json::to_value(shape),
+            Self::Backbone(_) => Ok(Json::Null),
+        };
+        json.expect("configurations are made of numbers, flags and names")
+    }
+}
+
+/// What the shapes of a YOLOv8 detector tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct YoloShape {
+    /// Channels after the first convolution: 64 times the width factor.
+    pub stem_width: usize,
+    /// Bottlenecks in the second stage: 6 times the depth factor.
+    pub stage_2_blocks: usize,
+    /// Number of classes.
+    pub classes: usize,
+}
+
+/// The architectures of the frozen models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // names of architectures
+pub enum Backbone {
+    Clip,
+    Bert,
+    Wav2Vec2,
+    Whisper,
+}
+
+/// A value of the configuration that the shapes do not tell.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Assumed {
+    /// Where it stands in the configuration as JSON, such as `fusion.transformer.heads`.
+    pub key: String,
+    /// What was taken.
+    pub value: Json,
+    /// From where.
+    pub basis: Basis,
+}
+
+/// Where an assumed value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// The caller said so.
+    Given,
+    /// The configuration in the file.
+    File,
+    /// The published configuration, which the shapes fit exactly.
+    Published,
+    /// Nothing: ask.
+    Guess,
+}
+
+/// A model, and how much of its configuration is certain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identified {
+    /// Which model.
+    pub model: Model,
+    /// What it reads; `None` for stage 3, for detectors and backbones, and where it must be asked.
+    pub modality: Option<Modality>,
+    /// Every value of the configuration that the shapes do not tell.
+    pub assumed: Vec<Assumed>,
+}
+
+/// Recognises a model by the names and shapes of its tensors.
+///
+/// - `config`: the configuration in the file, in the reference's own form, if it has one
+/// - `modality`: what a head reads, if the caller knows
+///
+/// # Errors
+/// [`CheckpointError::UnknownModel`] when no model has such names.
+pub fn identify(
+    shapes: &Shapes,
+    config: Option<&Json>,
+    modality: Option<Modality>,
+) -> Result<Identified> {
+    if let Some(model) = backbone(shapes).or_else(|| yolo(shapes)) {
+        return Ok(Identified { model, modality: None, assumed: Vec::new() });
+    }
+    if shapes.has("emo_query") {
+        return fusion::identify(shapes, config);
+    }
+    head::identify(shapes, config, modality)
+}
+
+fn backbone(shapes: &Shapes) -> Option<Model> {
+    let marks = [
+        (Backbone::Clip, "vision_model.embeddings.patch_embedding.weight"),
+        (Backbone::Whisper, "decoder.embed_positions.weight"),
+        (Backbone::Wav2Vec2, "feature_extractor.conv_layers.0.conv.weight"),
+        (Backbone::Bert, "embeddings.word_embeddings.weight"),
+    ];
+    let found = marks.iter().find(|(_, mark)| shapes.names().any(|name| name.ends_with(mark)))?;
+    Some(Model::Backbone(found.0))
+}
+
+fn yolo(shapes: &Shapes) -> Option<Model> {
+    let head = shapes.last("model")?; // layers without weights have no index
+    Some(Model::Yolo(YoloShape {
+        stem_width: shapes.dim("model.0.conv.weight", 0).ok()?,
+        stage_2_blocks: shapes.count("model.4.m"),
+        classes: shapes.dim(&format!("model.{head}.cv3.0.2.weight"), 0).ok()?,
+    }))
+}
+
+fn unknown(problem: impl Into<String>) -> CheckpointError {
+    CheckpointError::UnknownModel { problems: vec![problem.into()] }
+}
+
+/// The first whole number under one of `keys`, at any depth of a configuration.
+fn number_under(config: Option<&Json>, keys: &[&str]) -> Option<usize> {
+    let object = config?.as_object()?;
+    let here = keys.iter().find_map(|key| object.get(*key)?.as_u64());
+    let here = here.and_then(|number| usize::try_from(number).ok());
+    here.or_else(|| object.values().find_map(|value| number_under(Some(value), keys)))
+}
