@@ -1,3 +1,81 @@
-//! The command line of MEPTR.
+//! `meptr`: what the people in a video seem to feel and how they come across.
 
-fn main() {}
+#![expect(unreachable_pub, reason = "a program has no outside: `pub` means used by another module")]
+
+mod commands;
+mod demo;
+mod output;
+mod progress;
+mod report;
+mod videos;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Emotions and personality traits of the people in a video.
+///
+/// Results go to standard output, everything else to standard error. Exit codes: 0 all done,
+/// 1 some inputs failed, 2 could not start.
+#[derive(Debug, Parser)]
+#[command(name = "meptr", version)]
+struct Cli {
+    /// Show no progress and no warnings, only errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Processor threads to use [default: all]
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Predict(commands::predict::PredictArgs),
+    #[command(subcommand)]
+    Weights(commands::weights::WeightsCommand),
+}
+
+/// How a run ended, when it could start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finish {
+    /// Everything asked for is there.
+    Complete,
+    /// Some inputs gave no result.
+    SomeFailed,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(threads) = cli.threads {
+        limit_threads(threads);
+    }
+    output::start_log(cli.quiet);
+    match run(&cli) {
+        Ok(Finish::Complete) => ExitCode::SUCCESS,
+        Ok(Finish::SomeFailed) => ExitCode::from(1),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Finish> {
+    match &cli.command {
+        Command::Predict(args) => commands::predict::run(args, cli.quiet),
+        Command::Weights(command) => commands::weights::run(command),
+    }
+}
+
+/// Tells Rayon and Candle, which read the environment when they first compute.
+fn limit_threads(threads: u16) {
+    for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        #[expect(unsafe_code, reason = "Candle takes its number of threads from nowhere else")]
+        // SAFETY: called first thing in `main`, when no other thread runs that could read it.
+        unsafe {
+            std::env::set_var(name, threads.to_string());
+        }
+    }
+}

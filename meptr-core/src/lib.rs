@@ -7,15 +7,19 @@
 //! Source of the method: "A Semi-Supervised Multimodal Framework for Multitask Emotion and
 //! Personality Traits Recognition Using Cross-Domain Learning", ESWA 2025.
 
+pub mod bundle;
 pub mod convert;
 pub mod error;
 pub mod modality;
 pub mod models;
 pub mod nn;
+pub mod prediction;
 pub mod rng;
 pub mod task;
 pub mod weights;
 
+pub use bundle::Bundle;
 pub use error::{Error, Result};
 pub use modality::{Modality, PerModality};
+pub use prediction::VideoPrediction;
 pub use task::{Emotion, PersonalityTrait, Task};

@@ -43,6 +43,12 @@ pub enum Error {
         /// Which limit, its value, and how to raise it.
         what: String,
     },
+    /// The file decodes, but holds nothing to predict from.
+    #[error("`{}` holds nothing to predict from: no picture, no sound that can be heard, no words", path.display())]
+    NothingToPredict {
+        /// The file.
+        path: PathBuf,
+    },
     /// A configuration or tokenizer file of a backbone is not usable.
     #[error("`{}` is not a usable {what}: {why}", path.display())]
     BackboneFile {

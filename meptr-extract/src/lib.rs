@@ -1,12 +1,22 @@
 //! From a raw video to features and predictions.
+//!
+//! [`Predictor`] does all of it in one call. Behind it, [`extractor`] turns a video into the
+//! features of its modalities, by way of [`decode`] (FFmpeg), [`detect`] (faces and bodies) and
+//! [`backbones`] (CLIP, Wav2Vec2, BERT).
 
 pub mod backbones;
 pub mod decode;
 pub mod detect;
 pub mod error;
+pub mod extractor;
 pub mod image;
+pub mod init;
+pub mod predictor;
+pub mod progress;
 pub mod sample;
 pub mod speech;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;
+pub use predictor::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request};
+pub use progress::Progress;

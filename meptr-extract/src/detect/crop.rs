@@ -7,7 +7,7 @@ use super::BoundingBox;
 use crate::RgbImage;
 
 /// Whole pixels `x1..x2`, `y1..y2` of a frame, at least one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PixelBox {
     /// First column.
     pub x1: usize,

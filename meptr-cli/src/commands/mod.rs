@@ -1,0 +1,4 @@
+//! One file per subcommand: its arguments and what it does.
+
+pub mod predict;
+pub mod weights;

@@ -1,0 +1,168 @@
+//! `meptr predict`: emotions and traits of videos.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use meptr_extract::decode::Limits;
+use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing};
+use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request};
+
+use crate::progress::Bars;
+use crate::report::{Format, Report};
+use crate::{Finish, demo, videos};
+
+/// Predict emotions and personality traits of the people in videos
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// Videos or sound recordings, or folders to search for them (after `--` if a name starts with a dash)
+    #[arg(required = true, value_name = "PATH")]
+    inputs: Vec<PathBuf>,
+    /// Weight bundle [default: the untrained demo weights inside the program]
+    #[arg(long, value_name = "DIR")]
+    weights: Option<PathBuf>,
+    /// How results are written [default: by the ending of --output, else table]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// File to write results to, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Where to compute: auto, cpu, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    #[command(flatten)]
+    words: WordsArgs,
+    #[command(flatten)]
+    split: SplitArgs,
+    /// Write what the models saw into this folder: chosen frames and crops as PNG, sound as WAV
+    #[arg(long, value_name = "DIR")]
+    dump: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// Where words come from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Words")]
+struct WordsArgs {
+    /// What is said in the video
+    #[arg(long, value_name = "TEXT", conflicts_with = "transcript_file")]
+    transcript: Option<String>,
+    /// File with what is said: .txt, .srt or .vtt
+    #[arg(long, value_name = "FILE")]
+    transcript_file: Option<PathBuf>,
+    /// What to do when no transcript is given, lies beside the video or is embedded in it
+    #[arg(long, value_enum, default_value_t = Transcriber::Whisper)]
+    transcriber: Transcriber,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Transcriber {
+    /// Leave the text modality out
+    None,
+    /// Listen, if the weights hold Whisper
+    Whisper,
+}
+
+/// Which stretches and which people get scores of their own.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Time and people")]
+struct SplitArgs {
+    /// Predict stretches of this many seconds, and a summary of them
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    window: Option<f64>,
+    /// Seconds from the start of one stretch to the next [default: that of --window]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "window")]
+    hop: Option<f64>,
+    /// Whose faces and bodies count: all, largest, or a number from the list of people
+    #[arg(long, value_name = "WHO", default_value = "all")]
+    person: PersonChoice,
+    /// Predict each person on their own too
+    #[arg(long)]
+    per_person: bool,
+}
+
+/// Bounds on what a file may ask for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Most pixels in a picture
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels)]
+    max_pixels: u64,
+    /// Longest video or recording, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().max_seconds)]
+    max_seconds: f64,
+    /// Most unreadable packets in a file before it counts as broken
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_corrupt_packets)]
+    max_corrupt_packets: u64,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("give seconds from 0.1 to 86400".to_owned()),
+    }
+}
+
+/// Predicts every video; one that fails does not stop the others.
+///
+/// # Errors
+/// When the weights cannot be used or the results cannot be written.
+pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
+    let folder = match &args.weights {
+        Some(folder) => folder.clone(),
+        None => demo::folder()?,
+    };
+    let (videos, unreadable) = videos::find(&args.inputs);
+    let predictor = Predictor::open_with(&folder, &args.options())
+        .with_context(|| format!("cannot use the weights in `{}`", folder.display()))?;
+    let mut report = Report::open(args.format, args.output.as_ref())?;
+    for (folder, error) in unreadable {
+        report.add_failure(&folder, &error)?;
+    }
+    let bars = Bars::new(videos.len(), quiet);
+    let request = args.request();
+    for video in &videos {
+        bars.start(video);
+        let result = predictor.predict_with(video, &request, &bars);
+        bars.aside(|| match result {
+            Ok(prediction) => report.add(&prediction),
+            Err(error) => report.add_failure(video, &error.into()),
+        })?;
+        bars.end();
+    }
+    drop(bars);
+    Ok(if report.finish()? == 0 { Finish::Complete } else { Finish::SomeFailed })
+}
+
+impl PredictArgs {
+    fn options(&self) -> PredictorOptions {
+        PredictorOptions {
+            device: self.device,
+            listens: self.words.transcriber == Transcriber::Whisper,
+            limits: Limits {
+                max_pixels: self.limits.max_pixels,
+                max_seconds: self.limits.max_seconds,
+                max_corrupt_packets: self.limits.max_corrupt_packets,
+                ..Limits::default()
+            },
+        }
+    }
+
+    fn request(&self) -> Request {
+        let transcript = match (&self.words.transcript, &self.words.transcript_file) {
+            (Some(text), _) => TranscriptChoice::Text(text.clone()),
+            (None, Some(file)) => TranscriptChoice::File(file.clone()),
+            (None, None) => TranscriptChoice::Find,
+        };
+        let window = self.split.window.map(|window_seconds| Windowing {
+            window_seconds,
+            hop_seconds: self.split.hop.unwrap_or(window_seconds),
+        });
+        Request {
+            extract: ExtractRequest { transcript, window, dump: self.dump.clone() },
+            person: self.split.person,
+            per_person: self.split.per_person,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! JSON: one document, or one line a video.
+
+use std::io::Write;
+
+use meptr_core::VideoPrediction;
+use serde::Serialize;
+
+use super::{Failure, Renderer};
+
+/// `{"schema": .., "videos": [..], "failures": [..]}`, written as it grows.
+pub struct Document {
+    sink: Box<dyn Write>,
+    videos: usize,
+    failures: Vec<Failure>,
+}
+
+impl Document {
+    /// Version of the document's own fields; those of a video have a version of their own.
+    const SCHEMA: &'static str = "meptr-report/1";
+
+    pub fn new(sink: Box<dyn Write>) -> Self {
+        Self { sink, videos: 0, failures: Vec::new() }
+    }
+
+    /// What goes before the next video.
+    fn lead(&self) -> String {
+        if self.videos == 0 {
+            format!("{{\"schema\": \"{}\",\n\"videos\": [\n", Self::SCHEMA)
+        } else {
+            ",\n".to_owned()
+        }
+    }
+}
+
+impl Renderer for Document {
+    fn prediction(&mut self, prediction: &VideoPrediction) -> anyhow::Result<()> {
+        let lead = self.lead();
+        self.videos += 1;
+        write!(self.sink, "{lead}{}", serde_json::to_string_pretty(prediction)?)?;
+        Ok(self.sink.flush()?)
+    }
+
+    fn failure(&mut self, failure: &Failure) -> anyhow::Result<()> {
+        self.failures.push(failure.clone());
+        Ok(())
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        let lead = if self.videos == 0 { self.lead() } else { "\n".to_owned() };
+        let failures = serde_json::to_string_pretty(&self.failures)?;
+        writeln!(self.sink, "{lead}],\n\"failures\": {failures}}}")?;
+        Ok(self.sink.flush()?)
+    }
+}
+
+/// One JSON value a line: a result, or `{"video": .., "error": ..}`.
+pub struct Lines {
+    sink: Box<dyn Write>,
+}
+
+impl Lines {
+    pub fn new(sink: Box<dyn Write>) -> Self {
+        Self { sink }
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
+        writeln!(self.sink, "{}", serde_json::to_string(value)?)?;
+        Ok(self.sink.flush()?)
+    }
+}
+
+impl Renderer for Lines {
+    fn prediction(&mut self, prediction: &VideoPrediction) -> anyhow::Result<()> {
+        self.line(prediction)
+    }
+
+    fn failure(&mut self, failure: &Failure) -> anyhow::Result<()> {
+        self.line(failure)
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Renderers of predictions; nothing is computed here.
+//!
+//! Each result is written and flushed as soon as it is there, so that a stopped run keeps what it
+//! has finished.
+
+mod csv;
+mod json;
+mod table;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use meptr_core::VideoPrediction;
+use serde::{Deserialize, Serialize};
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For reading
+    Table,
+    /// One document with all results
+    Json,
+    /// One result a line
+    Jsonl,
+    /// One row of scores a line
+    Csv,
+}
+
+impl Format {
+    /// The format that a file's ending asks for.
+    fn of_file(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "json" => Some(Self::Json),
+            "jsonl" | "ndjson" => Some(Self::Jsonl),
+            "csv" => Some(Self::Csv),
+            _ => None,
+        }
+    }
+}
+
+/// A video that gave no result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    /// Path as it was given; bytes that are not UTF-8 are replaced.
+    pub video: String,
+    /// What went wrong, with its causes.
+    pub error: String,
+}
+
+/// Takes results one by one.
+trait Renderer {
+    fn prediction(&mut self, prediction: &VideoPrediction) -> anyhow::Result<()>;
+    fn failure(&mut self, failure: &Failure) -> anyhow::Result<()>;
+    fn finish(&mut self) -> anyhow::Result<()>;
+}
+
+/// The results of a run, on their way to standard output or a file.
+pub struct Report {
+    renderer: Box<dyn Renderer>,
+    failures: usize,
+}
+
+impl Report {
+    /// Opens the destination: `output`, or standard output. Without a `format`, the ending of
+    /// `output` decides, else it is a table.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
+    pub fn open(format: Option<Format>, output: Option<&PathBuf>) -> anyhow::Result<Self> {
+        let sink: Box<dyn Write> = match output {
+            None => Box::new(std::io::stdout()),
+            Some(path) => Box::new(
+                std::fs::File::create(path)
+                    .with_context(|| format!("cannot write `{}`", path.display()))?,
+            ),
+        };
+        let implied = output.and_then(|path| Format::of_file(path));
+        let colour = output.is_none() && crate::output::stdout_takes_colour();
+        let renderer: Box<dyn Renderer> = match format.or(implied).unwrap_or(Format::Table) {
+            Format::Table => Box::new(table::Table::new(sink, colour)),
+            Format::Json => Box::new(json::Document::new(sink)),
+            Format::Jsonl => Box::new(json::Lines::new(sink)),
+            Format::Csv => Box::new(csv::Rows::new(sink)),
+        };
+        Ok(Self { renderer, failures: 0 })
+    }
+
+    /// Writes one result.
+    ///
+    /// # Errors
+    /// When the destination takes no more.
+    pub fn add(&mut self, prediction: &VideoPrediction) -> anyhow::Result<()> {
+        self.renderer.prediction(prediction).context("cannot write the result")
+    }
+
+    /// Writes that a video failed; the reason also goes to standard error.
+    ///
+    /// # Errors
+    /// When the destination takes no more.
+    pub fn add_failure(&mut self, video: &Path, error: &anyhow::Error) -> anyhow::Result<()> {
+        self.failures += 1;
+        let failure = Failure { video: video.display().to_string(), error: format!("{error:#}") };
+        tracing::error!("{}", failure.error);
+        self.renderer.failure(&failure).context("cannot write the result")
+    }
+
+    /// Closes the report; returns how many videos failed.
+    ///
+    /// # Errors
+    /// When the destination takes no more.
+    pub fn finish(mut self) -> anyhow::Result<usize> {
+        self.renderer.finish().context("cannot write the results")?;
+        Ok(self.failures)
+    }
+}

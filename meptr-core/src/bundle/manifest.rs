@@ -1,0 +1,244 @@
+//! `manifest.json`: its fields, and whether they make sense.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::PerModality;
+use crate::models::{FusionConfig, HeadConfig};
+
+/// What a bundle is and what each file in it is for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`Manifest::SCHEMA`]; another value means another format.
+    pub schema: String,
+    /// Short name, shown with every result.
+    pub name: String,
+    /// What the weights are and how they were made, in a sentence or two.
+    pub about: String,
+    /// What results made with these weights are worth; shown with every result.
+    pub standing: Standing,
+    /// The parts a prediction is made of.
+    pub parts: Parts,
+    /// Every file the parts use, by its path inside the bundle (with `/`).
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// What results made with a bundle are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Random numbers: the program runs, the results mean nothing.
+    Untrained,
+    /// Trained on synthetic data: the results mean nothing about people.
+    Demonstration,
+    /// Trained on recordings of people.
+    Trained,
+}
+
+/// Size and hash of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the content, 64 hexadecimal digits in lower case.
+    pub sha256: String,
+}
+
+/// Where a part comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Name of the model.
+    pub name: String,
+    /// Where it was taken from, or how it was made.
+    pub source: String,
+    /// Licence of the weights, as an SPDX expression where there is one.
+    pub licence: String,
+}
+
+/// The parts of a bundle.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parts {
+    /// CLIP, for body, face and scene.
+    pub clip: FolderPart,
+    /// Wav2Vec2, for audio.
+    pub wav2vec2: FolderPart,
+    /// BERT, for text.
+    pub bert: FolderPart,
+    /// The cross-task model of each modality (stage 2, with its stage-1 encoders inside).
+    pub heads: PerModality<HeadPart>,
+    /// The fusion model (stage 3).
+    pub fusion: FusionPart,
+    /// The face detector; without one, faces fall back to bodies or the whole frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub face_detector: Option<FaceDetectorPart>,
+    /// The body detector; without one, bodies fall back to the whole frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_detector: Option<BodyDetectorPart>,
+    /// Whisper; without it, text must come with the video.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transcriber: Option<FolderPart>,
+}
+
+/// A backbone in a folder of the Hugging Face layout.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FolderPart {
+    /// Folder inside the bundle.
+    pub folder: String,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// The cross-task model of one modality.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadPart {
+    /// Weight file inside the bundle.
+    pub file: String,
+    /// Kind, widths and layers.
+    pub config: HeadConfig,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// The fusion model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FusionPart {
+    /// Weight file inside the bundle.
+    pub file: String,
+    /// Widths, parts switched off, and what it is fed.
+    pub config: FusionConfig,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// The face detector.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaceDetectorPart {
+    /// Weight file inside the bundle.
+    pub file: String,
+    /// `full_range` or `short_range`.
+    pub kind: String,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// The body detector.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BodyDetectorPart {
+    /// Weight file inside the bundle.
+    pub file: String,
+    /// Configuration of the network, as the extractor reads it.
+    pub config: serde_json::Value,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl Manifest {
+    /// The format this program reads and writes.
+    pub const SCHEMA: &'static str = "meptr-bundle/1";
+
+    /// Name of the manifest inside a bundle.
+    pub const FILE: &'static str = "manifest.json";
+
+    /// Everything that contradicts itself, before any file is touched; empty when all is well.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.schema != Self::SCHEMA {
+            problems.push(format!(
+                "its format is `{}`, this program reads `{}`",
+                self.schema,
+                Self::SCHEMA
+            ));
+        }
+        for name in self.files.keys().filter(|name| !stays_inside(name)) {
+            problems.push(format!("`{name}` does not name a file inside the bundle"));
+        }
+        for name in self.used_files().filter(|name| !self.files.contains_key(*name)) {
+            problems.push(format!("`{name}` is used but not listed under `files`"));
+        }
+        problems.extend(self.parts.width_problems());
+        problems
+    }
+
+    /// Every part with the name it goes by, in a fixed order.
+    pub fn origins(&self) -> Vec<(String, &Origin)> {
+        let parts = &self.parts;
+        let mut origins = vec![
+            ("clip".to_owned(), &parts.clip.origin),
+            ("wav2vec2".to_owned(), &parts.wav2vec2.origin),
+            ("bert".to_owned(), &parts.bert.origin),
+        ];
+        origins.extend(
+            parts.heads.iter().map(|(modality, head)| (format!("{modality} head"), &head.origin)),
+        );
+        origins.push(("fusion".to_owned(), &parts.fusion.origin));
+        let optional = [
+            ("face detector", parts.face_detector.as_ref().map(|part| &part.origin)),
+            ("body detector", parts.body_detector.as_ref().map(|part| &part.origin)),
+            ("transcriber", parts.transcriber.as_ref().map(|part| &part.origin)),
+        ];
+        let present = optional.into_iter().filter_map(|(name, origin)| Some((name, origin?)));
+        origins.extend(present.map(|(name, origin)| (name.to_owned(), origin)));
+        origins
+    }
+
+    /// Weight files that a part names directly (folders are not looked into).
+    fn used_files(&self) -> impl Iterator<Item = &String> {
+        let parts = &self.parts;
+        let detectors = [
+            parts.face_detector.as_ref().map(|part| &part.file),
+            parts.body_detector.as_ref().map(|part| &part.file),
+        ];
+        let heads = parts.heads.iter().map(|(_, head)| &head.file).collect::<Vec<_>>();
+        heads.into_iter().chain([&parts.fusion.file]).chain(detectors.into_iter().flatten())
+    }
+}
+
+impl Parts {
+    /// Heads whose vectors are not as wide as the fusion model expects.
+    fn width_problems(&self) -> Vec<String> {
+        let widths = &self.fusion.config.input_dims;
+        self.heads
+            .iter()
+            .filter(|(modality, head)| head.config.vector_width() != widths[*modality])
+            .map(|(modality, head)| {
+                format!(
+                    "the {modality} head gives vectors of width {}, the fusion model takes {}",
+                    head.config.vector_width(),
+                    widths[modality]
+                )
+            })
+            .collect()
+    }
+}
+
+/// Whether a name is a plain relative path that cannot leave the folder it is joined to.
+fn stays_inside(name: &str) -> bool {
+    let path = Path::new(name);
+    !name.is_empty()
+        && !name.contains('\\')
+        && path.components().all(|component| matches!(component, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_leave_the_bundle_are_seen() {
+        for name in ["", "/etc/passwd", "../x", "a/../../x", "a\\..\\x", "./a"] {
+            assert!(!stays_inside(name), "{name:?} was let through");
+        }
+        assert!(stays_inside("heads/body.safetensors"));
+    }
+}

@@ -1,0 +1,349 @@
+//! From a video to the features of its modalities.
+//!
+//! One thread decodes; another looks, listens and reads. Between them stands a short queue, so
+//! that memory does not grow with the length of the video. Features are handed to a
+//! [`FeatureSink`] as soon as a window is complete.
+
+mod ear;
+mod eye;
+mod queue;
+mod steps;
+mod watch;
+mod words;
+
+use std::path::{Path, PathBuf};
+
+use candle::{Device, Tensor};
+use meptr_core::bundle::Bundle;
+use meptr_core::prediction::ChosenFrame;
+
+pub use ear::{MAX_PIECE_SECONDS, SoundPiece};
+pub use eye::Seen;
+pub use steps::Steps;
+pub use words::{TranscriptChoice, WordSource, Words};
+
+use crate::decode::{
+    Cue, DecodeOptions, DecodeReport, Dump, Event, FramePlan, Limits, MediaInfo, TimeWindow,
+    Transcript, probe,
+};
+use crate::detect::Detector;
+use crate::progress::Progress;
+use crate::{Error, Result};
+use ear::{Cutter, Ear};
+use eye::Eye;
+use watch::Watch;
+use words::WordReader;
+
+/// The frozen part of the system: detectors and backbones.
+#[derive(Debug)]
+pub struct Extractor {
+    eye: Eye,
+    ear: Ear,
+    reader: WordReader,
+    limits: Limits,
+}
+
+/// What is asked about one video.
+#[derive(Debug, Clone, Default)]
+pub struct ExtractRequest {
+    /// Where words come from.
+    pub transcript: TranscriptChoice,
+    /// Stretches to read instead of the whole.
+    pub window: Option<Windowing>,
+    /// Folder to write what the models saw to.
+    pub dump: Option<PathBuf>,
+}
+
+/// How a video is cut into stretches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Windowing {
+    /// Length of a stretch, above 0.
+    pub window_seconds: f64,
+    /// From the start of one to the start of the next, above 0.
+    pub hop_seconds: f64,
+}
+
+/// What was seen in the chosen frames of a window.
+#[derive(Debug, Clone)]
+pub struct Pictures {
+    /// The frames.
+    pub frames: Vec<ChosenFrame>,
+    /// What they show; `None` without frames.
+    pub seen: Option<Seen>,
+}
+
+/// Takes the features of a video, window by window (number 0 is the whole when there are none).
+///
+/// The parts of a window come in any order, mixed with those of others.
+pub trait FeatureSink {
+    /// The pictures of a window. They may come a second time, when a file holds other frames than
+    /// it says; the second time counts.
+    ///
+    /// # Errors
+    /// What it returns ends the extraction.
+    fn pictures(&mut self, window: usize, pictures: Pictures, steps: &mut Steps) -> Result<()>;
+
+    /// The next piece of a window's sound.
+    ///
+    /// # Errors
+    /// What it returns ends the extraction.
+    fn sound(&mut self, window: usize, piece: SoundPiece, steps: &mut Steps) -> Result<()>;
+
+    /// The words of a window, `(1, tokens, width)`, or why there are none.
+    ///
+    /// # Errors
+    /// What it returns ends the extraction.
+    fn words(
+        &mut self,
+        window: usize,
+        features: std::result::Result<Tensor, String>,
+        steps: &mut Steps,
+    ) -> Result<()>;
+}
+
+/// What is known about a video once all of it was read.
+#[derive(Debug, Clone)]
+pub struct Extraction {
+    /// What the file says it holds.
+    pub media: MediaInfo,
+    /// What decoding came to.
+    pub report: DecodeReport,
+    /// The windows, in seconds since time zero; one for the whole when none were asked for.
+    pub windows: Vec<TimeWindow>,
+    /// What is said.
+    pub words: Option<Words>,
+    /// How long the steps took.
+    pub steps: Steps,
+}
+
+impl Extractor {
+    /// Loads detectors and backbones of a bundle.
+    ///
+    /// # Errors
+    /// When a part cannot be read or does not fit its configuration.
+    pub fn open(bundle: &Bundle, device: &Device, limits: Limits) -> Result<Self> {
+        Ok(Self {
+            eye: Eye::open(bundle, device)?,
+            ear: Ear::open(bundle, device)?,
+            reader: WordReader::open(bundle, device)?,
+            limits,
+        })
+    }
+
+    /// Whether there is a face detector, and whether there is a body detector.
+    pub fn detectors(&self) -> [bool; 2] {
+        self.eye.detectors()
+    }
+
+    /// Finds bodies with another detector than the bundle's.
+    pub fn set_body_detector(&mut self, detector: Box<dyn Detector>) {
+        self.eye.set_body_detector(detector);
+    }
+
+    /// Reads a video once, front to back, and hands its features to `sink`.
+    ///
+    /// # Errors
+    /// When the file cannot be decoded at all, is over a limit, or when the sink fails.
+    pub fn extract(
+        &self,
+        video: &Path,
+        request: &ExtractRequest,
+        sink: &mut dyn FeatureSink,
+        progress: &dyn Progress,
+    ) -> Result<Extraction> {
+        progress.step("opening", None);
+        let known = words::known_words(video, &request.transcript, &self.limits)?;
+        let media = probe(video, &self.limits)?;
+        let plan = plan(video, &media, request.window)?;
+        let dump = request.dump.as_deref().map(Dump::new).transpose()?;
+        let options = DecodeOptions { limits: self.limits.clone(), ..DecodeOptions::default() };
+        let duration = media.duration_seconds;
+        let mut pass = Pass {
+            extractor: self,
+            sink,
+            watch: Watch::new(&plan),
+            cutter: Cutter::new(&plan),
+            dump,
+            cues: Vec::new(),
+            report: DecodeReport::default(),
+            steps: Steps::default(),
+        };
+        queue::for_each_event(video, &plan, &options, |event, waited| {
+            pass.steps.add("waiting for the decoder", waited);
+            progress.step("looking and listening", seconds_of(&event).zip(duration).map(share));
+            pass.take(event)
+        })?;
+        progress.step("reading", None);
+        let Pass { report, mut steps, cues, dump, .. } = pass;
+        dump.map(Dump::finish).transpose()?;
+        let windows = spans(&plan, &media, &report);
+        let words = known.or_else(|| embedded(cues));
+        for (number, window) in windows.iter().enumerate() {
+            let features = self.words_of(words.as_ref(), window, &plan, &mut steps)?;
+            sink.words(number, features, &mut steps)?;
+        }
+        Ok(Extraction { media, report, windows, words, steps })
+    }
+
+    /// The features of what is said in a window, or why there are none.
+    fn words_of(
+        &self,
+        words: Option<&Words>,
+        window: &TimeWindow,
+        plan: &FramePlan,
+        steps: &mut Steps,
+    ) -> Result<std::result::Result<Tensor, String>> {
+        let Some(Words { transcript, .. }) = words else {
+            return Ok(Err("no transcript was given or found".to_owned()));
+        };
+        let text = match plan {
+            FramePlan::Whole => transcript.text.clone(),
+            FramePlan::Windows(_) if transcript.cues.is_empty() => {
+                let reason = "the transcript has no times, so it cannot be cut into windows";
+                return Ok(Err(reason.to_owned()));
+            }
+            FramePlan::Windows(_) => transcript.between(window.start_seconds, window.end_seconds),
+        };
+        let features = steps.time("bert", || self.reader.read(&text))?;
+        Ok(features.ok_or_else(|| "nothing is said".to_owned()))
+    }
+}
+
+/// One reading of a video.
+struct Pass<'a> {
+    extractor: &'a Extractor,
+    sink: &'a mut dyn FeatureSink,
+    watch: Watch,
+    cutter: Cutter,
+    dump: Option<Dump>,
+    cues: Vec<Cue>,
+    report: DecodeReport,
+    steps: Steps,
+}
+
+impl Pass<'_> {
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Frame { window, index, time_seconds, image, .. } => {
+                if let Some(dump) = &self.dump {
+                    dump.image(&format!("frames/{index:08}"), &image)?;
+                }
+                let frame = ChosenFrame { index: index as u64, time: time_seconds };
+                self.watch.push(window, frame, image);
+                self.look(Some(time_seconds))
+            }
+            Event::Audio { samples, start_seconds } => {
+                if let Some(dump) = &mut self.dump {
+                    dump.audio(&samples)?;
+                }
+                let cuts = self.cutter.push(start_seconds, &samples);
+                self.hear(cuts)
+            }
+            Event::Subtitle(cue) => {
+                self.cues.push(cue);
+                Ok(())
+            }
+            Event::Restart { windows } => {
+                self.watch.forget(&windows);
+                Ok(())
+            }
+            Event::End(report) => {
+                self.report = report;
+                self.look(None)?;
+                let cuts = self.cutter.finish();
+                self.hear(cuts)
+            }
+        }
+    }
+
+    /// Looks at frames that wait and hands on the windows that are complete: those that end at or
+    /// before `now`, or all of them when nothing more comes.
+    fn look(&mut self, now: Option<f64>) -> Result<()> {
+        for batch in self.watch.ready(now) {
+            let images: Vec<_> = batch.images.iter().collect();
+            let seen = self.extractor.eye.look(&images, &mut self.steps)?;
+            if let Some(dump) = &self.dump {
+                dump_crops(dump, &batch, &seen)?;
+            }
+            self.watch.put(batch, seen)?;
+        }
+        for (window, pictures) in self.watch.complete(now) {
+            self.sink.pictures(window, pictures, &mut self.steps)?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, cuts: Vec<ear::Cut>) -> Result<()> {
+        for cut in cuts {
+            let ear = &self.extractor.ear;
+            let piece = self.steps.time("wav2vec2", || ear.hear(&cut.samples))?;
+            self.sink.sound(cut.window, piece, &mut self.steps)?;
+        }
+        Ok(())
+    }
+}
+
+fn dump_crops(dump: &Dump, batch: &watch::Batch, seen: &Seen) -> Result<()> {
+    let mut number = std::collections::HashMap::new();
+    for crop in seen.crops.iter().filter(|crop| crop.modality != meptr_core::Modality::Scene) {
+        let count = number.entry((crop.frame, crop.modality)).or_insert(0);
+        let index = batch.frames[crop.frame].index;
+        let name = format!("{}/{index:08}-{count}", crop.modality);
+        dump.image(&name, &crop.bounds.crop(&batch.images[crop.frame]))?;
+        *count += 1;
+    }
+    Ok(())
+}
+
+/// The windows that were asked for; the last ones are cut off where the video ends.
+fn plan(video: &Path, media: &MediaInfo, window: Option<Windowing>) -> Result<FramePlan> {
+    let Some(Windowing { window_seconds, hop_seconds }) = window else {
+        return Ok(FramePlan::Whole);
+    };
+    let Some(duration) = media.duration_seconds else {
+        let what = "its length is unknown, so it cannot be cut into windows; repack it, for \
+                    example with `ffmpeg -i IN -c copy OUT.mkv`";
+        return Err(Error::Decode { path: video.to_owned(), what: what.to_owned(), source: None });
+    };
+    let count = ((duration / hop_seconds).ceil() as usize).max(1);
+    let window = |number: usize| {
+        let start_seconds = number as f64 * hop_seconds;
+        TimeWindow { start_seconds, end_seconds: start_seconds + window_seconds }
+    };
+    Ok(FramePlan::Windows((0..count).map(window).collect()))
+}
+
+/// What the windows of a plan really cover.
+fn spans(plan: &FramePlan, media: &MediaInfo, report: &DecodeReport) -> Vec<TimeWindow> {
+    let heard = report.audio_seconds;
+    let frame =
+        media.video.as_ref().and_then(|video| video.frame_rate).map_or(0.0, |rate| 1.0 / rate);
+    let seen = report.last_frame_seconds.map_or(0.0, |last| last + frame);
+    let end = media.duration_seconds.unwrap_or(0.0).max(heard).max(seen);
+    match plan {
+        FramePlan::Whole => vec![TimeWindow { start_seconds: 0.0, end_seconds: end }],
+        FramePlan::Windows(windows) => windows
+            .iter()
+            .map(|window| TimeWindow { end_seconds: window.end_seconds.min(end), ..*window })
+            .collect(),
+    }
+}
+
+fn embedded(cues: Vec<Cue>) -> Option<Words> {
+    let transcript = Transcript::from_cues(cues);
+    let words = Words { source: WordSource::Subtitles, transcript, language: None };
+    (!words.transcript.text.is_empty()).then_some(words)
+}
+
+/// How far into the video an event lies.
+fn seconds_of(event: &Event) -> Option<f64> {
+    match event {
+        Event::Frame { time_seconds, .. } => Some(*time_seconds),
+        Event::Audio { start_seconds, .. } => Some(*start_seconds),
+        _ => None,
+    }
+}
+
+fn share((seconds, duration): (f64, f64)) -> f64 {
+    seconds / duration
+}

@@ -1,0 +1,148 @@
+//! Words: where they come from, and BERT.
+
+use std::path::{Path, PathBuf};
+
+use candle::{Device, Tensor};
+use meptr_core::bundle::Bundle;
+
+use crate::backbones::{Bert, TextInput};
+use crate::decode::{Limits, Transcript, read_transcript};
+use crate::{Error, Result};
+
+/// Where words come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum TranscriptChoice {
+    /// A file beside the video, else a subtitle stream inside it, else speech recognition.
+    #[default]
+    Find,
+    /// These words.
+    Text(String),
+    /// This `.txt`, `.srt` or `.vtt` file.
+    File(PathBuf),
+}
+
+/// Where the words of a video were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WordSource {
+    /// The caller gave them.
+    Argument,
+    /// The caller named a file.
+    File,
+    /// A file of the video's name beside it.
+    Sidecar,
+    /// A subtitle stream of the video.
+    Subtitles,
+    /// Speech recognition.
+    Whisper,
+}
+
+impl WordSource {
+    /// Name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Argument => "argument",
+            Self::File => "file",
+            Self::Sidecar => "sidecar",
+            Self::Subtitles => "subtitles",
+            Self::Whisper => "whisper",
+        }
+    }
+}
+
+/// What is said in a video, and how that is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Words {
+    /// How it is known.
+    pub source: WordSource,
+    /// What is said.
+    pub transcript: Transcript,
+    /// Language code, where it is known.
+    pub language: Option<String>,
+}
+
+/// Words that are known before the video is opened.
+///
+/// # Errors
+/// When a file that was named, or lies beside the video, cannot be read.
+pub(super) fn known_words(
+    video: &Path,
+    choice: &TranscriptChoice,
+    limits: &Limits,
+) -> Result<Option<Words>> {
+    let words = |source, transcript| Some(Words { source, transcript, language: None });
+    match choice {
+        TranscriptChoice::Text(text) => {
+            let transcript = Transcript { text: text.clone(), ..Transcript::default() };
+            Ok(words(WordSource::Argument, transcript))
+        }
+        TranscriptChoice::File(path) => Ok(words(WordSource::File, read_transcript(path, limits)?)),
+        TranscriptChoice::Find => {
+            let mut beside = ["txt", "srt", "vtt"].map(|ending| video.with_extension(ending));
+            match beside.iter_mut().find(|path| *path != video && path.is_file()) {
+                Some(path) => Ok(words(WordSource::Sidecar, read_transcript(path, limits)?)),
+                None => Ok(None),
+            }
+        }
+    }
+}
+
+/// BERT with its tokenizer.
+#[derive(Debug)]
+pub(super) struct WordReader {
+    input: TextInput,
+    model: Bert,
+    device: Device,
+}
+
+impl WordReader {
+    pub(super) fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
+        let folder = bundle.path(&bundle.manifest().parts.bert.folder);
+        let model = Bert::open(&folder, device)?;
+        let input = TextInput::open(&folder, model.config().max_position_embeddings)?;
+        Ok(Self { input, model, device: device.clone() })
+    }
+
+    /// The sequence of a text, `(1, tokens, width)`; `None` when it holds no word.
+    pub(super) fn read(&self, text: &str) -> Result<Option<Tensor>> {
+        let Some(ids) = self.input.tokens(text)? else { return Ok(None) };
+        let length = ids.len();
+        let run = || {
+            let ids = Tensor::from_vec(ids, (1, length), &self.device)?;
+            self.model.forward(&ids, &[length])
+        };
+        run().map(Some).map_err(Error::doing("running BERT"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(video: &Path, choice: &TranscriptChoice) -> Option<(WordSource, String)> {
+        let words = known_words(video, choice, &Limits::default()).unwrap();
+        words.map(|words| (words.source, words.transcript.text))
+    }
+
+    #[test]
+    fn given_words_come_before_files_and_files_before_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let video = folder.path().join("clip.mp4");
+        assert_eq!(known(&video, &TranscriptChoice::Find), None);
+        std::fs::write(video.with_extension("vtt"), "WEBVTT\n\n00:01.000 --> 00:02.000\nHello")
+            .unwrap();
+        let found = known(&video, &TranscriptChoice::Find);
+        assert_eq!(found, Some((WordSource::Sidecar, "Hello".to_owned())));
+        std::fs::write(video.with_extension("txt"), "Good day").unwrap();
+        let found = known(&video, &TranscriptChoice::Find);
+        assert_eq!(found, Some((WordSource::Sidecar, "Good day".to_owned())));
+        let found = known(&video, &TranscriptChoice::Text("Ha".to_owned()));
+        assert_eq!(found, Some((WordSource::Argument, "Ha".to_owned())));
+    }
+
+    #[test]
+    fn a_named_file_that_is_not_there_is_an_error() {
+        let choice = TranscriptChoice::File("gone.srt".into());
+        let error = known_words(Path::new("a.mp4"), &choice, &Limits::default()).unwrap_err();
+        assert!(error.to_string().contains("gone.srt"), "{error}");
+    }
+}

@@ -1,0 +1,261 @@
+//! Bundles of seeded random weights, complete in architecture: for trying out, for tests, and for
+//! measuring speed.
+
+mod preset;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use meptr_core::bundle::{
+    Bundle, FaceDetectorPart, FileEntry, FolderPart, FusionPart, HeadPart, Manifest, Origin, Parts,
+    Standing, sha256_of,
+};
+use meptr_core::models::{CrossTaskModel, FusionConfig, FusionModel, HeadConfig};
+use meptr_core::weights::{generate, save_file};
+use meptr_core::{Modality, PerModality};
+use serde_json::Value;
+
+pub use preset::Preset;
+
+use crate::backbones::{Bert, ClipVision, Wav2Vec2};
+use crate::{Error, Result};
+use preset::{clip_preprocessor, wav2vec2_preprocessor};
+use tokenizer::tokenizer_json;
+
+/// The full-range face detector, stored in f16.
+const FACE_DETECTOR: &[u8] =
+    include_bytes!("../../../weights/face_detector/full_range.safetensors");
+
+/// Writes a bundle to `folder`, which must be empty or not exist, and opens it.
+///
+/// The same preset and seed give the same bytes anywhere. Backbones, heads and fusion are random;
+/// the face detector is MediaPipe's.
+///
+/// # Errors
+/// When the folder holds something or cannot be written.
+pub fn init_bundle(folder: &Path, preset: Preset, seed: u64) -> Result<Bundle> {
+    let write = |source| Error::Write { path: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(write)?;
+    if std::fs::read_dir(folder).map_err(write)?.next().is_some() {
+        return Err(write(std::io::Error::other("the folder is not empty")));
+    }
+    let writer = Writer { folder, preset, seed };
+    let parts = writer.parts()?;
+    let manifest = Manifest {
+        schema: Manifest::SCHEMA.to_owned(),
+        name: format!("{}-untrained", preset.name()),
+        about: format!(
+            "Seeded random numbers (seed {seed}) in the {} sizes. Untrained: results mean nothing.",
+            match preset {
+                Preset::Demo => "small",
+                Preset::Full => "published",
+            }
+        ),
+        standing: Standing::Untrained,
+        parts,
+        files: writer.files()?,
+    };
+    let text = serde_json::to_value(&manifest).expect("a manifest is plain data");
+    writer.json(Manifest::FILE, &text)?;
+    Ok(Bundle::open(folder)?)
+}
+
+struct Writer<'a> {
+    folder: &'a Path,
+    preset: Preset,
+    seed: u64,
+}
+
+impl Writer<'_> {
+    fn parts(&self) -> Result<Parts> {
+        let preset = self.preset;
+        let config = preset.clip();
+        let clip = self.backbone("clip", "CLIP", &config, |vb| {
+            ClipVision::load(&parsed(&config), vb).map(drop)
+        })?;
+        self.json("clip/preprocessor_config.json", &clip_preprocessor())?;
+        let config = preset.wav2vec2();
+        let wav2vec2 = self.backbone("wav2vec2", "Wav2Vec2", &config, |vb| {
+            Wav2Vec2::load(&parsed(&config), vb).map(drop)
+        })?;
+        self.json("wav2vec2/preprocessor_config.json", &wav2vec2_preprocessor())?;
+        let config = preset.bert();
+        let bert = self
+            .backbone("bert", "BERT", &config, |vb| Bert::load(&parsed(&config), vb).map(drop))?;
+        self.json("bert/tokenizer.json", &tokenizer_json(preset.vocabulary()))?;
+        let heads = PerModality::try_from_fn(|modality| self.head(modality))?;
+        let fusion =
+            self.fusion(PerModality::from_fn(|modality| heads[modality].config.vector_width()))?;
+        let face_detector = Some(self.face_detector()?);
+        let (body_detector, transcriber) = (None, None);
+        Ok(Parts { clip, wav2vec2, bert, heads, fusion, face_detector, body_detector, transcriber })
+    }
+
+    fn backbone(
+        &self,
+        folder: &str,
+        name: &str,
+        config: &Value,
+        build: impl FnOnce(VarBuilder) -> candle::Result<()>,
+    ) -> Result<FolderPart> {
+        self.json(&format!("{folder}/config.json"), config)?;
+        self.weights(&format!("{folder}/model.safetensors"), build)?;
+        Ok(FolderPart { folder: folder.to_owned(), origin: self.origin(name) })
+    }
+
+    fn head(&self, modality: Modality) -> Result<HeadPart> {
+        let config = self.preset.head(modality);
+        let file = format!("heads/{modality}.safetensors");
+        self.weights(&file, |vb| CrossTaskModel::load(&config, vb).map(drop))?;
+        Ok(HeadPart { file, config, origin: self.origin(&format!("MEPTR {modality} head")) })
+    }
+
+    fn fusion(&self, input_dims: PerModality<usize>) -> Result<FusionPart> {
+        let config = self.preset.fusion(input_dims);
+        let file = "fusion.safetensors".to_owned();
+        self.weights(&file, |vb| FusionModel::load(&config, vb).map(drop))?;
+        Ok(FusionPart { file, config, origin: self.origin("MEPTR fusion") })
+    }
+
+    fn face_detector(&self) -> Result<FaceDetectorPart> {
+        let file = "face_detector.safetensors".to_owned();
+        self.bytes(&file, FACE_DETECTOR)?;
+        let origin = Origin {
+            name: "MediaPipe face detection, full range".to_owned(),
+            source: "mediapipe 0.10.21, face_detection_full_range_sparse.tflite".to_owned(),
+            licence: "Apache-2.0".to_owned(),
+        };
+        Ok(FaceDetectorPart { file, kind: "full_range".to_owned(), origin })
+    }
+
+    fn origin(&self, name: &str) -> Origin {
+        Origin {
+            name: format!("{name}, random"),
+            source: format!(
+                "meptr weights init --preset {} --seed {}",
+                self.preset.name(),
+                self.seed
+            ),
+            licence: "MIT OR Apache-2.0".to_owned(),
+        }
+    }
+
+    /// Writes every tensor that `build` asks for.
+    fn weights(
+        &self,
+        name: &str,
+        build: impl FnOnce(VarBuilder) -> candle::Result<()>,
+    ) -> Result<()> {
+        let doing = || Error::doing(format!("making the weights `{name}`"));
+        // Each file has a seed of its own, or tensors of the same name would be equal.
+        let seed = name.bytes().fold(self.seed, |seed, byte| {
+            seed.wrapping_mul(0x0000_0100_0000_01B3).wrapping_add(u64::from(byte))
+        });
+        let ((), tensors) = generate(seed, &Device::Cpu, build).map_err(doing())?;
+        let storage = self.preset.storage();
+        let stored: candle::Result<BTreeMap<String, Tensor>> =
+            tensors.into_iter().map(|(name, t)| Ok((name, t.to_dtype(storage)?))).collect();
+        Ok(save_file(&self.path(name)?, &stored.map_err(doing())?)?)
+    }
+
+    fn json(&self, name: &str, value: &Value) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(value).expect("JSON can be written");
+        text.push('\n');
+        self.bytes(name, text.as_bytes())
+    }
+
+    fn bytes(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.path(name)?;
+        std::fs::write(&path, content).map_err(|source| Error::Write { path, source })
+    }
+
+    /// Path of a file in the bundle; makes the folders above it.
+    fn path(&self, name: &str) -> Result<std::path::PathBuf> {
+        let path = self.folder.join(name);
+        let parent = path.parent().expect("it lies in the bundle's folder");
+        std::fs::create_dir_all(parent)
+            .map_err(|source| Error::Write { path: parent.to_owned(), source })?;
+        Ok(path)
+    }
+
+    /// Size and hash of everything written so far.
+    fn files(&self) -> Result<BTreeMap<String, FileEntry>> {
+        let mut files = BTreeMap::new();
+        let mut folders = vec![String::new()];
+        while let Some(folder) = folders.pop() {
+            let path = self.folder.join(&folder);
+            let read = |source| Error::Read { path: path.clone(), source };
+            for entry in std::fs::read_dir(&path).map_err(read)? {
+                let entry = entry.map_err(read)?;
+                let name = format!("{folder}{}", entry.file_name().to_string_lossy());
+                let metadata = entry.metadata().map_err(read)?;
+                if metadata.is_dir() {
+                    folders.push(format!("{name}/"));
+                } else {
+                    let sha256 = sha256_of(&entry.path()).map_err(read)?;
+                    files.insert(name, FileEntry { bytes: metadata.len(), sha256 });
+                }
+            }
+        }
+        Ok(files)
+    }
+}
+
+impl Preset {
+    fn storage(self) -> DType {
+        match self {
+            Self::Demo => DType::F16, // every generated value is exact in f16
+            Self::Full => DType::F32, // as the published files are
+        }
+    }
+
+    /// Configuration of a modality's head, for this preset's backbones.
+    fn head(self, modality: Modality) -> HeadConfig {
+        let published = HeadConfig::published(modality);
+        match self {
+            Self::Full => published,
+            Self::Demo => published.scaled(self.features(modality), 8),
+        }
+    }
+
+    fn fusion(self, input_dims: PerModality<usize>) -> FusionConfig {
+        let hidden_dim = match self {
+            Self::Demo => 64,
+            Self::Full => 256,
+        };
+        FusionConfig { hidden_dim, input_dims, ..FusionConfig::published() }
+    }
+}
+
+fn parsed<C: serde::de::DeserializeOwned>(config: &Value) -> C {
+    serde_json::from_value(config.clone()).expect("our own configurations are well-formed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demo_bundle_opens_and_the_same_seed_gives_the_same_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str, seed| {
+            let bundle = init_bundle(&folder.path().join(name), Preset::Demo, seed).unwrap();
+            bundle.manifest().files.clone()
+        };
+        let first = make("a", 7);
+        assert_eq!(first, make("b", 7));
+        assert_ne!(first, make("c", 8));
+        let bytes: u64 = first.values().map(|file| file.bytes).sum();
+        assert!(bytes < 12 << 20, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_folder_that_holds_something_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("mine"), "").unwrap();
+        assert!(init_bundle(folder.path(), Preset::Demo, 1).is_err());
+    }
+}

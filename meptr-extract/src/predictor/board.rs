@@ -1,0 +1,232 @@
+//! Collects what each modality says about each window, and fuses it.
+
+use std::collections::BTreeMap;
+
+use candle::Tensor;
+use meptr_core::prediction::{ChosenFrame, ModalityReport, Scope, Scores, SourceCount};
+use meptr_core::{Modality, PerModality};
+
+use super::scoring::{HeadScores, Scorer, row};
+use crate::decode::TimeWindow;
+use crate::detect::CropSource;
+use crate::extractor::{FeatureSink, Pictures, Seen, SoundPiece, Steps};
+use crate::{Error, Result};
+
+/// Scores of a video in the making.
+pub(super) struct Board<'a> {
+    scorer: &'a Scorer,
+    /// Whether there is a face detector, and whether there is a body detector.
+    detectors: [bool; 2],
+    windows: BTreeMap<usize, Window>,
+}
+
+#[derive(Default)]
+struct Window {
+    frames: Vec<ChosenFrame>,
+    parts: PerModality<Part>,
+    pieces: Vec<(f64, HeadScores)>,
+    samples: usize,
+}
+
+/// One modality of one window.
+#[derive(Default)]
+struct Part {
+    scores: Option<HeadScores>,
+    report: ModalityReport,
+}
+
+impl Part {
+    fn missing(reason: impl Into<String>) -> Self {
+        let report = ModalityReport { reason: Some(reason.into()), ..ModalityReport::default() };
+        Self { scores: None, report }
+    }
+
+    fn present(scores: HeadScores, inputs: usize) -> Result<Self> {
+        let read = Error::doing("reading the scores of a modality");
+        let values = || -> candle::Result<_> {
+            Ok((row(&scores.emotion_logits)?, row(&scores.trait_scores)?))
+        };
+        let (emotion_logits, trait_scores) = values().map_err(read)?;
+        let report = ModalityReport {
+            available: true,
+            inputs,
+            emotion_logits: Some(emotion_logits),
+            trait_scores: Some(trait_scores),
+            ..ModalityReport::default()
+        };
+        Ok(Self { scores: Some(scores), report })
+    }
+}
+
+impl<'a> Board<'a> {
+    pub(super) fn new(scorer: &'a Scorer, detectors: [bool; 2]) -> Self {
+        Self { scorer, detectors, windows: BTreeMap::new() }
+    }
+
+    /// Fuses every window that holds anything; `spans` says what each covers.
+    pub(super) fn scores(
+        mut self,
+        scope: Scope,
+        spans: &[TimeWindow],
+        steps: &mut Steps,
+    ) -> Result<Vec<Scores>> {
+        let mut rows = Vec::new();
+        for (number, span) in spans.iter().enumerate() {
+            let window = self.windows.remove(&number).unwrap_or_default();
+            let row = steps.time("fusion", || self.row(scope, *span, window))?;
+            rows.extend(row);
+        }
+        Ok(rows)
+    }
+
+    fn row(&self, scope: Scope, span: TimeWindow, mut window: Window) -> Result<Option<Scores>> {
+        if window.parts.audio.scores.is_none() {
+            window.parts.audio = window.sound()?;
+        }
+        if window.frames.is_empty() {
+            for modality in [Modality::Body, Modality::Face, Modality::Scene] {
+                window.parts[modality] = Part::missing("there are no pictures");
+            }
+        }
+        let heads = PerModality::from_fn(|modality| window.parts[modality].scores.clone());
+        if heads.iter().all(|(_, head)| head.is_none()) {
+            return Ok(None);
+        }
+        let fused = self.scorer.fuse(&heads)?;
+        Ok(Some(Scores {
+            scope,
+            person: None,
+            t_start: span.start_seconds,
+            t_end: span.end_seconds,
+            emotions: fused.emotions,
+            decided: fused.decided,
+            traits: fused.traits,
+            modalities: PerModality::from_fn(|modality| window.parts[modality].report.clone()),
+            frames: window.frames,
+        }))
+    }
+
+    /// What one visual modality says about the crops of a window.
+    fn visual(&self, modality: Modality, seen: &Seen, steps: &mut Steps) -> Result<Part> {
+        let Some(features) = seen.modality_features(modality)? else {
+            return Ok(Part::missing(match modality {
+                Modality::Body => "no body was found around any face",
+                _ => "no face holds a pixel of the picture",
+            }));
+        };
+        let scores = steps.time("heads", || self.scorer.head(modality, &features))?;
+        let mut part = Part::present(scores, steps_of(&features)?)?;
+        let crops = seen.crops.iter().filter(|crop| crop.modality == modality);
+        part.report.sources = counts(crops.map(|crop| crop.source));
+        part.report.reason = self.stand_in(modality, &part.report.sources);
+        Ok(part)
+    }
+
+    /// What a reader should know about crops that are not what they stand for.
+    fn stand_in(&self, modality: Modality, sources: &[SourceCount]) -> Option<String> {
+        let [has_faces, has_bodies] = self.detectors;
+        let is_whole = sources.iter().any(|one| one.source == name(CropSource::Frame));
+        let is_body = sources.iter().any(|one| one.source == name(CropSource::Body));
+        match modality {
+            Modality::Face if is_whole && !has_faces => {
+                Some("the weights hold no face detector: whole frames stand in".to_owned())
+            }
+            Modality::Face if is_whole => {
+                Some("no face was found in some frames: whole frames stand in".to_owned())
+            }
+            Modality::Face if is_body => {
+                Some("no face was found in some frames: bodies stand in".to_owned())
+            }
+            Modality::Body if is_whole && !has_bodies => {
+                Some("the weights hold no body detector: whole frames stand in".to_owned())
+            }
+            Modality::Body if is_whole => {
+                Some("no body was found in some frames: whole frames stand in".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Window {
+    /// What the sound says, the mean of its pieces by length; or why it says nothing.
+    fn sound(&self) -> Result<Part> {
+        if self.pieces.is_empty() {
+            return Ok(Part::missing(match self.samples {
+                0 => "there is no sound",
+                samples if samples < 400 => "the sound is shorter than 25 ms",
+                _ => "the sound is silent",
+            }));
+        }
+        let inputs = self.pieces.iter().map(|(steps, _)| *steps as usize).sum();
+        let mut part = Part::present(HeadScores::mean(&self.pieces)?, inputs)?;
+        if self.pieces.len() > 1 {
+            let count = self.pieces.len();
+            part.report.reason =
+                Some(format!("read in {count} pieces, whose results are averaged"));
+        }
+        Ok(part)
+    }
+}
+
+impl FeatureSink for Board<'_> {
+    fn pictures(&mut self, window: usize, pictures: Pictures, steps: &mut Steps) -> Result<()> {
+        let Some(seen) = &pictures.seen else { return Ok(()) };
+        let body = self.visual(Modality::Body, seen, steps)?;
+        let face = self.visual(Modality::Face, seen, steps)?;
+        let scene = self.visual(Modality::Scene, seen, steps)?;
+        let window = self.windows.entry(window).or_default();
+        window.parts.body = body;
+        window.parts.face = face;
+        window.parts.scene = scene;
+        window.frames = pictures.frames;
+        Ok(())
+    }
+
+    fn sound(&mut self, window: usize, piece: SoundPiece, steps: &mut Steps) -> Result<()> {
+        let window = self.windows.entry(window).or_default();
+        window.samples += piece.samples;
+        if let Some(features) = piece.features {
+            let scores = steps.time("heads", || self.scorer.head(Modality::Audio, &features))?;
+            window.pieces.push((steps_of(&features)? as f64, scores));
+        }
+        Ok(())
+    }
+
+    fn words(
+        &mut self,
+        window: usize,
+        features: std::result::Result<Tensor, String>,
+        steps: &mut Steps,
+    ) -> Result<()> {
+        let part = match features {
+            Ok(features) => {
+                let scores = steps.time("heads", || self.scorer.head(Modality::Text, &features))?;
+                Part::present(scores, steps_of(&features)?)?
+            }
+            Err(reason) => Part::missing(reason),
+        };
+        self.windows.entry(window).or_default().parts.text = part;
+        Ok(())
+    }
+}
+
+/// Length of a sequence `(1, steps, width)`.
+fn steps_of(features: &Tensor) -> Result<usize> {
+    features.dim(1).map_err(Error::doing("reading the length of a sequence"))
+}
+
+fn counts(sources: impl Iterator<Item = CropSource>) -> Vec<SourceCount> {
+    let mut counts = BTreeMap::new();
+    sources.for_each(|source| *counts.entry(source).or_insert(0) += 1);
+    let count = |(source, crops)| SourceCount { source: name(source).to_owned(), crops };
+    counts.into_iter().map(count).collect()
+}
+
+fn name(source: CropSource) -> &'static str {
+    match source {
+        CropSource::Detected => "detected",
+        CropSource::Body => "body",
+        CropSource::Frame => "frame",
+    }
+}

@@ -1,0 +1,167 @@
+//! From the features of each modality to emotions and traits: heads, then fusion.
+
+use candle::{D, DType, Device, Tensor};
+use candle_nn::ops::softmax;
+use meptr_core::bundle::Bundle;
+use meptr_core::models::{
+    self, CrossTaskModel, FusionInput, FusionModel, ModalityInput, ScoreTransform,
+};
+use meptr_core::nn::Mode;
+use meptr_core::prediction::{EmotionScore, TraitScore};
+use meptr_core::weights::load_file;
+use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait};
+
+use crate::{Error, Result};
+
+/// What one modality's own model says.
+#[derive(Debug, Clone)]
+pub struct HeadScores {
+    /// `(1, vector width)`: what the fusion model reads.
+    pub vector: Tensor,
+    /// `(1, 7)`.
+    pub emotion_logits: Tensor,
+    /// `(1, 5)`.
+    pub trait_scores: Tensor,
+}
+
+/// What the fusion model says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FusedScores {
+    /// Probability and logit of each emotion.
+    pub emotions: Vec<EmotionScore>,
+    /// The emotions the probabilities stand for.
+    pub decided: Vec<Emotion>,
+    /// Score of each trait.
+    pub traits: Vec<TraitScore>,
+}
+
+/// The five heads and the fusion model of a bundle: the trained part of the system.
+#[derive(Debug)]
+pub struct Scorer {
+    heads: PerModality<CrossTaskModel>,
+    fusion: FusionModel,
+    score_transform: ScoreTransform,
+}
+
+impl Scorer {
+    /// Loads the models from a bundle.
+    ///
+    /// # Errors
+    /// When a weight file does not fit its configuration.
+    pub fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
+        let parts = &bundle.manifest().parts;
+        let heads = PerModality::try_from_fn(|modality| {
+            let part = &parts.heads[modality];
+            let path = bundle.path(&part.file);
+            load_file(&path, device, models::may_be_left, |vb| {
+                CrossTaskModel::load(&part.config, vb)
+            })
+        })?;
+        let fusion = &parts.fusion;
+        let score_transform = fusion.config.score_transform;
+        let path = bundle.path(&fusion.file);
+        let fusion = load_file(&path, device, models::may_be_left, |vb| {
+            FusionModel::load(&fusion.config, vb)
+        })?;
+        Ok(Self { heads, fusion, score_transform })
+    }
+
+    /// Runs one modality's model over its sequence.
+    ///
+    /// - `features`: `(1, steps, width)`, f32, from the backbone
+    ///
+    /// # Errors
+    /// When the shape differs from the above or the device fails.
+    pub fn head(&self, modality: Modality, features: &Tensor) -> Result<HeadScores> {
+        let run = || -> candle::Result<HeadScores> {
+            let output = self.heads[modality].forward(features, None, &mut Mode::Eval)?;
+            Ok(HeadScores {
+                vector: output.fused_vector()?,
+                emotion_logits: output.emotion_logits,
+                trait_scores: output.personality_scores,
+            })
+        };
+        run().map_err(Error::doing(format!("running the {modality} model")))
+    }
+
+    /// Runs the fusion model over the modalities there are, at least one.
+    ///
+    /// # Errors
+    /// When there is none or the device fails.
+    pub fn fuse(&self, heads: &PerModality<Option<HeadScores>>) -> Result<FusedScores> {
+        let run = || -> candle::Result<FusedScores> {
+            let input: FusionInput = PerModality::try_from_fn(|modality| {
+                let input = |head: &HeadScores| -> candle::Result<ModalityInput> {
+                    Ok(ModalityInput {
+                        vector: head.vector.clone(),
+                        emotion_logits: Some(head.emotion_logits.clone()),
+                        trait_values: Some(self.score_transform.apply(&head.trait_scores)?),
+                        is_present: None,
+                    })
+                };
+                heads[modality].as_ref().map(input).transpose()
+            })?;
+            let output = self.fusion.forward(&input, &mut Mode::Eval)?;
+            let logits = row(&output.emotion_logits)?;
+            let probabilities = row(&softmax(&output.emotion_logits, D::Minus1)?)?;
+            let scores = row(&output.personality_scores)?;
+            Ok(FusedScores::new(&logits, &probabilities, &scores))
+        };
+        run().map_err(Error::doing("running the fusion model"))
+    }
+}
+
+impl FusedScores {
+    /// Names the values, and applies the decision rule to the probabilities.
+    pub(super) fn new(
+        logits: &[f32; Emotion::COUNT],
+        probabilities: &[f32; Emotion::COUNT],
+        scores: &[f32; PersonalityTrait::COUNT],
+    ) -> Self {
+        let emotions = Emotion::ALL.into_iter().zip(probabilities).zip(logits);
+        let traits = PersonalityTrait::ALL.into_iter().zip(scores);
+        Self {
+            emotions: emotions
+                .map(|((emotion, probability), logit)| EmotionScore {
+                    emotion,
+                    probability: *probability,
+                    logit: *logit,
+                })
+                .collect(),
+            decided: Emotion::decided(probabilities),
+            traits: traits
+                .map(|(one, score)| TraitScore { personality_trait: one, score: *score })
+                .collect(),
+        }
+    }
+}
+
+impl HeadScores {
+    /// The mean of some, by weight; one alone stays as it is.
+    pub(super) fn mean(weighted: &[(f64, Self)]) -> Result<Self> {
+        if let [(_, only)] = weighted {
+            return Ok(only.clone());
+        }
+        let total: f64 = weighted.iter().map(|(weight, _)| weight).sum();
+        let mean = |part: fn(&Self) -> &Tensor| -> Result<Tensor> {
+            let run = || -> candle::Result<Tensor> {
+                let shares: candle::Result<Vec<Tensor>> =
+                    weighted.iter().map(|(weight, one)| part(one) * (weight / total)).collect();
+                Tensor::stack(&shares?, 0)?.sum(0)
+            };
+            run().map_err(Error::doing("averaging the pieces of sound"))
+        };
+        Ok(Self {
+            vector: mean(|one| &one.vector)?,
+            emotion_logits: mean(|one| &one.emotion_logits)?,
+            trait_scores: mean(|one| &one.trait_scores)?,
+        })
+    }
+}
+
+/// The values of a `(1, N)` tensor.
+pub(super) fn row<const N: usize>(tensor: &Tensor) -> candle::Result<[f32; N]> {
+    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    let length = values.len();
+    values.try_into().map_err(|_| candle::Error::msg(format!("{length} values instead of {N}")))
+}

@@ -1,0 +1,15 @@
+//! Telling the caller how far a video is.
+
+/// Receives the step under way. Called from the thread that predicts.
+pub trait Progress {
+    /// A step has begun or moved on. `done` is its finished share, 0 to 1, where that is known.
+    fn step(&self, name: &str, done: Option<f64>);
+}
+
+/// Nobody is watching.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unwatched;
+
+impl Progress for Unwatched {
+    fn step(&self, _: &str, _: Option<f64>) {}
+}
