@@ -78,13 +78,10 @@ fn detection(values: &Value) -> Result<Detection> {
 }
 
 fn warp(rows: &Value) -> Result<Warp> {
-    let value = |row: usize, column: usize| {
-        rows[row][column].as_f64().with_context(|| format!("{rows} is no warp"))
-    };
     let mut warp = [[0.0; 3]; 2];
-    for row in 0..2 {
-        for column in 0..3 {
-            warp[row][column] = value(row, column)?;
+    for (row, values) in warp.iter_mut().zip(list(rows)?) {
+        for (value, expected) in row.iter_mut().zip(list(values)?) {
+            *value = expected.as_f64().with_context(|| format!("{rows} is no warp"))?;
         }
     }
     Ok(Warp(warp))

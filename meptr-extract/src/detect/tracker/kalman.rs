@@ -103,9 +103,10 @@ impl MovingBox {
         let seen: [[f64; STATE]; MEASURED] = std::array::from_fn(|k| self.covariance[k]);
         for (row, gain) in gain.iter().enumerate() {
             self.mean[row] += dot(gain, &surprise);
-            for column in 0..STATE {
-                let known: f64 = (0..MEASURED).map(|k| gain[k] * seen[k][column]).sum();
-                self.covariance[row][column] -= known;
+            for (gain, seen) in gain.iter().zip(&seen) {
+                for (value, seen) in self.covariance[row].iter_mut().zip(seen) {
+                    *value -= gain * seen;
+                }
             }
         }
     }
@@ -175,11 +176,11 @@ mod tests {
     fn an_inverse_gives_the_identity() {
         let matrix = [[4.0, 1.0, 0.5], [1.0, 3.0, 0.0], [0.5, 0.0, 2.0]];
         let inverse = inverse(matrix);
-        for row in 0..3 {
-            for column in 0..3 {
-                let product: f64 = (0..3).map(|k| matrix[row][k] * inverse[k][column]).sum();
-                assert!((product - f64::from(row == column)).abs() < 1e-12);
-            }
+        let product = |row: usize, column: usize| -> f64 {
+            (0..3).map(|k| matrix[row][k] * inverse[k][column]).sum()
+        };
+        for (row, column) in (0..9).map(|cell| (cell / 3, cell % 3)) {
+            assert!((product(row, column) - f64::from(row == column)).abs() < 1e-12);
         }
     }
 

@@ -10,3 +10,5 @@ mod kalman;
 
 pub use bot_sort::{BotSort, BotSortConfig, TrackedBox, follow};
 pub use kalman::Warp;
+
+pub(super) use assignment::assign;
