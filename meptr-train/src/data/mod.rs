@@ -1,0 +1,5 @@
+//! What training reads: labels, batches and the splits they come from.
+
+pub mod labels;
+
+pub use labels::Labels;
