@@ -11,9 +11,10 @@ pub mod error;
 pub mod modality;
 pub mod models;
 pub mod nn;
+pub mod rng;
 pub mod task;
 pub mod weights;
 
 pub use error::{Error, Result};
 pub use modality::{Modality, PerModality};
-pub use task::{Emotion, PersonalityTrait};
+pub use task::{Emotion, PersonalityTrait, Task};

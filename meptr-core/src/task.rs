@@ -2,6 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What is read off a person: emotions or personality.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // the names say it
+pub enum Task {
+    Emotion,
+    Personality,
+}
+
+impl Task {
+    /// Values a model gives for it: one per emotion class, or one per trait.
+    pub fn outputs(self) -> usize {
+        match self {
+            Self::Emotion => Emotion::COUNT,
+            Self::Personality => PersonalityTrait::COUNT,
+        }
+    }
+}
+
 /// Emotion classes, in the order of every logit and probability vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

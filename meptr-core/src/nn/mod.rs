@@ -1,1 +1,22 @@
 //! Layers with gradients, shared by prediction and training.
+//!
+//! Every layer is made of operations that carry gradients. Candle's fused layer norm and softmax
+//! do not (they return tensors without a backward link, and do not complain), so none of them
+//! appears here. All tensors are f32; nothing leaves the device during a forward pass.
+
+mod attention;
+mod graph_attention;
+mod layer_norm;
+mod linear;
+mod mamba;
+mod mode;
+pub mod ops;
+mod transformer;
+
+pub use attention::MultiHeadAttention;
+pub use graph_attention::GraphAttention;
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
+pub use mamba::MambaBlock;
+pub use mode::Mode;
+pub use transformer::{TransformerLayer, TransformerLayerConfig};

@@ -1,0 +1,143 @@
+//! The stage-3 model.
+
+use candle::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::input::taking_part;
+use super::{
+    Ablation, FusionConfig, FusionInput, Graph, GuideBank, ModalityInput, PredictProjector,
+    TaskQuery,
+};
+use crate::Task;
+use crate::nn::{Linear, Mode, MultiHeadAttention, ops};
+
+/// What the stage-3 model gives for a batch of `rows` videos.
+#[derive(Debug, Clone)]
+pub struct FusionOutput {
+    /// `(rows, 7)`, f32.
+    pub emotion_logits: Tensor,
+    /// `(rows, 5)`, f32, 0 to 1.
+    pub personality_scores: Tensor,
+    /// `(rows, h)`, f32: what the emotion head reads.
+    pub emotion_vector: Tensor,
+    /// `(rows, h)`, f32: what the trait head reads.
+    pub personality_vector: Tensor,
+}
+
+/// Fuses the modalities that exist and answers for both tasks.
+///
+/// Each modality's vector becomes a node; graph attention over the nodes gives the context; one
+/// shared multi-head attention reads it with a learned query per task; the modalities' own
+/// predictions are added to what was read. Emotion logits are `(Linear(v) + cosine(v, guides)) / 2`,
+/// trait scores `(sigmoid(Linear(v)) + sigmoid(cosine(v, guides))) / 2`, or the heads alone where
+/// the guide bank is off. A row that no modality is present in gets a finite result without
+/// meaning.
+///
+/// Weights: `projectors`, `graph_attn`, `emo_query`, `pkl_query`, `cross_attn`, `emo_logit_proj`,
+/// `per_logit_proj`, `emo_head`, `pkl_head`, `guide_bank_emo`, `guide_bank_pkl`.
+#[derive(Debug, Clone)]
+pub struct FusionModel {
+    graph: Graph,
+    cross_attn: Option<MultiHeadAttention>,
+    emotion: TaskPart,
+    personality: TaskPart,
+    ablation: Ablation,
+}
+
+/// What belongs to one task.
+#[derive(Debug, Clone)]
+struct TaskPart {
+    query: TaskQuery,
+    predict_projector: Option<PredictProjector>,
+    head: Linear,
+    guide_bank: Option<GuideBank>,
+}
+
+impl FusionModel {
+    /// Asks for the weights of every part that the ablation leaves in place.
+    ///
+    /// # Errors
+    /// When `vb` lacks a tensor or holds another shape, or when the heads do not divide the width.
+    pub fn load(config: &FusionConfig, vb: VarBuilder) -> Result<Self> {
+        let FusionConfig { hidden_dim, num_heads, dropout, ref ablation, .. } = *config;
+        let attention = (!ablation.disable_graph_attn).then_some("graph_attn");
+        let cross_attn = (!ablation.disable_cross_attn)
+            .then(|| MultiHeadAttention::load(hidden_dim, num_heads, dropout, vb.pp("cross_attn")))
+            .transpose()?;
+        Ok(Self {
+            graph: Graph::load(&config.input_dims, hidden_dim, dropout, attention, &vb)?,
+            cross_attn,
+            emotion: TaskPart::load(Task::Emotion, config, &vb)?,
+            personality: TaskPart::load(Task::Personality, config, &vb)?,
+            ablation: ablation.clone(),
+        })
+    }
+
+    /// Fuses a batch.
+    ///
+    /// # Errors
+    /// When no modality is left, or when a shape differs from that of [`ModalityInput`].
+    pub fn forward(&self, input: &FusionInput, mode: &mut Mode) -> Result<FusionOutput> {
+        let parts = taking_part(input, &self.ablation.disabled_modalities)?;
+        let context = self.graph.forward(&parts, mode)?;
+        let parts: Vec<&ModalityInput> = parts.into_iter().map(|(_, part)| part).collect();
+        let attention = self.cross_attn.as_ref();
+        let emotion_vector = self.emotion.query.read(&context, attention, mode)?;
+        let emotion_vector = self.emotion.with_predictions(emotion_vector, &parts)?;
+        let personality_vector = self.personality.query.read(&context, attention, mode)?;
+        let personality_vector = self.personality.with_predictions(personality_vector, &parts)?;
+        Ok(FusionOutput {
+            emotion_logits: self.emotion.decide(&emotion_vector, Ok)?,
+            personality_scores: self
+                .personality
+                .decide(&personality_vector, |x| ops::sigmoid(&x))?,
+            emotion_vector,
+            personality_vector,
+        })
+    }
+}
+
+impl TaskPart {
+    fn load(task: Task, config: &FusionConfig, vb: &VarBuilder) -> Result<Self> {
+        let (hidden_dim, ablation) = (config.hidden_dim, &config.ablation);
+        let (query, projector, head, guide_bank) = match task {
+            Task::Emotion => ("emo_query", "emo_logit_proj", "emo_head", "guide_bank_emo"),
+            Task::Personality => ("pkl_query", "per_logit_proj", "pkl_head", "guide_bank_pkl"),
+        };
+        let (without_projector, without_guide) = match task {
+            Task::Emotion => (ablation.disable_emo_logit_proj, ablation.disable_guide_emo),
+            Task::Personality => (ablation.disable_pkl_logit_proj, ablation.disable_guide_pkl),
+        };
+        let predict_projector = (!without_projector)
+            .then(|| PredictProjector::load(task, hidden_dim, vb.pp(projector)))
+            .transpose()?;
+        // A file holds the guides of a task that decides without them, so they are asked for.
+        let guide_bank = (!ablation.disable_guide_bank)
+            .then(|| GuideBank::load(task.outputs(), hidden_dim, vb.pp(guide_bank)))
+            .transpose()?;
+        Ok(Self {
+            query: TaskQuery::load(hidden_dim, query, vb)?,
+            predict_projector,
+            head: Linear::load(hidden_dim, task.outputs(), vb.pp(head))?,
+            guide_bank: guide_bank.filter(|_| !without_guide),
+        })
+    }
+
+    fn with_predictions(&self, vector: Tensor, parts: &[&ModalityInput]) -> Result<Tensor> {
+        match &self.predict_projector {
+            Some(projector) => projector.add(&vector, parts),
+            None => Ok(vector),
+        }
+    }
+
+    /// The head's answer, averaged with the guides' where there are guides.
+    fn decide(
+        &self,
+        vector: &Tensor,
+        activation: impl Fn(Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let answer = activation(self.head.forward(vector)?)?;
+        let Some(guide_bank) = &self.guide_bank else { return Ok(answer) };
+        (answer + activation(guide_bank.similarity(vector)?)?)? / 2.0
+    }
+}

@@ -1,0 +1,34 @@
+//! What a task asks of the context.
+
+use candle::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use super::graph::Context;
+use crate::nn::{Mode, MultiHeadAttention, ops};
+
+/// A learned question, `(1, 1, h)`, by which a task reads the context.
+#[derive(Debug, Clone)]
+pub(in crate::models) struct TaskQuery {
+    query: Tensor,
+}
+
+impl TaskQuery {
+    pub(in crate::models) fn load(hidden_dim: usize, name: &str, vb: &VarBuilder) -> Result<Self> {
+        let start = Init::Randn { mean: 0.0, stdev: 1.0 };
+        Ok(Self { query: vb.get_with_hints((1, 1, hidden_dim), name, start)? })
+    }
+
+    /// The task's vector `(rows, h)`; without attention, the mean of the context.
+    pub(in crate::models) fn read(
+        &self,
+        context: &Context,
+        attention: Option<&MultiHeadAttention>,
+        mode: &mut Mode,
+    ) -> Result<Tensor> {
+        let Context { nodes, mask } = context;
+        let Some(attention) = attention else { return ops::masked_mean(nodes, mask.as_ref()) };
+        let (rows, _, width) = nodes.dims3()?;
+        let query = self.query.broadcast_as((rows, 1, width))?.contiguous()?;
+        attention.forward(&query, nodes, nodes, mask.as_ref(), mode)?.squeeze(1)
+    }
+}

@@ -1,0 +1,175 @@
+//! Functions without weights: softmax, activations, dropout, means over real steps.
+
+use candle::{D, DType, Device, Result, Tensor};
+
+use super::Mode;
+
+/// Far below every score, yet finite, so that a row without any real entry stays finite.
+const MASKED: f64 = 1e30;
+
+/// Softmax over the last axis, with gradient.
+///
+/// # Errors
+/// When the last axis is empty.
+pub fn softmax(scores: &Tensor) -> Result<Tensor> {
+    // The shift changes nothing but the range of `exp`, so it needs no gradient.
+    let exp = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?.exp()?;
+    exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
+}
+
+/// Softmax over the entries of the last axis that are real; the others get weight 0.
+///
+/// - `scores`: f32
+/// - `mask`: broadcasts to `scores`, f32, 1 = real, 0 = not there; `None` = all real
+/// - returns the shape of `scores`; all 0 where no entry is real
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn masked_softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let Some(mask) = mask else { return softmax(scores) };
+    let shift = mask.affine(MASKED, -MASKED)?;
+    softmax(&scores.broadcast_add(&shift)?)?.broadcast_mul(mask)
+}
+
+/// `max(x, 0)`, whose gradient at 0 is 0 as in PyTorch (Candle's is 1).
+///
+/// # Errors
+/// When the device has no memory left.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    x * positive(x)?
+}
+
+/// `x` where positive, else `slope * x`.
+///
+/// # Errors
+/// When the device has no memory left.
+pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
+    x * positive(x)?.affine(1.0 - slope, slope)?
+}
+
+/// `1 / (1 + exp(-x))`.
+///
+/// # Errors
+/// When the device has no memory left.
+pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    (x.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// In training, sets each element to 0 with the given probability and scales the others by
+/// `1 / (1 - probability)`; in prediction, returns `x`.
+///
+/// # Errors
+/// When the device has no memory left.
+pub fn dropout(x: &Tensor, probability: f32, mode: &mut Mode) -> Result<Tensor> {
+    let Mode::Train(stream) = mode else { return Ok(x.clone()) };
+    if probability <= 0.0 {
+        return Ok(x.clone());
+    }
+    let kept = if probability < 1.0 { 1.0 / (1.0 - probability) } else { 0.0 };
+    // One draw of 64 bits decides two elements.
+    let threshold = (f64::from(probability) * 2.0_f64.powi(32)) as u64;
+    let mut mask = Vec::with_capacity(x.elem_count() + 1);
+    while mask.len() < x.elem_count() {
+        let bits = stream.next_u64();
+        for half in [bits >> 32, bits & 0xFFFF_FFFF] {
+            mask.push(if half < threshold { 0.0 } else { kept });
+        }
+    }
+    mask.truncate(x.elem_count());
+    x * Tensor::from_vec(mask, x.shape(), x.device())?
+}
+
+/// Which steps of a padded batch are real.
+///
+/// - `lengths`: real steps per row; a length beyond `steps` means all of them
+/// - returns `(rows, steps)`, f32, 1 = real step, 0 = padding
+///
+/// # Errors
+/// When the device has no memory left.
+pub fn length_mask(lengths: &[usize], steps: usize, device: &Device) -> Result<Tensor> {
+    let row = |&length: &usize| (0..steps).map(move |step| f32::from(u8::from(step < length)));
+    let mask: Vec<f32> = lengths.iter().flat_map(row).collect();
+    Tensor::from_vec(mask, (lengths.len(), steps), device)
+}
+
+/// Mean over the middle axis.
+///
+/// - `x`: `(rows, steps, width)`, f32
+/// - `mask`: `(rows, steps)`, f32, 1 = real step, 0 = not there; `None` = all real
+/// - returns `(rows, width)`; 0 in rows without a real step
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn masked_mean(x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let Some(mask) = mask else { return x.mean(1) };
+    let sum = x.broadcast_mul(&mask.unsqueeze(2)?)?.sum(1)?;
+    let count = mask.sum_keepdim(1)?.maximum(1.0)?; // (rows, 1)
+    sum.broadcast_div(&count)
+}
+
+/// 1 where `x` is above 0, else 0; without gradient.
+fn positive(x: &Tensor) -> Result<Tensor> {
+    x.detach().gt(0.0)?.to_dtype(DType::F32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::SeedStreams;
+
+    fn training(seed: u64) -> Mode {
+        Mode::Train(SeedStreams::new(seed).stream("dropout"))
+    }
+
+    #[test]
+    fn dropout_repeats_by_seed_and_keeps_the_expected_value() -> Result<()> {
+        let ones = Tensor::ones((100, 201), DType::F32, &Device::Cpu)?;
+        let first = dropout(&ones, 0.3, &mut training(1))?.flatten_all()?.to_vec1::<f32>()?;
+        let again = dropout(&ones, 0.3, &mut training(1))?.flatten_all()?.to_vec1::<f32>()?;
+        let other = dropout(&ones, 0.3, &mut training(2))?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(first, again);
+        assert_ne!(first, other);
+        assert!(first.iter().all(|&x| x == 0.0 || x == 1.0 / (1.0 - 0.3)));
+        let dropped = first.iter().filter(|&&x| x == 0.0).count() as f64 / first.len() as f64;
+        assert!((dropped - 0.3).abs() < 0.02, "{dropped}");
+        Ok(())
+    }
+
+    #[test]
+    fn one_stream_gives_a_new_mask_each_time_and_eval_none() -> Result<()> {
+        let ones = Tensor::ones(64, DType::F32, &Device::Cpu)?;
+        let mut mode = training(1);
+        let first = dropout(&ones, 0.5, &mut mode)?.to_vec1::<f32>()?;
+        assert_ne!(first, dropout(&ones, 0.5, &mut mode)?.to_vec1::<f32>()?);
+        assert_eq!(dropout(&ones, 0.5, &mut Mode::Eval)?.to_vec1::<f32>()?, [1.0; 64]);
+        assert_eq!(dropout(&ones, 1.0, &mut mode)?.to_vec1::<f32>()?, [0.0; 64]);
+        Ok(())
+    }
+
+    #[test]
+    fn masked_softmax_equals_softmax_without_the_masked_entries() -> Result<()> {
+        let scores = Tensor::new(&[[1.0_f32, 50.0, -2.0], [3.0, 4.0, 5.0]], &Device::Cpu)?;
+        let mask = Tensor::new(&[[1.0_f32, 0.0, 1.0], [0.0, 0.0, 0.0]], &Device::Cpu)?;
+        let found = masked_softmax(&scores, Some(&mask))?.to_vec2::<f32>()?;
+        let alone = softmax(&Tensor::new(&[1.0_f32, -2.0], &Device::Cpu)?)?.to_vec1::<f32>()?;
+        assert_eq!(found, [[alone[0], 0.0, alone[1]], [0.0; 3]]);
+        Ok(())
+    }
+
+    #[test]
+    fn means_count_real_steps_only() -> Result<()> {
+        let x = Tensor::arange(0_f32, 12.0, &Device::Cpu)?.reshape((3, 4, 1))?;
+        let mask = length_mask(&[9, 2, 0], 4, &Device::Cpu)?;
+        let found = masked_mean(&x, Some(&mask))?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(found, [1.5, 4.5, 0.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn extreme_inputs_stay_finite() -> Result<()> {
+        let x = Tensor::new(&[-1e4_f32, -100.0, 0.0, 100.0, 1e4], &Device::Cpu)?;
+        assert_eq!(sigmoid(&x)?.to_vec1::<f32>()?, [0.0, 3.783_506e-44, 0.5, 1.0, 1.0]);
+        assert_eq!(softmax(&x)?.to_vec1::<f32>()?, [0.0, 0.0, 0.0, 0.0, 1.0]);
+        Ok(())
+    }
+}
