@@ -4,7 +4,11 @@
 //! computed from plain numbers, and a stage is one function read from top to bottom.
 
 pub mod data;
+pub mod error;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
-//pub mod select;
+pub mod select;
+pub mod stage;
+
+pub use error::{Error, Result};

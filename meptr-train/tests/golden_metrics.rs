@@ -11,6 +11,7 @@ use meptr_train::loss::Gradients;
 use meptr_train::metrics::{emotion_scores, personality_scores};
 use meptr_train::optim::schedule::Decay;
 use meptr_train::optim::{Optimiser, OptimiserConfig, Rates, ScheduleConfig, Scheduler};
+use meptr_train::select::DevScore;
 use serde_json::Value;
 
 #[path = "../../tests/support/golden.rs"]
@@ -141,7 +142,7 @@ fn schedules_equal_the_reference() -> Result<()> {
         let whole = |name: &str| case[name].as_u64().map(|n| n as usize).context("a whole number");
         let (epochs, batches) = (whole("epochs")?, whole("steps_per_epoch")?);
         let base = case["base_lr"].as_f64().context("base_lr")?;
-        let scores = numbers(&case["epoch_metric"])?;
+        let scores: Vec<DevScore> = serde_json::from_value(case["epoch_metric"].clone())?;
         let mut scheduler = Scheduler::new(schedule(&case)?, base, epochs, batches);
         let mut expected = numbers(&case["lr_used_at_each_batch"])?.into_iter();
         for score in scores {

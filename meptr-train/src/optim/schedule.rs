@@ -4,6 +4,8 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
+use crate::select::DevScore;
+
 /// How the learning rate moves; `base` is the configured rate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -121,7 +123,8 @@ impl Scheduler {
     }
 
     /// After each epoch, with its dev score.
-    pub fn after_epoch(&mut self, score: f64) {
+    pub fn after_epoch(&mut self, score: DevScore) {
+        let score = score.value();
         self.epoch += 1;
         let plateau = &mut self.plateau;
         let is_rise = |best: f64| score > best * (1.0 + PLATEAU_THRESHOLD);
@@ -196,7 +199,7 @@ mod tests {
                 rates.push(scheduler.rates());
                 scheduler.after_batch();
             }
-            scheduler.after_epoch(0.5);
+            scheduler.after_epoch(serde_json::from_str("0.5").unwrap());
         }
         rates
     }

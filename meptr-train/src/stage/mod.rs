@@ -1,0 +1,5 @@
+//! The three stages of training, one file each, read from top to bottom.
+
+pub mod fusion;
+
+pub use fusion::{EpochReport, FusionData, FusionTraining, TrainedFusion, evaluate, train_fusion};
