@@ -273,3 +273,63 @@ fn load_layers(config: &TransformerFusionConfig, vb: VarBuilder) -> Result<Vec<T
     let layer = TransformerLayerConfig { width, heads, positions, dropout };
     (0..layers).map(|index| TransformerLayer::load(&layer, vb.pp(index))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Modality;
+    use crate::weights::generate;
+    use candle::{Device, Shape};
+
+    fn features(rows: usize, steps: usize) -> Result<Tensor> {
+        let shape = Shape::from((rows, steps, 6));
+        crate::weights::generated_tensor("features", &shape, 1, &Device::Cpu)
+    }
+
+    fn difference(left: &Tensor, right: &Tensor) -> Result<f32> {
+        (left - right)?.abs()?.max_all()?.to_scalar()
+    }
+
+    #[test]
+    fn padding_does_not_change_the_output() -> Result<()> {
+        for modality in Modality::ALL {
+            let config = HeadConfig::published(modality).scaled(6, 16);
+            let load = |vb: VarBuilder| CrossTaskModel::load(&config, vb);
+            let (model, _) = generate(7, &Device::Cpu, load)?;
+            let x = features(1, 4)?;
+            let alone = model.forward(&x, None, &mut Mode::Eval)?;
+            let padding = (features(1, 3)? * 100.0)?;
+            let padded = Tensor::cat(&[&x, &padding], 1)?;
+            let batch = Tensor::cat(&[&padded, &features(1, 7)?], 0)?;
+            let lengths = Lengths::Everywhere(vec![4, 7]);
+            let found = model.forward(&batch, Some(&lengths), &mut Mode::Eval)?;
+            for (alone, found) in [
+                (&alone.emotion_logits, &found.emotion_logits),
+                (&alone.personality_scores, &found.personality_scores),
+                (&alone.fused_vector()?, &found.fused_vector()?),
+                (&alone.emotion_features, &found.emotion_features.narrow(1, 0, 4)?),
+            ] {
+                let off = difference(alone, &found.narrow(0, 0, 1)?)?;
+                assert!(off < 1e-5, "{modality}: off by {off}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_sequence_without_real_steps_gives_finite_values() -> Result<()> {
+        for modality in Modality::ALL {
+            let config = HeadConfig::published(modality).scaled(6, 16);
+            let load = |vb: VarBuilder| CrossTaskModel::load(&config, vb);
+            let (model, _) = generate(7, &Device::Cpu, load)?;
+            let lengths = Lengths::Everywhere(vec![0]);
+            let output = model.forward(&features(1, 3)?, Some(&lengths), &mut Mode::Eval)?;
+            let vector = output.fused_vector()?;
+            assert_eq!(vector.abs()?.max_all()?.to_scalar::<f32>()?, 0.0);
+            assert_eq!(vector.dims(), [1, config.vector_width()]);
+            let logits = output.emotion_logits.flatten_all()?.to_vec1::<f32>()?;
+            assert!(logits.iter().all(|x| x.is_finite()));
+        }
+        Ok(())
+    }
+}

@@ -103,7 +103,7 @@ fn scaled_encoder(
 
 /// The largest number up to `heads` that divides `width`.
 fn fitting_heads(heads: usize, width: usize) -> usize {
-    (1..=heads).rev().find(|heads| width % heads == 0).unwrap_or(1)
+    (1..=heads).rev().find(|heads| width.is_multiple_of(*heads)).unwrap_or(1)
 }
 
 fn mamba(inner_width: usize, layers: usize) -> EncoderConfig {

@@ -26,7 +26,7 @@ impl MultiHeadAttention {
     /// # Errors
     /// When `vb` lacks a tensor or holds another shape, or when `heads` does not divide `width`.
     pub fn load(width: usize, heads: usize, dropout: f32, vb: VarBuilder) -> Result<Self> {
-        if heads == 0 || width % heads != 0 {
+        if heads == 0 || !width.is_multiple_of(heads) {
             candle::bail!("{heads} attention heads do not divide the width {width}")
         }
         let bound = (6.0 / (4 * width) as f64).sqrt(); // Glorot and Bengio 2010, as in PyTorch

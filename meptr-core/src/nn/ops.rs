@@ -1,6 +1,6 @@
 //! Functions without weights: softmax, activations, dropout, means over real steps.
 
-use candle::{D, DType, Device, Result, Tensor};
+use candle::{D, Device, Result, Tensor};
 
 use super::Mode;
 
@@ -27,8 +27,9 @@ pub fn softmax(scores: &Tensor) -> Result<Tensor> {
 /// When the shapes do not fit.
 pub fn masked_softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let Some(mask) = mask else { return softmax(scores) };
+    let mask = mask.to_dtype(scores.dtype())?;
     let shift = mask.affine(MASKED, -MASKED)?;
-    softmax(&scores.broadcast_add(&shift)?)?.broadcast_mul(mask)
+    softmax(&scores.broadcast_add(&shift)?)?.broadcast_mul(&mask)
 }
 
 /// `max(x, 0)`, whose gradient at 0 is 0 as in PyTorch (Candle's is 1).
@@ -47,12 +48,12 @@ pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
     x * positive(x)?.affine(1.0 - slope, slope)?
 }
 
-/// `1 / (1 + exp(-x))`.
+/// `1 / (1 + exp(-x))`; its gradient, unlike that of the formula, is finite for every finite `x`.
 ///
 /// # Errors
 /// When the device has no memory left.
 pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
-    (x.neg()?.exp()? + 1.0)?.recip()
+    candle_nn::ops::sigmoid(x)
 }
 
 /// In training, sets each element to 0 with the given probability and scales the others by
@@ -76,7 +77,7 @@ pub fn dropout(x: &Tensor, probability: f32, mode: &mut Mode) -> Result<Tensor> 
         }
     }
     mask.truncate(x.elem_count());
-    x * Tensor::from_vec(mask, x.shape(), x.device())?
+    x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
 }
 
 /// Which steps of a padded batch are real.
@@ -102,6 +103,7 @@ pub fn length_mask(lengths: &[usize], steps: usize, device: &Device) -> Result<T
 /// When the shapes do not fit.
 pub fn masked_mean(x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let Some(mask) = mask else { return x.mean(1) };
+    let mask = mask.to_dtype(x.dtype())?;
     let sum = x.broadcast_mul(&mask.unsqueeze(2)?)?.sum(1)?;
     let count = mask.sum_keepdim(1)?.maximum(1.0)?; // (rows, 1)
     sum.broadcast_div(&count)
@@ -109,13 +111,14 @@ pub fn masked_mean(x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
 
 /// 1 where `x` is above 0, else 0; without gradient.
 fn positive(x: &Tensor) -> Result<Tensor> {
-    x.detach().gt(0.0)?.to_dtype(DType::F32)
+    x.detach().gt(0.0)?.to_dtype(x.dtype())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rng::SeedStreams;
+    use candle::{DType, Var};
 
     fn training(seed: u64) -> Mode {
         Mode::Train(SeedStreams::new(seed).stream("dropout"))
@@ -167,8 +170,12 @@ mod tests {
 
     #[test]
     fn extreme_inputs_stay_finite() -> Result<()> {
-        let x = Tensor::new(&[-1e4_f32, -100.0, 0.0, 100.0, 1e4], &Device::Cpu)?;
-        assert_eq!(sigmoid(&x)?.to_vec1::<f32>()?, [0.0, 3.783_506e-44, 0.5, 1.0, 1.0]);
+        let x = Var::new(&[-1e4_f32, -100.0, 0.0, 100.0, 1e4], &Device::Cpu)?;
+        let probability = sigmoid(&x)?;
+        assert_eq!(probability.to_vec1::<f32>()?, [0.0, 0.0, 0.5, 1.0, 1.0]);
+        let gradients = probability.backward()?;
+        let gradient = gradients.get(&x).expect("sigmoid has a gradient");
+        assert_eq!(gradient.to_vec1::<f32>()?, [0.0, 0.0, 0.25, 0.0, 0.0]);
         assert_eq!(softmax(&x)?.to_vec1::<f32>()?, [0.0, 0.0, 0.0, 0.0, 1.0]);
         Ok(())
     }

@@ -95,7 +95,7 @@ impl TransformerLayer {
         if !self.config.positions {
             return Ok(x.clone());
         }
-        let table = positions(x.dim(1)?, self.config.width, x.device())?;
+        let table = positions(x.dim(1)?, self.config.width, x.device())?.to_dtype(x.dtype())?;
         ops::dropout(&x.broadcast_add(&table)?, POSITION_DROPOUT, mode)
     }
 }
@@ -107,7 +107,7 @@ fn positions(steps: usize, width: usize, device: &Device) -> Result<Tensor> {
     let value = |position: usize, column: usize| {
         let rate = ((column - column % 2) as f32 * step_down).exp();
         let angle = position as f32 * rate;
-        if column % 2 == 0 { angle.sin() } else { angle.cos() }
+        if column.is_multiple_of(2) { angle.sin() } else { angle.cos() }
     };
     let table: Vec<f32> = (0..steps)
         .flat_map(|position| (0..width).map(move |column| value(position, column)))

@@ -141,3 +141,116 @@ impl TaskPart {
         (answer + activation(guide_bank.similarity(vector)?)?)? / 2.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{generate, generated_tensor};
+    use crate::{Modality, PerModality};
+    use candle::{Device, Shape};
+
+    const DIMS: PerModality<usize> =
+        PerModality { body: 12, face: 10, scene: 8, audio: 6, text: 4 };
+
+    fn model(ablation: Ablation) -> Result<FusionModel> {
+        let config = FusionConfig {
+            hidden_dim: 16,
+            num_heads: 4,
+            input_dims: DIMS,
+            ablation,
+            ..FusionConfig::published()
+        };
+        Ok(generate(3, &Device::Cpu, |vb| FusionModel::load(&config, vb))?.0)
+    }
+
+    fn input() -> Result<FusionInput> {
+        PerModality::try_from_fn(|modality| {
+            let tensor = |what: &str, width: usize| {
+                let shape = Shape::from((2, width));
+                generated_tensor(&format!("{modality}.{what}"), &shape, 1, &Device::Cpu)
+            };
+            Ok(Some(ModalityInput {
+                vector: tensor("vector", DIMS[modality])?,
+                emotion_logits: Some(tensor("logits", 7)?),
+                trait_values: Some(tensor("scores", 5)?),
+                is_present: None,
+            }))
+        })
+    }
+
+    fn assert_same_row(found: &FusionOutput, expected: &FusionOutput, row: usize) -> Result<()> {
+        for (found, expected) in [
+            (&found.emotion_logits, &expected.emotion_logits),
+            (&found.personality_scores, &expected.personality_scores),
+        ] {
+            let off = (found.get(row)? - expected.get(row)?)?.abs()?.max(0)?.to_scalar::<f32>()?;
+            assert!(off < 1e-6, "off by {off}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_missing_modality_equals_a_graph_without_its_node_row_by_row() -> Result<()> {
+        for ablation in [
+            Ablation::default(),
+            Ablation { disable_graph_attn: true, ..Ablation::default() },
+            Ablation { disable_cross_attn: true, ..Ablation::default() },
+        ] {
+            let model = model(ablation)?;
+            let complete = model.forward(&input()?, &mut Mode::Eval)?;
+            let mut without = input()?;
+            without.face = None;
+            let without = model.forward(&without, &mut Mode::Eval)?;
+            let mut mixed = input()?;
+            if let Some(face) = &mut mixed.face {
+                face.is_present = Some(Tensor::new(&[0.0_f32, 1.0], &Device::Cpu)?);
+            }
+            let mixed = model.forward(&mixed, &mut Mode::Eval)?;
+            assert_same_row(&mixed, &without, 0)?;
+            assert_same_row(&mixed, &complete, 1)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_disabled_modality_is_a_missing_one() -> Result<()> {
+        let disabled = vec![Modality::Audio, Modality::Text];
+        let disabled = model(Ablation { disabled_modalities: disabled, ..Ablation::default() })?;
+        let mut without = input()?;
+        without.audio = None;
+        without.text = None;
+        let expected = model(Ablation::default())?.forward(&without, &mut Mode::Eval)?;
+        assert_same_row(&disabled.forward(&input()?, &mut Mode::Eval)?, &expected, 0)
+    }
+
+    #[test]
+    fn the_order_of_modalities_does_not_matter() -> Result<()> {
+        let model = model(Ablation::default())?;
+        let input = input()?;
+        let parts = taking_part(&input, &[])?;
+        let reversed: Vec<_> = parts.iter().copied().rev().collect();
+        let read = |parts: &[(Modality, &ModalityInput)]| -> Result<Tensor> {
+            let context = model.graph.forward(parts, &mut Mode::Eval)?;
+            model.emotion.query.read(&context, model.cross_attn.as_ref(), &mut Mode::Eval)
+        };
+        let off = (read(&parts)? - read(&reversed)?)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(off < 1e-6, "off by {off}");
+        Ok(())
+    }
+
+    #[test]
+    fn no_modality_at_all_is_an_error_and_an_empty_row_is_finite() -> Result<()> {
+        let model = model(Ablation::default())?;
+        assert!(model.forward(&FusionInput::default(), &mut Mode::Eval).is_err());
+        let mut empty_row = input()?;
+        for modality in Modality::ALL {
+            if let Some(part) = &mut empty_row[modality] {
+                part.is_present = Some(Tensor::new(&[0.0_f32, 1.0], &Device::Cpu)?);
+            }
+        }
+        let output = model.forward(&empty_row, &mut Mode::Eval)?;
+        let logits = output.emotion_logits.flatten_all()?.to_vec1::<f32>()?;
+        assert!(logits.iter().all(|x| x.is_finite()));
+        Ok(())
+    }
+}
