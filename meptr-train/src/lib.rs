@@ -5,6 +5,7 @@
 
 pub mod data;
 pub mod error;
+mod host;
 pub mod loss;
 pub mod metrics;
 pub mod optim;

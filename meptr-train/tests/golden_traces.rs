@@ -20,8 +20,9 @@ use serde_json::Value;
 #[allow(dead_code, unreachable_pub)] // each test uses a part
 mod reference;
 
-/// F32 against F64 in the reference itself: up to 6e-7.
-const WEIGHT_TOLERANCE: f32 = 2e-6;
+/// A tenth of one step's learning rate. Adam amplifies rounding noise where a gradient is near 0; F32
+/// against F64 in the reference itself is 6e-7 over five steps, ours against its F32 2e-6.
+const WEIGHT_TOLERANCE: f32 = 1e-5;
 
 #[test]
 fn traces_equal_the_reference() -> Result<()> {

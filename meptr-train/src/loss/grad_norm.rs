@@ -1,8 +1,11 @@
 //! Gradients by parameter name: of one loss, their norm, and weighted sums of several.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use candle::{D, DType, Result, Tensor, Var};
+use candle::{Result, Tensor, Var};
+use rayon::prelude::*;
+
+use crate::host::{self, CHUNK};
 
 /// A gradient for each parameter that a loss depends on, by the parameter's name.
 ///
@@ -25,35 +28,52 @@ pub fn gradients_of(loss: &Tensor, parameters: &BTreeMap<String, Var>) -> Result
 /// Euclidean norm of all gradients together.
 ///
 /// # Errors
-/// When the device fails.
+/// When a gradient is not f32 or the device fails.
 pub fn norm_of(gradients: &Gradients) -> Result<f32> {
     let mut sum = 0.0;
     for gradient in gradients.values() {
-        let gradient = gradient.flatten_to(gradient.rank().saturating_sub(2))?;
-        // Row by row in f32, then in f64: one f32 sum over a large matrix loses digits.
-        let rows = gradient.sqr()?.sum(D::Minus1)?.to_dtype(DType::F64)?;
-        sum += rows.sum_all()?.to_scalar::<f64>()?;
+        // In f64 and chunk by chunk, so that the sum depends neither on size nor on cores.
+        let chunks: Vec<f64> = host::read(gradient, |values| {
+            values.par_chunks(CHUNK).map(|chunk| chunk.iter().map(squared).sum::<f64>()).collect()
+        })?;
+        sum += chunks.iter().sum::<f64>();
     }
     Ok(sum.sqrt() as f32)
+}
+
+fn squared(value: &f32) -> f64 {
+    f64::from(*value) * f64::from(*value)
 }
 
 /// `sum_k weight_k gradients_k`, over every parameter that any of them reaches.
 ///
 /// # Errors
-/// When the device fails.
+/// When gradients of one parameter differ in shape, when one is not f32 or the device fails.
 pub fn weighted_sum(parts: &[(f32, Gradients)]) -> Result<Gradients> {
-    let mut sum = Gradients::new();
-    for (weight, gradients) in parts {
-        for (name, gradient) in gradients {
-            let gradient = (gradient * f64::from(*weight))?;
-            let gradient = match sum.remove(name) {
-                None => gradient,
-                Some(others) => (others + gradient)?,
-            };
-            sum.insert(name.clone(), gradient);
+    let names: BTreeSet<&String> =
+        parts.iter().flat_map(|(_, gradients)| gradients.keys()).collect();
+    let sum_of = |name: &String| -> Result<(String, Tensor)> {
+        let mut parts =
+            parts.iter().filter_map(|(weight, gradients)| Some((*weight, gradients.get(name)?)));
+        let (weight, first) = parts.next().expect("the name comes from one of the parts");
+        let mut sum = host::read(first, |values| -> Vec<f32> {
+            values.iter().map(|value| weight * value).collect()
+        })?;
+        for (weight, gradient) in parts {
+            if gradient.dims() != first.dims() {
+                candle::bail!("the gradients of `{name}` differ in shape");
+            }
+            host::read(gradient, |values| {
+                sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(
+                    |(sum, values)| {
+                        sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+                    },
+                );
+            })?;
         }
-    }
-    Ok(sum)
+        Ok((name.clone(), Tensor::from_vec(sum, first.shape(), first.device())?))
+    };
+    names.into_iter().map(sum_of).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use candle::{DType, Device, Result, Tensor, Var};
 
 use super::rules::{OptimiserConfig, ParameterState};
 use super::schedule::Rates;
+use crate::host;
 use crate::loss::Gradients;
 
 /// Moves named parameters along their gradients, by the rule of its configuration.
@@ -43,15 +44,16 @@ impl Optimiser {
             let Some(parameter) = self.parameters.get(name) else {
                 candle::bail!("a gradient for `{name}`, which is no parameter");
             };
+            if gradient.dims() != parameter.dims() {
+                candle::bail!("the gradient of `{name}` has the shape {:?}", gradient.dims());
+            }
             let state = self.states.entry(name.clone()).or_default();
-            let next = self.config.apply(
-                &parameter.as_detached_tensor(),
-                gradient,
-                state,
-                rates.learning_rate,
-                momentum,
-            )?;
-            parameter.set(&next)?;
+            let (config, rate) = (&self.config, rates.learning_rate);
+            host::read(gradient, |gradient| {
+                host::change(parameter, |parameter| {
+                    config.apply(parameter, gradient, state, rate, momentum);
+                })
+            })??;
         }
         Ok(())
     }
@@ -68,12 +70,14 @@ impl Optimiser {
         let mut tensors = BTreeMap::new();
         for (name, state) in &self.states {
             let steps = Tensor::new(&[state.steps], &Device::Cpu)?;
+            tensors.insert(format!("{name}.{STEPS}"), steps);
             let moments =
                 [(FIRST_MOMENT, &state.first_moment), (SECOND_MOMENT, &state.second_moment)];
-            tensors.insert(format!("{name}.{STEPS}"), steps);
-            for (kind, moment) in moments {
-                if let Some(moment) = moment {
-                    tensors.insert(format!("{name}.{kind}"), moment.clone());
+            let shape = self.parameters[name].shape();
+            for ((kind, moment), has_it) in moments.into_iter().zip(self.config.moments()) {
+                if has_it {
+                    let moment = Tensor::from_slice(moment, shape, &Device::Cpu)?;
+                    tensors.insert(format!("{name}.{kind}"), moment);
                 }
             }
         }
@@ -101,7 +105,7 @@ impl Optimiser {
                     if tensor.dims() != parameter.dims() || tensor.dtype() != DType::F32 {
                         candle::bail!("optimiser state `{full_name}` is {tensor:?}");
                     }
-                    let moment = Some(tensor.to_device(parameter.device())?);
+                    let moment = host::read(tensor, <[f32]>::to_vec)?;
                     if kind == FIRST_MOMENT {
                         state.first_moment = moment;
                     } else {

@@ -1,7 +1,9 @@
 //! How one parameter moves: the update rules, as PyTorch has them.
 
-use candle::{Result, Tensor};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use crate::host::CHUNK;
 
 /// Update rule with its constants; the learning rate belongs to the optimiser.
 ///
@@ -48,7 +50,7 @@ pub enum OptimiserConfig {
 const ADAM_BETAS: (f64, f64) = (0.9, 0.999);
 const LION_BETAS: (f64, f64) = (0.9, 0.99);
 const RMSPROP_ALPHA: f64 = 0.99;
-const EPSILON: f64 = 1e-8;
+const EPSILON: f32 = 1e-8;
 
 impl OptimiserConfig {
     /// Momentum to start with, and the one that a one-cycle schedule moves: the momentum of SGD and
@@ -61,132 +63,122 @@ impl OptimiserConfig {
         }
     }
 
-    /// Moves one parameter and its state.
-    ///
-    /// # Errors
-    /// When the shapes differ.
+    /// Which moments the rule remembers: the first, the second.
+    pub(super) fn moments(&self) -> [bool; 2] {
+        match self {
+            Self::Adam { .. } | Self::AdamW { .. } => [true, true],
+            Self::Sgd { .. } | Self::Lion { .. } => [true, false],
+            Self::RmsProp { .. } => [true, true],
+        }
+    }
+
+    /// Moves one parameter and its state; all slices are of one length.
     pub(super) fn apply(
         &self,
-        parameter: &Tensor,
-        gradient: &Tensor,
+        parameter: &mut [f32],
+        gradient: &[f32],
         state: &mut ParameterState,
         rate: f64,
         momentum: f64,
-    ) -> Result<Tensor> {
+    ) {
         state.steps += 1;
-        let coupled = |decay: f64| with_l2(parameter, gradient, decay);
-        let decayed = |decay: f64| shrunk(parameter, rate * decay);
+        let numbers = Numbers { parameter, gradient, state };
+        let shrink = |decay: f64| (1.0 - rate * decay) as f32;
         match *self {
-            Self::Adam { weight_decay } => {
-                adam(parameter, &coupled(weight_decay)?, state, rate, momentum)
-            }
+            Self::Adam { weight_decay } => adam(numbers, rate, momentum, weight_decay as f32, 1.0),
             Self::AdamW { weight_decay } => {
-                adam(&decayed(weight_decay)?, gradient, state, rate, momentum)
+                adam(numbers, rate, momentum, 0.0, shrink(weight_decay));
             }
             Self::Sgd { weight_decay, .. } => {
-                sgd(parameter, coupled(weight_decay)?, state, rate, momentum)
+                let (rate, momentum, decay) = (rate as f32, momentum as f32, weight_decay as f32);
+                numbers.for_each(|p, g, carried, _| {
+                    *carried = momentum * *carried + (g + decay * *p);
+                    *p -= rate * *carried;
+                });
             }
             Self::RmsProp { weight_decay, .. } => {
-                rmsprop(parameter, &coupled(weight_decay)?, state, rate, momentum)
+                rmsprop(numbers, rate as f32, momentum as f32, weight_decay as f32);
             }
             Self::Lion { weight_decay } => {
-                lion(&decayed(weight_decay)?, gradient, state, rate, momentum)
+                lion(numbers, rate as f32, momentum, shrink(weight_decay));
             }
         }
     }
 }
 
-/// What a rule remembers of one parameter; tensors have the parameter's shape.
+/// What a rule remembers of one parameter; a moment it does not have stays empty.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ParameterState {
     /// Steps taken with a gradient.
     pub(super) steps: u32,
-    /// Running mean of gradients, or the momentum buffer.
-    pub(super) first_moment: Option<Tensor>,
+    /// Running mean of gradients, or what carries on by momentum.
+    pub(super) first_moment: Vec<f32>,
     /// Running mean of squared gradients.
-    pub(super) second_moment: Option<Tensor>,
+    pub(super) second_moment: Vec<f32>,
 }
 
-fn with_l2(parameter: &Tensor, gradient: &Tensor, decay: f64) -> Result<Tensor> {
-    if decay == 0.0 { Ok(gradient.clone()) } else { gradient + (parameter * decay)? }
+struct Numbers<'a> {
+    parameter: &'a mut [f32],
+    gradient: &'a [f32],
+    state: &'a mut ParameterState,
 }
 
-fn shrunk(parameter: &Tensor, decay: f64) -> Result<Tensor> {
-    if decay == 0.0 { Ok(parameter.clone()) } else { parameter * (1.0 - decay) }
-}
-
-/// `keep * mean + (1 - keep) * new`, from 0.
-fn running_mean(mean: &mut Option<Tensor>, new: &Tensor, keep: f64) -> Result<Tensor> {
-    let share = (new * (1.0 - keep))?;
-    let next = match mean.take() {
-        None => share,
-        Some(mean) => ((mean * keep)? + share)?,
-    };
-    *mean = Some(next.clone());
-    Ok(next)
-}
-
-fn adam(
-    parameter: &Tensor,
-    gradient: &Tensor,
-    state: &mut ParameterState,
-    rate: f64,
-    beta1: f64,
-) -> Result<Tensor> {
-    let beta2 = ADAM_BETAS.1;
-    let mean = running_mean(&mut state.first_moment, gradient, beta1)?;
-    let square = running_mean(&mut state.second_moment, &gradient.sqr()?, beta2)?;
-    let steps = f64::from(state.steps);
-    let rate = rate / (1.0 - beta1.powf(steps));
-    let root = (square.sqrt()? / (1.0 - beta2.powf(steps)).sqrt())?;
-    parameter - ((mean / (root + EPSILON)?)? * rate)?
-}
-
-fn sgd(
-    parameter: &Tensor,
-    gradient: Tensor,
-    state: &mut ParameterState,
-    rate: f64,
-    momentum: f64,
-) -> Result<Tensor> {
-    parameter - (carried_on(gradient, state, momentum)? * rate)?
-}
-
-fn rmsprop(
-    parameter: &Tensor,
-    gradient: &Tensor,
-    state: &mut ParameterState,
-    rate: f64,
-    momentum: f64,
-) -> Result<Tensor> {
-    let square = running_mean(&mut state.second_moment, &gradient.sqr()?, RMSPROP_ALPHA)?;
-    let scaled = (gradient / (square.sqrt()? + EPSILON)?)?;
-    parameter - (carried_on(scaled, state, momentum)? * rate)?
-}
-
-fn carried_on(step: Tensor, state: &mut ParameterState, momentum: f64) -> Result<Tensor> {
-    if momentum == 0.0 {
-        return Ok(step);
+impl Numbers<'_> {
+    /// Calls `rule(parameter, gradient, first moment, second moment)` for each number, on all
+    /// cores; moments start as 0.
+    fn for_each(self, rule: impl Fn(&mut f32, f32, &mut f32, &mut f32) + Sync) {
+        let count = self.parameter.len();
+        self.state.first_moment.resize(count, 0.0);
+        self.state.second_moment.resize(count, 0.0);
+        self.parameter
+            .par_chunks_mut(CHUNK)
+            .zip(self.gradient.par_chunks(CHUNK))
+            .zip(self.state.first_moment.par_chunks_mut(CHUNK))
+            .zip(self.state.second_moment.par_chunks_mut(CHUNK))
+            .for_each(|(((parameter, gradient), first), second)| {
+                let moments = first.iter_mut().zip(second);
+                for ((p, g), (first, second)) in parameter.iter_mut().zip(gradient).zip(moments) {
+                    rule(p, *g, first, second);
+                }
+            });
     }
-    let next = match state.first_moment.take() {
-        None => step,
-        Some(last) => ((last * momentum)? + step)?,
-    };
-    state.first_moment = Some(next.clone());
-    Ok(next)
 }
 
-fn lion(
-    parameter: &Tensor,
-    gradient: &Tensor,
-    state: &mut ParameterState,
-    rate: f64,
-    beta1: f64,
-) -> Result<Tensor> {
-    let direction = match &state.first_moment {
-        None => (gradient * (1.0 - beta1))?,
-        Some(mean) => ((mean * beta1)? + (gradient * (1.0 - beta1))?)?,
-    };
-    running_mean(&mut state.first_moment, gradient, LION_BETAS.1)?;
-    parameter - (direction.sign()? * rate)?
+/// `decay` is coupled, `shrink` what the parameter is multiplied with beforehand.
+fn adam(numbers: Numbers, rate: f64, beta1: f64, decay: f32, shrink: f32) {
+    let beta2 = ADAM_BETAS.1;
+    let steps = f64::from(numbers.state.steps);
+    let rate = (rate / (1.0 - beta1.powf(steps))) as f32;
+    let root_scale = (1.0 - beta2.powf(steps)).sqrt() as f32;
+    let (new1, new2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
+    let (beta1, beta2) = (beta1 as f32, beta2 as f32);
+    numbers.for_each(|p, g, mean, square| {
+        *p *= shrink;
+        let g = g + decay * *p;
+        *mean = beta1 * *mean + new1 * g;
+        *square = beta2 * *square + new2 * g * g;
+        *p -= rate * (*mean / (square.sqrt() / root_scale + EPSILON));
+    });
+}
+
+fn rmsprop(numbers: Numbers, rate: f32, momentum: f32, decay: f32) {
+    let (keep, new) = (RMSPROP_ALPHA as f32, (1.0 - RMSPROP_ALPHA) as f32);
+    numbers.for_each(|p, g, carried, square| {
+        let g = g + decay * *p;
+        *square = keep * *square + new * g * g;
+        *carried = momentum * *carried + g / (square.sqrt() + EPSILON);
+        *p -= rate * *carried;
+    });
+}
+
+fn lion(numbers: Numbers, rate: f32, beta1: f64, shrink: f32) {
+    let beta2 = LION_BETAS.1;
+    let (new1, new2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
+    let (beta1, beta2) = (beta1 as f32, beta2 as f32);
+    numbers.for_each(|p, g, mean, _| {
+        let direction = beta1 * *mean + new1 * g;
+        let sign = f32::from(direction > 0.0) - f32::from(direction < 0.0);
+        *p = *p * shrink - rate * sign;
+        *mean = beta2 * *mean + new2 * g;
+    });
 }
