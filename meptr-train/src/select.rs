@@ -133,12 +133,16 @@ pub enum SelectionMetric {
     #[serde(rename = "mean_pkl")]
     MeanPersonality,
     /// Balanced accuracy of the emotions.
+    #[serde(alias = "mUAR")]
     Muar,
     /// F1 of the emotions.
+    #[serde(alias = "mF1")]
     Mf1,
     /// 1 - mean absolute error of the traits.
+    #[serde(alias = "ACC", alias = "mACC")]
     Macc,
     /// Flattened concordance of the traits.
+    #[serde(alias = "CCC")]
     Ccc,
 }
 

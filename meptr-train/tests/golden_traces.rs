@@ -9,10 +9,10 @@ use meptr_core::nn::Mode;
 use meptr_core::weights::Trainable;
 use meptr_train::loss::semi_supervised::Balanced;
 use meptr_train::loss::{Gradients, Objective, norm_of};
-use meptr_train::optim::{Optimiser, OptimiserConfig, Rates};
+use meptr_train::optim::{Optimiser, Rates};
 use reference::golden::{self, Case};
 use reference::{
-    cases, ensure_near, ensure_wallet, number, objective_config, rows_of, trained,
+    cases, ensure_near, ensure_wallet, number, objective_config, optimiser, rows_of, trained,
     weight_difference,
 };
 use serde_json::Value;
@@ -46,8 +46,9 @@ fn replay(case: &Case) -> Result<f32> {
     let loss = objective_config(&case.json["loss"], "personality_loss_type", "weight_emotion")?;
     let mut objective = Objective::new(loss, &Device::Cpu)?;
     let settings = &case.json["optimizer"];
-    ensure!(settings["kind"] == "Adam", "another optimiser");
-    let rule = OptimiserConfig::Adam { weight_decay: number(settings, "weight_decay")? };
+    let kind = settings["kind"].as_str().context("an optimiser")?.to_lowercase();
+    let momentum = settings["momentum"].as_f64().unwrap_or(0.0);
+    let rule = optimiser(&kind, number(settings, "weight_decay")?, momentum)?;
     let learning_rate = number(settings, "lr")?;
     let mut optimiser = Optimiser::new(rule, trainable.by_name());
     ensure_wallets("start", &objective, &case.json["wallets_before_first_step"])?;

@@ -91,8 +91,12 @@ impl Wallet {
     }
 
     fn spend_budget(&mut self, is_active: [bool; 2]) {
-        let chosen = || self.weights.iter().zip(is_active).filter(|(_, is_active)| *is_active);
-        let scale = self.budget / chosen().map(|(weight, _)| weight).sum::<f32>();
+        let chosen = self.weights.iter().zip(is_active).filter(|(_, is_active)| *is_active);
+        let sum: f32 = chosen.map(|(weight, _)| weight).sum();
+        if sum <= 0.0 {
+            return; // a wallet without a budget
+        }
+        let scale = self.budget / sum;
         for (weight, is_active) in self.weights.iter_mut().zip(is_active) {
             if is_active {
                 *weight *= scale;
@@ -142,6 +146,12 @@ mod tests {
         assert_eq!(wallet.first_losses(), [None, Some(0.3)]);
         wallet.update([None, None]);
         assert_eq!(wallet.weights(), [0.5, 2.0]);
+    }
+
+    #[test]
+    fn a_wallet_without_a_budget_stays_empty_and_finite() {
+        let wallet = Wallet::new(CONFIG, 0.0, [0.0, 0.0]);
+        assert_eq!(wallet.weights(), [0.0, 0.0]);
     }
 
     proptest! {

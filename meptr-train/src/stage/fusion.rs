@@ -72,7 +72,7 @@ pub struct FusionData {
 pub struct EpochReport {
     /// Number of the epoch, from 1.
     pub epoch: usize,
-    /// Learning rate of its last step.
+    /// Learning rate at its end, before a schedule by epochs moves it.
     pub learning_rate: f64,
     /// Mean of the steps' losses, each counted by its rows.
     pub loss: f64,
@@ -118,7 +118,6 @@ pub fn train_fusion(
     let mut best = BestOnDev::new(config.patience_epochs);
     let mut trained = TrainedFusion { best: None, epochs: Vec::new() };
     for epoch in 1..=config.max_epochs {
-        let learning_rate = course.scheduler.rates().learning_rate;
         let mut seen = Predictions::default();
         let mut loss = 0.0;
         for batch in order.batches(epoch, rows) {
@@ -126,6 +125,7 @@ pub fn train_fusion(
             let batch = data.train.rows.select(&batch).map_err(doing())?;
             loss += course.step(config, model, &batch, &mut seen).map_err(doing())?;
         }
+        let learning_rate = course.scheduler.rates().learning_rate;
         let dev = evaluate(model, &data.dev, config.batch_size)?;
         let dev_score = DevScore::of(&dev, config.selection)?;
         course.scheduler.after_epoch(dev_score);

@@ -11,6 +11,7 @@ use meptr_core::{Modality, PerModality};
 use meptr_train::data::{FusionRows, Labels};
 use meptr_train::loss::ObjectiveConfig;
 use meptr_train::loss::wallet::{Wallet, WalletConfig};
+use meptr_train::optim::OptimiserConfig;
 use serde_json::Value;
 
 #[path = "../../../tests/support/golden.rs"]
@@ -119,4 +120,16 @@ pub fn ensure_wallet(what: &str, wallet: &Wallet, expected: &Value, kind: &str) 
         ensure_near(&format!("{what} weight of {name}"), found.into(), expected)?;
     }
     Ok(())
+}
+
+/// The optimiser of that name; RMSprop has no momentum in the reference.
+pub fn optimiser(name: &str, weight_decay: f64, momentum: f64) -> Result<OptimiserConfig> {
+    Ok(match name {
+        "adam" => OptimiserConfig::Adam { weight_decay },
+        "adamw" => OptimiserConfig::AdamW { weight_decay },
+        "sgd" => OptimiserConfig::Sgd { weight_decay, momentum },
+        "rmsprop" => OptimiserConfig::RmsProp { weight_decay, momentum: 0.0 },
+        "lion" => OptimiserConfig::Lion { weight_decay },
+        other => anyhow::bail!("the optimiser `{other}` is unknown"),
+    })
 }
