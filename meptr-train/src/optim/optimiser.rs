@@ -172,6 +172,39 @@ mod tests {
         }
     }
 
+    /// Reference: PyTorch 2.6, f32, from 1, -2, 0.5 with the gradient `sin(step w)` and decay 0.01.
+    #[test]
+    fn momentum_and_decay_act_as_in_pytorch() {
+        let rules = [
+            (
+                OptimiserConfig::Adam { weight_decay: 0.01 },
+                [0.974_874_7, -1.993_002_3, 0.463_429_24],
+            ),
+            (
+                OptimiserConfig::RmsProp { weight_decay: 0.01, momentum: 0.9 },
+                [0.300_443_68, -1.834_892_2, -0.185_916_98],
+            ),
+            (
+                OptimiserConfig::Sgd { weight_decay: 0.01, momentum: 0.9 },
+                [0.947_570_1, -1.983_04, 0.431_922_82],
+            ),
+        ];
+        for (rule, expected) in rules {
+            let w = Var::new(&[1.0f32, -2.0, 0.5], &Device::Cpu).unwrap();
+            let mut optimiser = Optimiser::new(rule, BTreeMap::from([("w".into(), w.clone())]));
+            // A one-cycle schedule moves Adam's first beta from step to step.
+            for (step, beta1) in [(1.0, 0.95), (2.0, 0.9), (3.0, 0.85), (4.0, 0.9)] {
+                let is_adam = matches!(rule, OptimiserConfig::Adam { .. });
+                let rates = Rates { learning_rate: 0.01, momentum: is_adam.then_some(beta1) };
+                let gradient = (w.as_detached_tensor() * step).unwrap().sin().unwrap();
+                optimiser.step(&Gradients::from([("w".into(), gradient)]), rates).unwrap();
+            }
+            for (found, expected) in w.to_vec1::<f32>().unwrap().into_iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-5, "{rule:?}: {found} is not {expected}");
+            }
+        }
+    }
+
     #[test]
     fn foreign_state_is_refused() {
         let mut optimiser = Optimiser::new(RULES[0], start());

@@ -204,6 +204,18 @@ mod tests {
         rates
     }
 
+    /// Reference: PyTorch's `OneCycleLR(max_lr=0.01, total_steps=20)` on Adam.
+    #[test]
+    fn one_cycle_moves_the_first_beta_as_pytorch_does() {
+        let rates = rates(ScheduleConfig::OneCycle, 5, 4);
+        let expected =
+            [(0, 0.95), (1, 0.940_451), (4, 0.859_549), (5, 0.85), (12, 0.9), (18, 0.948_746)];
+        for (batch, expected) in expected {
+            let found = rates[batch].momentum.unwrap();
+            assert!((found - expected).abs() < 1e-6, "{batch}: {found} is not {expected}");
+        }
+    }
+
     #[test]
     fn one_cycle_moves_the_momentum_against_the_rate() {
         let rates = rates(ScheduleConfig::OneCycle, 10, 10);
