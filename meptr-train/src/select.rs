@@ -234,8 +234,12 @@ impl BestOnDev {
             return Verdict::Best;
         }
         self.epochs_without_better += 1;
-        let is_over = self.epochs_without_better >= self.patience_epochs;
-        if is_over { Verdict::Stop } else { Verdict::Worse }
+        if self.is_over() { Verdict::Stop } else { Verdict::Worse }
+    }
+
+    /// Is patience at an end?
+    pub fn is_over(&self) -> bool {
+        self.epochs_without_better > 0 && self.epochs_without_better >= self.patience_epochs
     }
 
     /// The best epoch and its score.

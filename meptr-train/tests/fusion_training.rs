@@ -1,7 +1,9 @@
 //! Stage 3 on small made-up data: it repeats by seed, it learns, it survives gaps in the data.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
-use candle::{Device, Tensor};
+use candle::{DType, Device, Tensor};
 use meptr_core::models::{FusionConfig, FusionModel, ModalityInput};
 use meptr_core::rng::{RandomStream, SeedStreams};
 use meptr_core::weights::Trainable;
@@ -9,8 +11,10 @@ use meptr_core::{Modality, PerModality};
 use meptr_train::Error;
 use meptr_train::data::{Corpus, FusionRows, Labels, Order};
 use meptr_train::loss::{ObjectiveConfig, PersonalityLoss};
-use meptr_train::optim::OptimiserConfig;
-use meptr_train::stage::{FusionData, FusionTraining, TrainedFusion, train_fusion};
+use meptr_train::optim::{OptimiserConfig, ScheduleConfig};
+use meptr_train::stage::{
+    EpochReport, FusionData, FusionState, FusionTraining, Start, train_fusion,
+};
 
 fn small_model() -> FusionConfig {
     FusionConfig {
@@ -65,7 +69,13 @@ fn made_up(rows: usize, dims: &PerModality<usize>, mut stream: RandomStream) -> 
     Ok(FusionRows { input, labels: Labels::new(emotion, personality)? })
 }
 
-fn train(seed: u64, config: &FusionTraining) -> Result<TrainedFusion> {
+struct Trained {
+    end: FusionState,
+    epochs: Vec<(EpochReport, FusionState)>,
+}
+
+/// Trains from the first epoch, or on from a state.
+fn train(seed: u64, config: &FusionTraining, state: Option<FusionState>) -> Result<Trained> {
     let model_config = small_model();
     let data = SeedStreams::new(7);
     let made_up = |rows, name: &str| made_up(rows, &model_config.input_dims, data.stream(name));
@@ -77,8 +87,17 @@ fn train(seed: u64, config: &FusionTraining) -> Result<TrainedFusion> {
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&model_config, trainable.builder(&Device::Cpu))?;
     let order = Order::Shuffled { batch_size: config.batch_size, seeds };
-    let randomness = (&order, seeds.stream("dropout"));
-    Ok(train_fusion(config, (&model, trainable.by_name()), &data, randomness, |_| Ok(()))?)
+    let start = match state {
+        None => Start::Fresh(seeds.stream("dropout")),
+        Some(state) => Start::After(Box::new(state)),
+    };
+    let mut epochs = Vec::new();
+    let parts = (&model, trainable.by_name());
+    let end = train_fusion(config, parts, &data, (&order, start), |report, state| {
+        epochs.push((report.clone(), state.clone()));
+        Ok(())
+    })?;
+    Ok(Trained { end, epochs })
 }
 
 fn quick() -> FusionTraining {
@@ -91,27 +110,41 @@ fn quick() -> FusionTraining {
     }
 }
 
-fn same_weights(one: &TrainedFusion, other: &TrainedFusion) -> Result<bool> {
-    let (Some((_, one)), Some((_, other))) = (&one.best, &other.best) else {
-        anyhow::bail!("no best epoch");
-    };
+fn bits(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Vec<u32>>> {
     let bits = |tensor: &Tensor| -> Result<Vec<u32>> {
-        Ok(tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
+        let tensor = tensor.to_dtype(DType::F32)?.flatten_all()?;
+        Ok(tensor.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
     };
-    for (name, tensor) in one {
-        if bits(tensor)? != bits(&other[name])? {
-            return Ok(false);
-        }
-    }
-    Ok(one.len() == other.len())
+    tensors.iter().map(|(name, tensor)| Ok((name.clone(), bits(tensor)?))).collect()
+}
+
+fn equal_bits(one: &FusionState, other: &FusionState) -> Result<bool> {
+    Ok(bits(&one.parameters)? == bits(&other.parameters)?
+        && bits(&one.best_parameters)? == bits(&other.best_parameters)?
+        && bits(&one.optimiser)? == bits(&other.optimiser)?
+        && one.progress == other.progress)
 }
 
 #[test]
 fn the_same_seed_gives_the_same_bits_and_another_does_not() -> Result<()> {
     let config = FusionTraining { max_epochs: 2, ..quick() };
-    let first = train(1, &config)?;
-    ensure!(same_weights(&first, &train(1, &config)?)?);
-    ensure!(!same_weights(&first, &train(2, &config)?)?);
+    let first = train(1, &config, None)?;
+    ensure!(equal_bits(&first.end, &train(1, &config, None)?.end)?);
+    ensure!(!equal_bits(&first.end, &train(2, &config, None)?.end)?);
+    Ok(())
+}
+
+#[test]
+fn two_and_two_epochs_equal_four_bit_for_bit() -> Result<()> {
+    for schedule in [ScheduleConfig::Plateau, ScheduleConfig::OneCycle] {
+        let config = FusionTraining { max_epochs: 4, schedule, ..quick() };
+        let whole = train(1, &config, None)?;
+        let (_, half) = whole.epochs[1].clone();
+        let progress = serde_json::from_str(&serde_json::to_string(&half.progress)?)?;
+        let resumed = train(1, &config, Some(FusionState { progress, ..half }))?;
+        ensure!(resumed.epochs.len() == 2);
+        ensure!(equal_bits(&whole.end, &resumed.end)?, "under {schedule:?}");
+    }
     Ok(())
 }
 
@@ -119,8 +152,8 @@ fn the_same_seed_gives_the_same_bits_and_another_does_not() -> Result<()> {
 fn it_learns_what_the_vectors_tell() -> Result<()> {
     // Without pseudo-labels: on so few rows they pull trait scores towards 0 and 1.
     let objective = ObjectiveConfig { lambda: 0.0, ..ObjectiveConfig::default() };
-    let result = train(1, &FusionTraining { objective, ..quick() })?;
-    let (first, last) = (&result.epochs[0], result.epochs.last().context("epochs")?);
+    let result = train(1, &FusionTraining { objective, ..quick() }, None)?;
+    let ((first, _), (last, _)) = (&result.epochs[0], result.epochs.last().context("epochs")?);
     ensure!(last.loss < first.loss / 2.0, "{} to {}", first.loss, last.loss);
     let emotion = last.dev.mean_emotion().context("emotion scores")?;
     let traits = last.dev.mean_personality().context("trait scores")?;
@@ -150,8 +183,7 @@ fn every_rule_and_loss_keeps_the_weights_finite() -> Result<()> {
             max_epochs: 2,
             ..quick()
         };
-        let (_, weights) = train(1, &config)?.best.context("a best epoch")?;
-        for (name, tensor) in weights {
+        for (name, tensor) in train(1, &config, None)?.end.parameters {
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
             ensure!(values.iter().all(|value| value.is_finite()), "{name} under {optimiser:?}");
         }
@@ -169,9 +201,10 @@ fn a_dev_split_without_traits_cannot_select_by_both_tasks() -> Result<()> {
     let seeds = SeedStreams::new(1);
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&config, trainable.builder(&Device::Cpu))?;
-    let randomness = (&Order::Shuffled { batch_size: 8, seeds }, seeds.stream("dropout"));
+    let order = Order::Shuffled { batch_size: 8, seeds };
+    let start = Start::Fresh(seeds.stream("dropout"));
     let parts = (&model, trainable.by_name());
-    let result = train_fusion(&quick(), parts, &data, randomness, |_| Ok(()));
+    let result = train_fusion(&quick(), parts, &data, (&order, start), |_, _| Ok(()));
     ensure!(matches!(result, Err(Error::NothingToSelectBy { .. })), "{result:?}");
     Ok(())
 }
@@ -230,11 +263,13 @@ fn time_per_epoch_at_the_published_sizes() -> Result<()> {
     let seeds = SeedStreams::new(1);
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&config, trainable.builder(&Device::Cpu))?;
-    let randomness = (&Order::Shuffled { batch_size: 32, seeds }, seeds.stream("dropout"));
+    let order = Order::Shuffled { batch_size: 32, seeds };
+    let start = Start::Fresh(seeds.stream("dropout"));
     let training = FusionTraining { max_epochs: 2, ..FusionTraining::default() };
-    let start = std::time::Instant::now();
-    train_fusion(&training, (&model, trainable.by_name()), &data, randomness, |_| Ok(()))?;
-    let step = start.elapsed().as_secs_f64() / 80.0;
+    let parts = (&model, trainable.by_name());
+    let clock = std::time::Instant::now();
+    train_fusion(&training, parts, &data, (&order, start), |_, _| Ok(()))?;
+    let step = clock.elapsed().as_secs_f64() / 80.0;
     eprintln!("{:.1} ms per step, {:.0} s per epoch", step * 1e3, step * 18_000.0 / 32.0);
     Ok(())
 }

@@ -11,7 +11,7 @@ use meptr_core::{Modality, PerModality};
 use meptr_train::data::{Corpus, FusionRows, Labels, Order, Split, Test};
 use meptr_train::optim::ScheduleConfig;
 use meptr_train::select::{CorpusScores, Evaluation};
-use meptr_train::stage::{EpochReport, FusionData, FusionTraining, evaluate, train_fusion};
+use meptr_train::stage::{EpochReport, FusionData, FusionTraining, Start, evaluate, train_fusion};
 use reference::golden::Case;
 use reference::{
     cases, ensure_wallet, number, objective_config, optimiser, rows_of, trained, weight_difference,
@@ -49,20 +49,22 @@ fn repeat(case: &Case) -> Result<()> {
 
     let training = training(settings)?;
     let dropout = SeedStreams::new(0).stream("dropout"); // the recorded runs have none
-    let mut tests = Vec::new();
-    let result = train_fusion(
+    let start = Start::Fresh(dropout);
+    let (mut reports, mut tests) = (Vec::new(), Vec::new());
+    let end = train_fusion(
         &training,
         (&model, trainable.by_name()),
         &data,
-        (&Order::Fixed(order), dropout),
-        |_| {
+        (&Order::Fixed(order), start),
+        |report, _| {
+            reports.push(report.clone());
             tests.push(evaluate(&model, &test, 7)?);
             Ok(())
         },
     )?;
-    ensure!(result.epochs.len() == expected.len(), "{} epochs", result.epochs.len());
+    ensure!(reports.len() == expected.len(), "{} epochs", reports.len());
     let mut scores = 0.0f64;
-    for ((report, test), expected) in result.epochs.iter().zip(&tests).zip(expected) {
+    for ((report, test), expected) in reports.iter().zip(&tests).zip(expected) {
         let what = format!("epoch {}", report.epoch);
         ensure_epoch(&what, report, expected)?;
         let rate = number(expected, "lr_when_dev_was_evaluated")?;
@@ -72,11 +74,11 @@ fn repeat(case: &Case) -> Result<()> {
         scores = scores.max(score_difference(test, &expected["Test"])?);
     }
     ensure!(scores <= 1e-5, "scores off by {scores}");
-    let (best_epoch, _) = result.best.context("a best epoch")?;
+    let (best_epoch, _) = end.progress.best.best().context("a best epoch")?;
     let best = &expected[best_epoch - 1]["Dev"];
     ensure!(*best == case.json["best_dev"], "epoch {best_epoch} is not the reference's best");
 
-    let noise = (result.epochs.len() * steps) as f32 * training.learning_rate as f32;
+    let noise = (reports.len() * steps) as f32 * training.learning_rate as f32;
     let weights = weight_difference(case, &trained(&trainable), noise)?;
     eprintln!("{}: scores within {scores:e}, final weights within {weights:e}", case.name);
     ensure!(weights <= WEIGHT_TOLERANCE, "final weights off by {weights}");

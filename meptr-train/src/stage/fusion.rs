@@ -88,36 +88,70 @@ pub struct EpochReport {
     pub is_best: bool,
 }
 
-/// What training gives.
+/// Everything needed to go on after an epoch, or to use the best one.
 #[derive(Debug, Clone)]
-pub struct TrainedFusion {
-    /// The best epoch, from 1, with its parameters; none when no dev score was a number.
-    pub best: Option<(usize, BTreeMap<String, Tensor>)>,
-    /// The epochs, in order.
-    pub epochs: Vec<EpochReport>,
+pub struct FusionState {
+    /// The numbers.
+    pub progress: Progress,
+    /// Parameters as the last epoch left them.
+    pub parameters: BTreeMap<String, Tensor>,
+    /// Parameters of the best epoch; empty when no dev score was a number.
+    pub best_parameters: BTreeMap<String, Tensor>,
+    /// See [`Optimiser::state_tensors`].
+    pub optimiser: BTreeMap<String, Tensor>,
+}
+
+/// The part of a [`FusionState`] that is no tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Epochs done.
+    pub epochs: usize,
+    /// Weights of the objective's parts.
+    pub wallets: Wallets,
+    /// Place in the schedule.
+    pub scheduler: Scheduler,
+    /// The best epoch, and how long ago it was.
+    pub best: BestOnDev,
+    /// Where the next dropout masks come from.
+    pub dropout: RandomStream,
+}
+
+/// Where a training starts.
+#[derive(Debug)]
+pub enum Start {
+    /// At the first epoch, with this stream of dropout masks.
+    Fresh(RandomStream),
+    /// After the epochs of an earlier run, which the whole then equals bit for bit.
+    After(Box<FusionState>),
 }
 
 /// Trains a model in place until its dev score has stopped rising.
 ///
-/// `parameters` are the variables that `model` was loaded from; they end as the last epoch left
-/// them. `dropout` is the only randomness beside that of `order`. `on_epoch` hears of each epoch.
+/// `parameters` are the variables that `model` was loaded from. Beside the dropout masks, `order` is
+/// the only randomness. `on_epoch` gets each epoch's report and state, to log and to save them; the
+/// last state is returned.
 ///
 /// # Errors
 /// [`Error::NothingToSelectBy`] when the dev split lacks the labels that the selection needs;
-/// otherwise when the device fails or the data does not fit the model.
+/// otherwise when the device fails or data or state do not fit the model.
 pub fn train_fusion(
     config: &FusionTraining,
     (model, parameters): (&FusionModel, BTreeMap<String, Var>),
     data: &FusionData,
-    (order, dropout): (&Order, RandomStream),
-    mut on_epoch: impl FnMut(&EpochReport) -> Result<()>,
-) -> Result<TrainedFusion> {
+    (order, start): (&Order, Start),
+    mut on_epoch: impl FnMut(&EpochReport, &FusionState) -> Result<()>,
+) -> Result<FusionState> {
     let rows = data.train.rows.len();
-    let mut course = Course::new(config, parameters, order.batches_per_epoch(rows), dropout)
-        .map_err(Error::doing("preparing the training of the fusion model"))?;
-    let mut best = BestOnDev::new(config.patience_epochs);
-    let mut trained = TrainedFusion { best: None, epochs: Vec::new() };
-    for epoch in 1..=config.max_epochs {
+    let doing = || Error::doing("preparing the training of the fusion model");
+    let mut course = match start {
+        Start::Fresh(dropout) => {
+            Course::fresh(config, parameters, order.batches_per_epoch(rows), dropout)
+        }
+        Start::After(state) => Course::after(config, parameters, *state),
+    }
+    .map_err(doing())?;
+    while course.epochs < config.max_epochs && !course.best.is_over() {
+        let epoch = course.epochs + 1;
         let mut seen = Predictions::default();
         let mut loss = 0.0;
         for batch in order.batches(epoch, rows) {
@@ -128,11 +162,7 @@ pub fn train_fusion(
         let learning_rate = course.scheduler.rates().learning_rate;
         let dev = evaluate(model, &data.dev, config.batch_size)?;
         let dev_score = DevScore::of(&dev, config.selection)?;
-        course.scheduler.after_epoch(dev_score);
-        let verdict = best.observe(epoch, dev_score);
-        if verdict == Verdict::Best {
-            trained.best = Some((epoch, copy_of(course.optimiser.parameters())?));
-        }
+        let is_best = course.end_epoch(dev_score)?;
         let report = EpochReport {
             epoch,
             learning_rate,
@@ -141,42 +171,88 @@ pub fn train_fusion(
             dev,
             dev_score,
             wallets: course.objective.wallets().clone(),
-            is_best: verdict == Verdict::Best,
+            is_best,
         };
-        on_epoch(&report)?;
-        trained.epochs.push(report);
-        if verdict == Verdict::Stop {
-            break;
-        }
+        on_epoch(&report, &course.state()?)?;
     }
-    Ok(trained)
+    course.state()
 }
 
-/// Everything that changes from step to step.
+/// Everything that changes in the course of a training.
 struct Course {
+    epochs: usize,
     objective: Objective,
     optimiser: Optimiser,
     scheduler: Scheduler,
-    mode: Mode,
+    best: BestOnDev,
+    best_parameters: BTreeMap<String, Tensor>,
+    dropout: RandomStream,
 }
 
 impl Course {
-    fn new(
+    fn fresh(
         config: &FusionTraining,
         parameters: BTreeMap<String, Var>,
         batches_per_epoch: usize,
         dropout: RandomStream,
     ) -> candle::Result<Self> {
-        let device =
-            parameters.values().next().map_or(&Device::Cpu, |parameter| parameter.device());
-        let objective = Objective::new(config.objective.clone(), device)?;
         let (rate, epochs) = (config.learning_rate, config.max_epochs);
         Ok(Self {
-            objective,
+            epochs: 0,
+            objective: Objective::new(config.objective.clone(), device_of(&parameters))?,
             optimiser: Optimiser::new(config.optimiser, parameters),
             scheduler: Scheduler::new(config.schedule, rate, epochs, batches_per_epoch),
-            mode: Mode::Train(dropout),
+            best: BestOnDev::new(config.patience_epochs),
+            best_parameters: BTreeMap::new(),
+            dropout,
         })
+    }
+
+    fn after(
+        config: &FusionTraining,
+        parameters: BTreeMap<String, Var>,
+        state: FusionState,
+    ) -> candle::Result<Self> {
+        let Progress { epochs, wallets, scheduler, best, dropout } = state.progress;
+        if !parameters.keys().eq(state.parameters.keys()) {
+            candle::bail!("the state is that of another model");
+        }
+        for (name, parameter) in &parameters {
+            parameter.set(&state.parameters[name].to_device(parameter.device())?)?;
+        }
+        let device = device_of(&parameters).clone();
+        let mut optimiser = Optimiser::new(config.optimiser, parameters);
+        optimiser.restore(&state.optimiser)?;
+        let objective = Objective::resume(config.objective.clone(), wallets, &device)?;
+        let best_parameters = state.best_parameters;
+        Ok(Self { epochs, objective, optimiser, scheduler, best, best_parameters, dropout })
+    }
+
+    fn state(&self) -> Result<FusionState> {
+        let doing = || Error::doing("keeping the state of the training");
+        Ok(FusionState {
+            progress: Progress {
+                epochs: self.epochs,
+                wallets: self.objective.wallets().clone(),
+                scheduler: self.scheduler.clone(),
+                best: self.best.clone(),
+                dropout: self.dropout.clone(),
+            },
+            parameters: copy_of(self.optimiser.parameters())?,
+            best_parameters: self.best_parameters.clone(),
+            optimiser: self.optimiser.state_tensors().map_err(doing())?,
+        })
+    }
+
+    /// Says whether the epoch was the best so far.
+    fn end_epoch(&mut self, dev_score: DevScore) -> Result<bool> {
+        self.epochs += 1;
+        self.scheduler.after_epoch(dev_score);
+        let is_best = self.best.observe(self.epochs, dev_score) == Verdict::Best;
+        if is_best {
+            self.best_parameters = copy_of(self.optimiser.parameters())?;
+        }
+        Ok(is_best)
     }
 
     /// One step; gives the loss, summed over the batch's rows, and keeps the outputs in `seen`.
@@ -187,7 +263,11 @@ impl Course {
         batch: &FusionRows,
         seen: &mut Predictions,
     ) -> candle::Result<f64> {
-        let output = model.forward(&batch.input, &mut self.mode)?;
+        let mut mode = Mode::Train(self.dropout.clone());
+        let output = model.forward(&batch.input, &mut mode)?;
+        if let Mode::Train(dropout) = mode {
+            self.dropout = dropout;
+        }
         let (logits, scores) = (&output.emotion_logits, &output.personality_scores);
         let parts = self.objective.components(logits, scores, &batch.labels)?;
         let balanced = self.objective.balance(&parts, self.optimiser.parameters())?;
@@ -226,8 +306,12 @@ pub fn evaluate<S: Split>(
     Ok(Evaluation::new(scores.collect::<Result<_>>()?))
 }
 
+fn device_of(parameters: &BTreeMap<String, Var>) -> &Device {
+    parameters.values().next().map_or(&Device::Cpu, |parameter| parameter.device())
+}
+
 fn copy_of(parameters: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>> {
     let copy = |(name, parameter): (&String, &Var)| Ok((name.clone(), parameter.copy()?.detach()));
     let copies = parameters.iter().map(copy).collect::<candle::Result<_>>();
-    copies.map_err(Error::doing("keeping the best weights"))
+    copies.map_err(Error::doing("copying the parameters"))
 }

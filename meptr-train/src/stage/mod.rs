@@ -2,4 +2,6 @@
 
 pub mod fusion;
 
-pub use fusion::{EpochReport, FusionData, FusionTraining, TrainedFusion, evaluate, train_fusion};
+pub use fusion::{
+    EpochReport, FusionData, FusionState, FusionTraining, Progress, Start, evaluate, train_fusion,
+};
