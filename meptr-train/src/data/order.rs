@@ -1,0 +1,56 @@
+//! Which rows make up which batch.
+
+use meptr_core::rng::SeedStreams;
+
+/// How the rows of an epoch are dealt into batches.
+#[derive(Debug, Clone)]
+pub enum Order {
+    /// In a new random order each epoch, the same one for the same seed and epoch.
+    Shuffled {
+        /// Rows per batch, at least 1; the last batch may have fewer.
+        batch_size: usize,
+        /// Where the orders come from.
+        seeds: SeedStreams,
+    },
+    /// These batches of rows in every epoch.
+    Fixed(Vec<Vec<u32>>),
+}
+
+impl Order {
+    /// The batches of an epoch, over `rows` rows.
+    pub fn batches(&self, epoch: usize, rows: usize) -> Vec<Vec<u32>> {
+        match self {
+            Self::Fixed(batches) => batches.clone(),
+            Self::Shuffled { batch_size, seeds } => {
+                let mut order: Vec<u32> = (0u32..).take(rows).collect();
+                seeds.stream(&format!("order {epoch}")).shuffle(&mut order);
+                order.chunks((*batch_size).max(1)).map(<[u32]>::to_vec).collect()
+            }
+        }
+    }
+
+    /// Batches per epoch.
+    pub fn batches_per_epoch(&self, rows: usize) -> usize {
+        match self {
+            Self::Fixed(batches) => batches.len(),
+            Self::Shuffled { batch_size, .. } => rows.div_ceil((*batch_size).max(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_epoch_has_every_row_once_in_its_own_order() {
+        let order = Order::Shuffled { batch_size: 4, seeds: SeedStreams::new(1) };
+        let first = order.batches(1, 10);
+        assert_eq!(first.len(), order.batches_per_epoch(10));
+        assert_eq!(first, order.batches(1, 10));
+        assert_ne!(first, order.batches(2, 10));
+        let mut rows = first.concat();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..10).collect::<Vec<u32>>());
+    }
+}

@@ -1,0 +1,288 @@
+//! Which epoch is best and when to stop, by the dev split and nothing else.
+
+use std::marker::PhantomData;
+
+use candle::Tensor;
+use meptr_core::{Emotion, PersonalityTrait};
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Dev, Labels, Split};
+use crate::metrics::{EmotionScores, PersonalityScores, emotion_scores, personality_scores};
+use crate::{Error, Result};
+
+/// Outputs for the rows of a corpus, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Predictions {
+    emotion_logits: Vec<[f32; Emotion::COUNT]>,
+    personality_scores: Vec<[f32; PersonalityTrait::COUNT]>,
+    emotion_labels: Vec<[f32; Emotion::COUNT]>,
+    personality_labels: Vec<[f32; PersonalityTrait::COUNT]>,
+}
+
+impl Predictions {
+    /// Adds a batch.
+    ///
+    /// - `emotion_logits`: `(batch, 7)`, `personality_scores`: `(batch, 5)`, f32
+    ///
+    /// # Errors
+    /// When a shape differs from the above.
+    pub fn add(
+        &mut self,
+        emotion_logits: &Tensor,
+        personality_scores: &Tensor,
+        labels: &Labels,
+    ) -> candle::Result<()> {
+        self.emotion_logits.extend(rows(emotion_logits)?);
+        self.personality_scores.extend(rows(personality_scores)?);
+        self.emotion_labels.extend(rows(&labels.emotion)?);
+        self.personality_labels.extend(rows(&labels.personality)?);
+        Ok(())
+    }
+
+    /// Scores of both tasks, each over the rows that have its labels.
+    pub fn scores(&self) -> CorpusScores {
+        CorpusScores {
+            emotion: emotion_scores(&self.emotion_logits, &self.emotion_labels),
+            personality: personality_scores(&self.personality_scores, &self.personality_labels),
+        }
+    }
+}
+
+fn rows<const N: usize>(matrix: &Tensor) -> candle::Result<Vec<[f32; N]>> {
+    let (_, columns) = matrix.dims2()?;
+    if columns != N {
+        candle::bail!("a matrix of {columns} columns instead of {N}");
+    }
+    let rows = matrix.to_vec2::<f32>()?;
+    Ok(rows.into_iter().map(|row| std::array::from_fn(|index| row[index])).collect())
+}
+
+/// Scores on one corpus; none for a task that it has no labels of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CorpusScores {
+    /// Emotion scores.
+    pub emotion: Option<EmotionScores>,
+    /// Trait scores.
+    pub personality: Option<PersonalityScores>,
+}
+
+/// Scores on a split of one or more corpora.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation<S> {
+    corpora: Vec<(String, CorpusScores)>,
+    #[serde(skip)]
+    split: PhantomData<S>,
+}
+
+impl<S: Split> Evaluation<S> {
+    /// Collects what models scored on corpora of the split `S`.
+    pub(crate) fn new(corpora: Vec<(String, CorpusScores)>) -> Self {
+        Self { corpora, split: PhantomData }
+    }
+
+    /// Corpora by name, in order.
+    pub fn corpora(&self) -> &[(String, CorpusScores)] {
+        &self.corpora
+    }
+
+    /// Mean over all corpora's mUAR and mF1; none without emotion labels.
+    pub fn mean_emotion(&self) -> Option<f64> {
+        self.mean(|scores| scores.emotion.map(|emotion| emotion.mean()))
+    }
+
+    /// Mean over all corpora's mACC and CCC; none without trait labels.
+    pub fn mean_personality(&self) -> Option<f64> {
+        self.mean(|scores| scores.personality.map(|personality| personality.mean()))
+    }
+
+    /// One number for the split; none when it lacks the labels for it.
+    pub fn metric(&self, metric: SelectionMetric) -> Option<f64> {
+        let emotion = |of: fn(&EmotionScores) -> f64| self.mean(|s| s.emotion.as_ref().map(of));
+        let personality =
+            |of: fn(&PersonalityScores) -> f64| self.mean(|s| s.personality.as_ref().map(of));
+        match metric {
+            SelectionMetric::Combined => {
+                Some((self.mean_emotion()? + self.mean_personality()?) / 2.0)
+            }
+            SelectionMetric::MeanEmotion => self.mean_emotion(),
+            SelectionMetric::MeanPersonality => self.mean_personality(),
+            SelectionMetric::Muar => emotion(|scores| scores.muar),
+            SelectionMetric::Mf1 => emotion(|scores| scores.mf1),
+            SelectionMetric::Macc => personality(|scores| scores.macc),
+            SelectionMetric::Ccc => personality(|scores| scores.ccc),
+        }
+    }
+
+    fn mean(&self, of: impl Fn(&CorpusScores) -> Option<f64>) -> Option<f64> {
+        let values: Vec<f64> = self.corpora.iter().filter_map(|(_, scores)| of(scores)).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    }
+}
+
+/// What the best epoch is best in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SelectionMetric {
+    /// Mean of the next two.
+    #[serde(alias = "mean_combo")]
+    Combined,
+    /// Mean of mUAR and mF1.
+    #[serde(rename = "mean_emo")]
+    MeanEmotion,
+    /// Mean of mACC and the flattened CCC.
+    #[serde(rename = "mean_pkl")]
+    MeanPersonality,
+    /// Balanced accuracy of the emotions.
+    #[serde(alias = "mUAR")]
+    Muar,
+    /// F1 of the emotions.
+    #[serde(alias = "mF1")]
+    Mf1,
+    /// 1 - mean absolute error of the traits.
+    #[serde(alias = "ACC", alias = "mACC")]
+    Macc,
+    /// Flattened concordance of the traits.
+    #[serde(alias = "CCC")]
+    Ccc,
+}
+
+impl SelectionMetric {
+    /// Name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Combined => "combined",
+            Self::MeanEmotion => "mean_emo",
+            Self::MeanPersonality => "mean_pkl",
+            Self::Muar => "muar",
+            Self::Mf1 => "mf1",
+            Self::Macc => "macc",
+            Self::Ccc => "ccc",
+        }
+    }
+}
+
+/// A score that may choose between epochs: one of the dev split.
+///
+/// The test split cannot give one:
+///
+/// ```compile_fail
+/// use meptr_train::data::Test;
+/// use meptr_train::select::{DevScore, Evaluation, SelectionMetric};
+///
+/// fn peek(evaluation: &Evaluation<Test>) -> DevScore {
+///     DevScore::of(evaluation, SelectionMetric::Combined).unwrap()
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DevScore(f64);
+
+impl DevScore {
+    /// The score to choose by; it may be NaN, which never is best.
+    ///
+    /// # Errors
+    /// [`Error::NothingToSelectBy`] when no corpus has the labels that the metric needs.
+    pub fn of(evaluation: &Evaluation<Dev>, metric: SelectionMetric) -> Result<Self> {
+        let nothing = || Error::NothingToSelectBy {
+            metric: metric.name(),
+            corpora: evaluation
+                .corpora
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        evaluation.metric(metric).map(Self).ok_or_else(nothing)
+    }
+
+    /// The number.
+    pub fn value(self) -> f64 {
+        self.0
+    }
+}
+
+/// What an epoch's dev score means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The best so far.
+    Best,
+    /// Not the best.
+    Worse,
+    /// Not the best, and patience is at an end.
+    Stop,
+}
+
+/// Remembers the best epoch, and stops after some without a better one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BestOnDev {
+    patience_epochs: usize,
+    best: Option<(usize, DevScore)>,
+    epochs_without_better: usize,
+}
+
+impl BestOnDev {
+    /// Stops after this many epochs in a row without a better score.
+    pub fn new(patience_epochs: usize) -> Self {
+        Self { patience_epochs, best: None, epochs_without_better: 0 }
+    }
+
+    /// Judges an epoch; a score that is only equal is not better.
+    pub fn observe(&mut self, epoch: usize, score: DevScore) -> Verdict {
+        if !score.0.is_nan() && self.best.is_none_or(|(_, best)| score > best) {
+            self.best = Some((epoch, score));
+            self.epochs_without_better = 0;
+            return Verdict::Best;
+        }
+        self.epochs_without_better += 1;
+        if self.is_over() { Verdict::Stop } else { Verdict::Worse }
+    }
+
+    /// Is patience at an end?
+    pub fn is_over(&self) -> bool {
+        self.epochs_without_better > 0 && self.epochs_without_better >= self.patience_epochs
+    }
+
+    /// The best epoch and its score.
+    pub fn best(&self) -> Option<(usize, DevScore)> {
+        self.best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_counts_epochs_in_a_row() {
+        let mut best = BestOnDev::new(2);
+        let scores = [f64::NAN, 0.5, 0.4, 0.6, 0.6, f64::NAN];
+        let verdicts: Vec<Verdict> =
+            (1..).zip(scores).map(|(epoch, score)| best.observe(epoch, DevScore(score))).collect();
+        use Verdict::{Best, Stop, Worse};
+        assert_eq!(verdicts, [Worse, Best, Worse, Best, Worse, Stop]);
+        assert_eq!(best.best(), Some((4, DevScore(0.6))));
+    }
+
+    #[test]
+    fn a_split_without_the_needed_labels_gives_no_score() {
+        let nothing = CorpusScores { emotion: None, personality: None };
+        let evaluation = Evaluation::<Dev>::new(vec![("empty".into(), nothing)]);
+        let error = DevScore::of(&evaluation, SelectionMetric::Combined).unwrap_err();
+        assert!(error.to_string().contains("empty"), "{error}");
+    }
+
+    #[test]
+    fn names_in_configurations_are_as_stated() {
+        for metric in [
+            SelectionMetric::Combined,
+            SelectionMetric::MeanEmotion,
+            SelectionMetric::MeanPersonality,
+            SelectionMetric::Muar,
+            SelectionMetric::Mf1,
+            SelectionMetric::Macc,
+            SelectionMetric::Ccc,
+        ] {
+            assert_eq!(serde_json::to_value(metric).unwrap(), metric.name());
+        }
+    }
+}
