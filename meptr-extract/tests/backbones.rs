@@ -70,7 +70,7 @@ fn clip_equals_the_reference() -> Result<()> {
         let pictures = pictures(&folder, &expected)?;
         let features = &expected["image_features"];
         let off = golden::ensure_close("all", &model.forward(&pictures)?, features, TOLERANCE)?;
-        println!("{}: {off}", folder.display());
+        eprintln!("{}: {off}", folder.display());
         let one = model.forward(&pictures.narrow(0, 0, 1)?)?;
         golden::ensure_close("one", &one, &features.narrow(0, 0, 1)?, TOLERANCE)?;
     }
@@ -90,7 +90,7 @@ fn bert_equals_the_reference() -> Result<()> {
             let ids = Tensor::new(ids.as_slice(), &Device::Cpu)?.unsqueeze(0)?;
             let found = model.forward(&ids, &[ids.dim(1)?])?;
             let off = golden::ensure_close(&name, &found, state, TOLERANCE)?;
-            println!("{} {name}: {off}", folder.display());
+            eprintln!("{} {name}: {off}", folder.display());
         }
         for (name, ids) in expected.iter().filter(|(name, _)| name.ends_with(".input_ids")) {
             let case = name.trim_end_matches(".input_ids");
@@ -100,7 +100,7 @@ fn bert_equals_the_reference() -> Result<()> {
             for (row, length) in lengths.into_iter().enumerate() {
                 let (found, state) = (found.i((row, ..length))?, state.i((row, ..length))?);
                 let off = golden::ensure_close(case, &found, &state, TOLERANCE)?;
-                println!("{} {case} row {row}: {off}", folder.display());
+                eprintln!("{} {case} row {row}: {off}", folder.display());
             }
         }
     }
@@ -140,7 +140,7 @@ fn wav2vec2_equals_the_reference() -> Result<()> {
         for (case, values, state) in sounds(&expected(&folder)?) {
             let found = model.forward(&values, &[values.dim(1)?])?;
             let off = golden::ensure_close(&case, &found, &state, TOLERANCE)?;
-            println!("{} {case}: {off}", folder.display());
+            eprintln!("{} {case}: {off}", folder.display());
         }
     }
     Ok(())
@@ -165,7 +165,7 @@ fn other_spellings_of_wav2vec2_weights_give_the_same() -> Result<()> {
             for (case, values, state) in sounds(&expected(&folder)?) {
                 let found = model.forward(&values, &[values.dim(1)?])?;
                 let off = golden::ensure_close(&case, &found, &state, TOLERANCE)?;
-                println!("{} {name} {case}: {off}", folder.display());
+                eprintln!("{} {name} {case}: {off}", folder.display());
             }
         }
     }
@@ -192,7 +192,7 @@ fn wav2vec2_gives_a_batch_of_unequal_clips_what_it_gives_each() -> Result<()> {
         for (row, (case, _, state)) in cases.iter().enumerate() {
             let found = found.i((row..=row, ..state.dim(1)?))?;
             let off = golden::ensure_close(case, &found, state, TOLERANCE)?;
-            println!("{} batch {case}: {off}", folder.display());
+            eprintln!("{} batch {case}: {off}", folder.display());
         }
         let too_short = model.config().receptive_field() - 1;
         let clip = Tensor::zeros((1, too_short), DType::F32, &Device::Cpu)?;

@@ -9,12 +9,13 @@ mod golden;
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use candle::{DType, Device, Tensor};
 use meptr_core::weights::generate;
 use meptr_extract::backbones::{
     Bert, BertConfig, ClipConfig, ClipVision, Wav2Vec2, Wav2Vec2Config,
 };
+use serde::de::DeserializeOwned;
 
 const TOLERANCE: f32 = 2e-4;
 
@@ -26,7 +27,7 @@ fn seconds<T>(what: &str, run: impl Fn() -> candle::Result<T>) -> Result<T> {
         value = run()?;
         best = best.min(start.elapsed().as_secs_f64());
     }
-    println!("{what}: {best:.3} s");
+    eprintln!("{what}: {best:.3} s");
     Ok(value)
 }
 
@@ -39,17 +40,24 @@ fn case(name: &str) -> Result<Option<(golden::Case, u64)>> {
     Ok(Some((golden::Case { name: name.into(), json: entry.clone(), tensors }, seed)))
 }
 
+/// The case's configuration, where it is not the published one described in words.
+fn config_or<C: DeserializeOwned>(case: &golden::Case, published: C) -> Result<C> {
+    match &case.json["config"] {
+        config if config.is_object() => Ok(serde_json::from_value(config.clone())?),
+        _ => Ok(published),
+    }
+}
+
 #[test]
 fn bge_small_equals_the_reference() -> Result<()> {
     let (case, seed) = case("bge_small")?.context("the default copy holds this case")?;
-    let config: BertConfig = serde_json::from_value(case.json["config"].clone())?;
-    ensure!(config == BertConfig::bge_small(), "{config:?}");
+    let config = config_or(&case, BertConfig::bge_small())?;
     let (model, _) = generate(seed, &Device::Cpu, |vb| Bert::load(&config, vb))?;
     let ids = case.tensor("input_ids")?;
     let found = model.forward(ids, &[ids.dim(1)?])?;
     let expected = case.tensor("last_hidden_state")?;
     let off = golden::ensure_close("bge_small", &found, expected, TOLERANCE)?;
-    println!("bge_small: {off}");
+    eprintln!("bge_small: {off}");
     Ok(())
 }
 
@@ -60,24 +68,24 @@ fn clip_equals_the_reference() -> Result<()> {
     let pixels = golden::tensors_of(&pixels)?;
     let names: Vec<String> = serde_json::from_value(case.json["images"].clone())?;
     let pixels: Vec<&Tensor> = names.iter().map(|name| &pixels[name]).collect();
-    let config = ClipConfig::vit_base_patch32();
+    let config = config_or(&case, ClipConfig::vit_base_patch32())?;
     let (model, _) = generate(seed, &Device::Cpu, |vb| ClipVision::load(&config, vb))?;
     let found = model.forward(&Tensor::cat(&pixels, 0)?)?;
     let off = golden::ensure_close("clip", &found, case.tensor("image_features")?, TOLERANCE)?;
-    println!("clip: {off}");
+    eprintln!("clip: {off}");
     Ok(())
 }
 
 #[test]
 fn wav2vec2_equals_the_reference() -> Result<()> {
     let Some((case, seed)) = case("wav2vec2_large_12")? else { return Ok(()) };
-    let config = Wav2Vec2Config::large_robust_12();
+    let config = config_or(&case, Wav2Vec2Config::large_robust_12())?;
     let (model, _) = generate(seed, &Device::Cpu, |vb| Wav2Vec2::load(&config, vb))?;
     let values = case.tensor("input_values")?;
     let found = model.forward(values, &[values.dim(1)?])?;
     let expected = case.tensor("last_hidden_state")?;
     let off = golden::ensure_close("wav2vec2", &found, expected, TOLERANCE)?;
-    println!("wav2vec2: {off}");
+    eprintln!("wav2vec2: {off}");
     Ok(())
 }
 

@@ -52,11 +52,11 @@ fn pictures_equal_the_processor() -> Result<()> {
             let input = ClipInput::new(expected.dim(2)?);
             let found = input.prepare(&[read_png(&png)?], &Device::Cpu)?;
             let off = golden::ensure_close(name, &found, &expected, 1e-6)?;
-            println!("{name}: {off}");
+            eprintln!("{name}: {off}");
             cases += 1;
         }
     }
-    println!("{cases} pictures");
+    eprintln!("{cases} pictures");
     Ok(())
 }
 
@@ -96,7 +96,7 @@ fn normalised_sound_equals_the_processor() -> Result<()> {
             let samples: Vec<f32> = tensors[&format!("librosa16k.{name}")].to_vec1()?;
             let found: Tensor = AudioInput::new(true).prepare(&samples, &Device::Cpu)?;
             let off = golden::ensure_close(name, &found, expected, 1e-5)?;
-            println!("{name}: {off}");
+            eprintln!("{name}: {off}");
         }
     }
     Ok(())

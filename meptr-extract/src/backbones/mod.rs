@@ -18,6 +18,7 @@ mod encoder;
 pub(crate) mod folder;
 mod ops;
 mod text_input;
+mod vector_math;
 mod wav2vec2;
 
 pub use audio_input::AudioInput;

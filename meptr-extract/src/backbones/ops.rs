@@ -1,22 +1,51 @@
-//! Element-wise steps between the matrix products.
+//! What stands between the matrix products, and the product over windows.
+//!
+//! On the CPU, f32 runs in parallel and vectorised, in place where that is possible; other devices
+//! and types take Candle's own operations. Forward only.
 
 use candle::backend::BackendStorage;
-use candle::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
+use candle::{
+    CpuStorage, CustomOp2, CustomOp3, D, DType, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result,
+    Shape, Tensor,
+};
+use pulp::Arch;
+use rayon::prelude::*;
 
 use super::encoder::Activation;
+use super::vector_math;
 
-/// `x + bias`, `x` being `(rows, width)` and `bias` `(width,)`.
+/// Numbers that one task handles at least, so that small tensors are not scattered over threads.
+const TASK_ELEMENTS: usize = 1 << 14;
+
+fn is_plain_cpu(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32 && x.is_contiguous()
+}
+
+/// `x + bias`, `x` being `(rows, width)` and `bias` `(width,)`; overwrites `x`, which must be a
+/// product that nothing else holds.
 pub(super) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.broadcast_add(bias)
+    if !is_plain_cpu(&x) {
+        return x.broadcast_add(bias);
+    }
+    x.inplace_op2(bias, &AddBias)?;
+    Ok(x)
 }
 
-/// `x + bias + residual`.
+/// `x + bias + residual`; overwrites `x` like [`add_bias`].
 pub(super) fn add_bias_and(x: Tensor, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
-    x.broadcast_add(bias)? + residual
+    if !is_plain_cpu(&x) || !residual.is_contiguous() {
+        return x.broadcast_add(bias)? + residual;
+    }
+    x.inplace_op3(bias, residual, &AddBias)?;
+    Ok(x)
 }
 
-/// `activation(x + bias)`.
+/// `activation(x + bias)`; overwrites `x` like [`add_bias`].
 pub(super) fn activate(x: Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
+    if is_plain_cpu(&x) {
+        x.inplace_op2(bias, &Activate(activation))?;
+        return Ok(x);
+    }
     let x = x.broadcast_add(bias)?;
     match activation {
         Activation::Gelu => x.gelu_erf(),
@@ -24,17 +53,173 @@ pub(super) fn activate(x: Tensor, bias: &Tensor, activation: Activation) -> Resu
     }
 }
 
-/// Softmax over the last dimension.
+/// Softmax over the last dimension; overwrites `x` like [`add_bias`].
 pub(super) fn softmax(x: Tensor) -> Result<Tensor> {
-    candle_nn::ops::softmax_last_dim(&x)
+    if !is_plain_cpu(&x) {
+        return candle_nn::ops::softmax_last_dim(&x);
+    }
+    x.inplace_op1(&Softmax)?;
+    Ok(x)
 }
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension.
 pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if is_plain_cpu(x) {
+        return x.apply_op3_no_bwd(weight, bias, &LayerNorm { eps: eps as f32 });
+    }
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
     normed.broadcast_mul(weight)?.broadcast_add(bias)
+}
+
+/// The numbers of a contiguous tensor.
+fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => candle::bail!("a contiguous tensor is needed"),
+    }
+}
+
+fn numbers_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(all), Some((start, end))) => Ok(&mut all[start..end]),
+        _ => candle::bail!("a contiguous f32 tensor is needed"),
+    }
+}
+
+/// Whole rows, several to a task; the number is where a task's rows start.
+fn for_rows(all: &mut [f32], width: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+    let task_size = TASK_ELEMENTS.div_ceil(width) * width;
+    all.par_chunks_mut(task_size)
+        .enumerate()
+        .for_each(|(index, rows)| task(index * task_size, rows));
+}
+
+struct AddBias;
+
+impl InplaceOp2 for AddBias {
+    fn name(&self) -> &'static str {
+        "add-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<()> {
+        let bias = numbers(bias, bias_layout)?;
+        for_rows(numbers_mut(x, x_layout)?, bias.len(), |_, rows| {
+            for row in rows.chunks_exact_mut(bias.len()) {
+                row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+            }
+        });
+        Ok(())
+    }
+}
+
+impl InplaceOp3 for AddBias {
+    fn name(&self) -> &'static str {
+        "add-bias-and-residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<()> {
+        let (bias, residual) = (numbers(bias, bias_layout)?, numbers(residual, residual_layout)?);
+        let x = numbers_mut(x, x_layout)?;
+        if residual.len() != x.len() {
+            candle::bail!("a residual of {} for {} numbers", residual.len(), x.len());
+        }
+        for_rows(x, bias.len(), |start, rows| {
+            let residual = residual[start..].chunks_exact(bias.len());
+            for (row, residual) in rows.chunks_exact_mut(bias.len()).zip(residual) {
+                let added = bias.iter().zip(residual);
+                row.iter_mut().zip(added).for_each(|(x, (bias, residual))| *x += bias + residual);
+            }
+        });
+        Ok(())
+    }
+}
+
+struct Activate(Activation);
+
+impl InplaceOp2 for Activate {
+    fn name(&self) -> &'static str {
+        "activate"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<()> {
+        let (bias, arch) = (numbers(bias, bias_layout)?, Arch::new());
+        for_rows(numbers_mut(x, x_layout)?, bias.len(), |_, rows| {
+            for row in rows.chunks_exact_mut(bias.len()) {
+                vector_math::activate_row(arch, row, bias, self.0);
+            }
+        });
+        Ok(())
+    }
+}
+
+struct Softmax;
+
+impl InplaceOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let width = layout.dims().last().copied().unwrap_or(1);
+        let arch = Arch::new();
+        for_rows(numbers_mut(x, layout)?, width, |_, rows| {
+            rows.chunks_exact_mut(width).for_each(|row| vector_math::softmax_row(arch, row));
+        });
+        Ok(())
+    }
+}
+
+struct LayerNorm {
+    eps: f32,
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = numbers(x, x_layout)?;
+        let (weight, bias) = (numbers(weight, weight_layout)?, numbers(bias, bias_layout)?);
+        let (width, arch, eps) = (weight.len(), Arch::new(), self.eps);
+        let mut out = vec![0.0; x.len()];
+        for_rows(&mut out, width, |start, rows| {
+            for (row, out) in x[start..].chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
+                vector_math::layer_norm_row(arch, row, out, weight, bias, eps);
+            }
+        });
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
 }
 
 /// A convolution along the steps of a sequence, as one matrix product over its windows.
@@ -119,5 +304,64 @@ impl CustomOp2 for WindowsMatmul {
             &weight_layout.transpose(1, 2)?,
         )?;
         Ok((product, Shape::from((groups, windows, outputs))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle::Device;
+
+    use super::*;
+
+    fn wave(shape: &[usize]) -> Tensor {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> =
+            (0..count).map(|i| ((i * i + 3 * i) as f32 * 0.3).sin() * 4.0).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// f64 takes Candle's own operations, so it is the reference of the f32 forms.
+    fn assert_equal(fast: &Tensor, plain: &Tensor) {
+        let fast = fast.to_dtype(DType::F64).unwrap();
+        let off = (fast - plain).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        assert!(off.to_scalar::<f64>().unwrap() < 2e-6, "off by {off}");
+    }
+
+    #[test]
+    fn the_fast_forms_equal_the_plain_ones() {
+        let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+        for (rows, width) in [(1, 1), (3, 5), (70, 48), (5, 4099), (900, 64)] {
+            let (x, y) = (wave(&[rows, width]), wave(&[rows, width]));
+            let (weight, bias) = (wave(&[width]), (wave(&[width]) * 0.3).unwrap());
+            let fresh = || x.copy().unwrap();
+            let added = add_bias(fresh(), &bias).unwrap();
+            assert_equal(&added, &add_bias(wide(&x), &wide(&bias)).unwrap());
+            let added = add_bias_and(fresh(), &bias, &y).unwrap();
+            assert_equal(&added, &add_bias_and(wide(&x), &wide(&bias), &wide(&y)).unwrap());
+            for activation in [Activation::Gelu, Activation::QuickGelu] {
+                let active = activate(fresh(), &bias, activation).unwrap();
+                assert_equal(&active, &activate(wide(&x), &wide(&bias), activation).unwrap());
+            }
+            assert_equal(&softmax(fresh()).unwrap(), &softmax(wide(&x)).unwrap());
+            let normed = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
+            assert_equal(
+                &normed,
+                &layer_norm(&wide(&x), &wide(&weight), &wide(&bias), 1e-5).unwrap(),
+            );
+        }
+    }
+
+    #[test]
+    fn windows_are_multiplied_as_if_copied_out() {
+        for (groups, steps, channels, kernel, stride) in [(1, 9, 3, 3, 2), (4, 12, 2, 5, 1)] {
+            let x = wave(&[groups, steps, channels]);
+            let weight = wave(&[groups, 6, kernel * channels]);
+            let found = windows_matmul(&x, &weight, kernel, stride).unwrap();
+            let copied = WindowsMatmul { kernel, stride }.copying(&x, &weight).unwrap();
+            assert_eq!(found.dims(), copied.dims());
+            let off = (found - copied).unwrap().abs().unwrap().sum_all().unwrap();
+            assert!(off.to_scalar::<f32>().unwrap() < 1e-3, "off by {off}");
+        }
+        assert!(windows_matmul(&wave(&[1, 2, 1]), &wave(&[1, 1, 3]), 3, 1).is_err());
     }
 }
