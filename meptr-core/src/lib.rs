@@ -8,6 +8,8 @@
 //! Personality Traits Recognition Using Cross-Domain Learning", ESWA 2025.
 
 pub mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod modality;
 pub mod models;
 pub mod nn;
