@@ -10,6 +10,8 @@
 pub mod bundle;
 pub mod convert;
 pub mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod modality;
 pub mod models;
 pub mod nn;

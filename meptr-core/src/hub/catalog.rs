@@ -1,0 +1,358 @@
+//! Which weights there are, where, under which licence: `weights/catalog.json`, or a file like it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::cache::{RepositoryId, is_inside};
+use super::{Error, Result};
+
+const SCHEMA: u32 = 1;
+
+/// A list of parts, and of bundles made of them.
+///
+/// ```json
+/// { "schema": 1,
+///   "bundles": [ { "name": "...", "title": "...", "parts": ["NAME of a part", ...] } ],
+///   "parts": [ { "name": "...", "title": "...",
+///                "repository": "OWNER/NAME", "revision": "COMMIT, branch or tag",
+///                "licence": "...", "non_commercial": false,
+///                "files": [ { "path": "...", "size": 7, "sha256": "..." } ] } ] }
+/// ```
+///
+/// Instead of `repository` and `revision` a part may have a `folder`, relative to the list. Without
+/// `files`, the whole repository is meant. `size` and `sha256` may be left out: the Hub's own are
+/// then taken. A revision that is no commit is resolved at the first download and kept from then on.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    file: Option<PathBuf>,
+    bundles: Vec<Bundle>,
+    parts: Vec<Part>,
+}
+
+/// Parts that are fetched together.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// By which it is asked for.
+    pub name: String,
+    /// One line for people.
+    pub title: String,
+    /// Names of parts.
+    pub parts: Vec<String>,
+}
+
+/// Files that make sense together only, such as one backbone.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// By which it is asked for.
+    pub name: String,
+    /// One line for people.
+    pub title: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// SPDX identifier where there is one.
+    pub licence: String,
+    /// Whether the licence excludes commercial use.
+    pub non_commercial: bool,
+    /// Its files; none means all files of the repository or folder.
+    pub files: Vec<PartFile>,
+}
+
+/// Where a part comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A model repository on the Hub.
+    Hub {
+        /// `owner/name`.
+        repository: RepositoryId,
+        /// Commit, branch, tag or `refs/pr/N`.
+        revision: String,
+    },
+    /// A folder of this machine.
+    Folder(PathBuf),
+}
+
+/// One file of a part.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartFile {
+    /// Inside the repository, with `/` between names.
+    pub path: String,
+    /// Bytes, where known.
+    pub size: Option<u64>,
+    /// 64 hexadecimal digits, lower case, where known.
+    pub sha256: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    schema: u32,
+    #[serde(default)]
+    bundles: Vec<Bundle>,
+    parts: Vec<WrittenPart>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPart {
+    name: String,
+    title: String,
+    repository: Option<String>,
+    revision: Option<String>,
+    folder: Option<PathBuf>,
+    licence: String,
+    non_commercial: bool,
+    #[serde(default)]
+    files: Vec<PartFile>,
+}
+
+impl Catalog {
+    /// The list that is compiled into the program.
+    ///
+    /// Every part is pinned to a commit. The large files have their size and SHA-256 in the list,
+    /// except those of YOLOv8, for which no published SHA-256 was found: there, and for the small
+    /// files, the hash that the Hub states for the pinned commit is the one that counts, and the
+    /// first download notes it beside the blobs.
+    pub fn built_in() -> Self {
+        let text = include_str!("../../../weights/catalog.json");
+        Self::parse(text, None).expect("a test reads the compiled-in list")
+    }
+
+    /// Reads a list of the user's.
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::Json`] when it cannot be read, [`Error::BadCatalog`] with all
+    /// problems when names are missing, double or unusable.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::File { path: path.to_owned(), source })?;
+        Self::parse(&text, Some(path))
+    }
+
+    fn parse(text: &str, file: Option<&Path>) -> Result<Self> {
+        let origin = file.unwrap_or(Path::new("weights/catalog.json"));
+        let what = "list of weights";
+        let written: Written = serde_json::from_str(text).map_err(|source| Error::Json {
+            path: origin.to_owned(),
+            what,
+            source,
+        })?;
+        let mut problems = Vec::new();
+        if written.schema != SCHEMA {
+            problems.push(format!("schema {} is not {SCHEMA}", written.schema));
+        }
+        let base = origin.parent().unwrap_or(Path::new(""));
+        let parts = written.parts.into_iter().map(|part| part.check(base, &mut problems));
+        let parts: Vec<Part> = parts.collect();
+        let catalog = Self { file: file.map(Path::to_owned), bundles: written.bundles, parts };
+        problems.extend(catalog.problems_of_names());
+        if problems.is_empty() {
+            return Ok(catalog);
+        }
+        Err(Error::BadCatalog { origin: origin.display().to_string(), problems })
+    }
+
+    fn problems_of_names(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut names = self.names();
+        names.sort();
+        let doubles = names.windows(2).filter(|pair| pair[0] == pair[1]);
+        problems.extend(doubles.map(|pair| format!("`{}` is there twice", pair[0])));
+        problems.extend(
+            names.iter().filter(|name| !is_name(name)).map(|name| {
+                format!("`{name}` is no name: small letters, digits, `-` and `.` only")
+            }),
+        );
+        for bundle in &self.bundles {
+            let is_unknown = |name: &&String| !self.parts.iter().any(|part| part.name == **name);
+            problems.extend(
+                bundle.parts.iter().filter(is_unknown).map(|name| {
+                    format!("bundle `{}` needs `{name}`, which is no part", bundle.name)
+                }),
+            );
+        }
+        problems
+    }
+
+    /// Every part.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Every bundle.
+    pub fn bundles(&self) -> &[Bundle] {
+        &self.bundles
+    }
+
+    /// What a name means: a bundle, a part, `OWNER/REPO[@REVISION]`, or a folder.
+    ///
+    /// A folder needs a path with something before the first `/`, or more than one `/`: `./heads`,
+    /// `/data/heads`; `owner/heads` is a repository.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] lists the names there are.
+    pub fn select(&self, name: &str) -> Result<Vec<Part>> {
+        let part = |name: &String| self.parts.iter().find(|part| part.name == *name).cloned();
+        if let Some(bundle) = self.bundles.iter().find(|bundle| bundle.name == name) {
+            return Ok(bundle.parts.iter().filter_map(part).collect());
+        }
+        if let Some(part) = part(&name.to_owned()) {
+            return Ok(vec![part]);
+        }
+        let source = source_of(name).ok_or_else(|| {
+            let known = self.names().into_iter().map(str::to_owned).collect();
+            Error::UnknownName { name: name.to_owned(), known }
+        })?;
+        let licence = match &source {
+            Source::Hub { repository, .. } => format!("see the page of {repository}"),
+            Source::Folder(_) => "as its owner says".to_owned(),
+        };
+        let (name, title) = (name.to_owned(), "Chosen by the user".to_owned());
+        Ok(vec![Part { name, title, source, licence, non_commercial: false, files: Vec::new() }])
+    }
+
+    /// The command that fetches a name of this list.
+    pub fn command(&self, name: &str) -> String {
+        match &self.file {
+            Some(file) => {
+                let file = file.to_string_lossy().replace('\'', r"'\''");
+                format!("meptr weights pull --manifest '{file}' {name}")
+            }
+            None => format!("meptr weights pull {name}"),
+        }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        let bundles = self.bundles.iter().map(|bundle| bundle.name.as_str());
+        bundles.chain(self.parts.iter().map(|part| part.name.as_str())).collect()
+    }
+}
+
+impl WrittenPart {
+    /// Notes what is wrong; what it returns is of use only when nothing is.
+    fn check(self, base: &Path, problems: &mut Vec<String>) -> Part {
+        let name = &self.name;
+        let repository = self.repository.as_deref();
+        let id = repository.and_then(RepositoryId::parse);
+        let revision = self.revision.unwrap_or_else(|| "main".to_owned());
+        let mut require = |is_met: bool, problem: String| {
+            if !is_met {
+                problems.push(problem);
+            }
+        };
+        require(
+            repository.is_some() != self.folder.is_some(),
+            format!("`{name}` needs either a repository or a folder"),
+        );
+        require(
+            id.is_some() == repository.is_some(),
+            format!("the repository of `{name}` is not OWNER/NAME"),
+        );
+        require(is_revision(&revision), format!("`{name}` has no usable revision"));
+        for file in &self.files {
+            require(is_inside(&file.path), format!("`{name}` has no usable path `{}`", file.path));
+            let is_hash = |hash: &String| {
+                hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            };
+            require(
+                file.sha256.as_ref().is_none_or(is_hash),
+                format!("the sha256 of `{}` in `{name}` is none", file.path),
+            );
+        }
+        let source = match id {
+            Some(repository) => Source::Hub { repository, revision },
+            None => Source::Folder(base.join(self.folder.unwrap_or_default())),
+        };
+        let Self { name, title, licence, non_commercial, files, .. } = self;
+        Part { name, title, source, licence, non_commercial, files }
+    }
+}
+
+fn source_of(name: &str) -> Option<Source> {
+    let (repository, revision) = name.split_once('@').unwrap_or((name, "main"));
+    match RepositoryId::parse(repository) {
+        Some(repository) if is_revision(revision) => {
+            Some(Source::Hub { repository, revision: revision.to_owned() })
+        }
+        _ => Some(PathBuf::from(name)).filter(|path| path.is_dir()).map(Source::Folder),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    !name.is_empty() && name.bytes().all(is_plain) && !name.starts_with(['.', '-'])
+}
+
+fn is_revision(revision: &str) -> bool {
+    is_inside(revision) && revision.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiled_in_list_is_sound_and_states_every_licence() {
+        let catalog = Catalog::built_in();
+        assert!(catalog.parts().iter().all(|part| !part.licence.is_empty()));
+        let non_commercial: Vec<_> =
+            catalog.parts().iter().filter(|part| part.non_commercial).collect();
+        assert_eq!(non_commercial.len(), 1, "the audeering model alone");
+        assert!(non_commercial[0].licence.contains("NC"));
+        for bundle in catalog.bundles() {
+            assert_eq!(catalog.select(&bundle.name).unwrap().len(), bundle.parts.len());
+        }
+        for part in catalog.parts() {
+            assert!(!part.files.is_empty() && matches!(part.source, Source::Hub { .. }));
+        }
+    }
+
+    #[test]
+    fn all_problems_of_a_list_come_in_one_error() {
+        let text = r#"{ "schema": 2, "bundles": [ { "name": "x", "title": "", "parts": ["z"] } ],
+          "parts": [ { "name": "x", "title": "", "repository": "no-slash", "revision": "../up",
+            "licence": "MIT", "non_commercial": false,
+            "files": [ { "path": "/etc/passwd", "sha256": "XY" } ] } ] }"#;
+        let Err(Error::BadCatalog { problems, .. }) = Catalog::parse(text, None) else {
+            panic!("it was taken")
+        };
+        assert_eq!(problems.len(), 7, "{problems:#?}");
+        let unknown = text.replace("\"schema\"", "\"more\": 1, \"schema\"");
+        assert!(matches!(Catalog::parse(&unknown, None), Err(Error::Json { .. })));
+    }
+
+    #[test]
+    fn a_name_is_a_bundle_a_part_a_repository_or_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("list.json");
+        let text = r#"{ "schema": 1,
+          "bundles": [ { "name": "both", "title": "", "parts": ["one", "two"] } ],
+          "parts": [
+            { "name": "one", "title": "", "repository": "ann/one", "licence": "MIT",
+              "non_commercial": false, "files": [ { "path": "a" } ] },
+            { "name": "two", "title": "", "folder": "heads", "licence": "MIT",
+              "non_commercial": false } ] }"#;
+        std::fs::write(&file, text).unwrap();
+        let catalog = Catalog::read(&file).unwrap();
+        let sources = |name: &str| -> Vec<Source> {
+            catalog.select(name).unwrap().into_iter().map(|part| part.source).collect()
+        };
+        let hub = |id: &str, revision: &str| Source::Hub {
+            repository: RepositoryId::parse(id).unwrap(),
+            revision: revision.to_owned(),
+        };
+        let heads = Source::Folder(folder.path().join("heads"));
+        assert_eq!(sources("both"), [hub("ann/one", "main"), heads.clone()]);
+        assert_eq!(sources("two"), [heads]);
+        assert_eq!(sources("bob/x@refs/pr/15"), [hub("bob/x", "refs/pr/15")]);
+        let path = folder.path().to_str().unwrap();
+        assert_eq!(sources(path), [Source::Folder(folder.path().to_owned())]);
+        for bad in ["three", "/does/not/exist", "bob/x@../up", "bob/../x"] {
+            assert!(matches!(catalog.select(bad), Err(Error::UnknownName { .. })), "{bad}");
+        }
+        assert!(catalog.command("both").contains("--manifest"));
+        assert_eq!(Catalog::built_in().command("x"), "meptr weights pull x");
+    }
+}
