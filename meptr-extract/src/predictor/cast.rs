@@ -77,7 +77,7 @@ impl Cast {
         known
             .map(|(id, sightings)| {
                 let mut sightings: Vec<_> = sightings.into_iter().map(|(_, one)| one).collect();
-                sightings.sort_by(|one, other| one.frame.cmp(&other.frame));
+                sightings.sort_by_key(|sighting| sighting.frame);
                 sightings.dedup_by_key(|sighting| sighting.frame); // windows may overlap
                 prediction::Person { id: id as u32, sightings }
             })
