@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use meptr_extract::decode::Limits;
+use meptr_extract::detect::FaceModel;
 use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing};
 use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request};
 
@@ -30,6 +31,9 @@ pub struct PredictArgs {
     /// Where to compute: auto, cpu, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    /// Face detector to use instead of that of the weights
+    #[arg(long, value_enum, value_name = "MODEL")]
+    face_detector: Option<FaceDetectorArg>,
     #[command(flatten)]
     words: WordsArgs,
     #[command(flatten)]
@@ -39,6 +43,14 @@ pub struct PredictArgs {
     dump: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FaceDetectorArg {
+    /// MediaPipe's for faces within about five metres
+    FullRange,
+    /// MediaPipe's for faces within about two metres, as in front of a webcam
+    ShortRange,
 }
 
 /// Where words come from.
@@ -139,6 +151,10 @@ impl PredictArgs {
     fn options(&self) -> PredictorOptions {
         PredictorOptions {
             device: self.device,
+            face_model: self.face_detector.map(|model| match model {
+                FaceDetectorArg::FullRange => FaceModel::FullRange,
+                FaceDetectorArg::ShortRange => FaceModel::ShortRange,
+            }),
             listens: self.words.transcriber == Transcriber::Whisper,
             limits: Limits {
                 max_pixels: self.limits.max_pixels,

@@ -5,9 +5,9 @@ use candle_nn::{Init, VarBuilder};
 
 use super::{Linear, Mode, ops};
 
-/// Scores computed at once, 256 MB: the queries of longer sequences are read in blocks. Five
+/// Scores computed at once, 32 MB: the queries of longer sequences are read in blocks. Five
 /// minutes of sound would otherwise take 7 GB.
-const MAX_SCORES: usize = 64 << 20;
+const MAX_SCORES: usize = 8 << 20;
 
 /// Multi-head attention: `W_o concat_h(softmax(Q_h K_h^T / sqrt(d_head)) V_h) + b_o`.
 ///

@@ -75,6 +75,11 @@ impl Eye {
         [self.faces.is_some(), self.bodies.is_some()]
     }
 
+    /// Finds faces with another detector than the bundle's.
+    pub(super) fn set_face_detector(&mut self, detector: Box<dyn Detector>) {
+        self.faces = Some(detector);
+    }
+
     /// Finds bodies with another detector than the bundle's.
     pub(super) fn set_body_detector(&mut self, detector: Box<dyn Detector>) {
         self.bodies = Some(detector);

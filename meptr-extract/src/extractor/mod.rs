@@ -143,6 +143,11 @@ impl Extractor {
         self.eye.detectors()
     }
 
+    /// Finds faces with another detector than the bundle's.
+    pub fn set_face_detector(&mut self, detector: Box<dyn Detector>) {
+        self.eye.set_face_detector(detector);
+    }
+
     /// Finds bodies with another detector than the bundle's.
     pub fn set_body_detector(&mut self, detector: Box<dyn Detector>) {
         self.eye.set_body_detector(detector);

@@ -28,7 +28,7 @@ pub use request::{DeviceChoice, PersonChoice, PredictorOptions, Request};
 pub use scoring::{FusedScores, HeadScores, Scorer};
 
 use crate::decode::VideoInfo;
-use crate::detect::Detector;
+use crate::detect::{Detector, FaceDetector};
 use crate::extractor::{Extraction, Extractor, Steps, Words};
 use crate::progress::{Progress, Unwatched};
 use crate::{Error, Result};
@@ -60,8 +60,13 @@ impl Predictor {
     pub fn open_with(bundle: &Path, options: &PredictorOptions) -> Result<Self> {
         let device = options.device.open()?;
         let bundle = Bundle::open(bundle)?;
+        let mut extractor =
+            Extractor::open(&bundle, &device, options.limits.clone(), options.listens)?;
+        if let Some(model) = options.face_model {
+            extractor.set_face_detector(Box::new(FaceDetector::bundled(model, &device)?));
+        }
         Ok(Self {
-            extractor: Extractor::open(&bundle, &device, options.limits.clone(), options.listens)?,
+            extractor,
             scorer: Scorer::open(&bundle, &device)?,
             weights: weights_summary(&bundle),
         })

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use crate::decode::Limits;
+use crate::detect::FaceModel;
 use crate::extractor::ExtractRequest;
 
 /// What holds for every video of a [`Predictor`](super::Predictor).
@@ -12,6 +13,8 @@ pub struct PredictorOptions {
     pub device: DeviceChoice,
     /// Whether to transcribe speech when no words come with a video and the bundle can.
     pub listens: bool,
+    /// A face detector of the program's own instead of the bundle's.
+    pub face_model: Option<FaceModel>,
     /// How much of the machine a file may ask for.
     pub limits: Limits,
 }
