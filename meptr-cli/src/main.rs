@@ -32,7 +32,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Predict(commands::predict::PredictArgs),
+    Predict(Box<commands::predict::PredictArgs>),
     #[command(subcommand)]
     Weights(commands::weights::WeightsCommand),
 }

@@ -59,6 +59,32 @@ pub enum Error {
         /// Why.
         source: crate::convert::CheckpointError,
     },
+    /// A file of a feature store is damaged, contradicts itself, or is something else.
+    #[error("`{}` does not hold features that can be used: {why}", path.display())]
+    NotFeatures {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file of a feature store has the format of another version of this program.
+    #[error(
+        "`{}` has the format `{found}`, this program reads `{}`; extract the corpus again",
+        path.display(),
+        crate::store::VideoRecord::SCHEMA
+    )]
+    FeatureVersion {
+        /// The file.
+        path: PathBuf,
+        /// The format it says it has.
+        found: String,
+    },
+    /// Another process writes to a feature store.
+    #[error("another process is writing to the feature store `{}`", path.display())]
+    StoreInUse {
+        /// The store's folder.
+        path: PathBuf,
+    },
     /// A tensor computation failed.
     #[error("failed while {doing}")]
     Compute {

@@ -17,6 +17,7 @@ pub mod models;
 pub mod nn;
 pub mod prediction;
 pub mod rng;
+pub mod store;
 pub mod task;
 pub mod weights;
 

@@ -15,7 +15,7 @@ use candle::Device;
 use meptr_core::weights::load_file;
 use meptr_extract::RgbImage;
 use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Reader};
-use meptr_extract::detect::tracker::{BotSortConfig, follow};
+use meptr_extract::detect::tracker::{BotSort, BotSortConfig};
 use meptr_extract::detect::yolo::{YoloConfig, may_be_left};
 use meptr_extract::detect::{
     BodyConfig, BodyDetector, BoundingBox, Crop, Detection, Detector, FaceDetector, FaceModel,
@@ -131,7 +131,7 @@ fn crops_around_our_own_bodies_equal_the_reference() -> Result<()> {
         let frames = frames(&clip, 30)?;
         let images: Vec<&RgbImage> = frames.iter().map(|(_, image)| image).collect();
         let bodies = body_detector(&weights)?.detect(&images)?;
-        let bodies = follow(&bodies, &BotSortConfig::default(), &[]);
+        let bodies = BotSort::new(BotSortConfig::default()).follow(bodies);
         let mut off = 0f32;
         for (index, (found, expected)) in bodies.iter().zip(results).enumerate() {
             let expected = list(&expected["boxes"])?;

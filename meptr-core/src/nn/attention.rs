@@ -1,9 +1,13 @@
 //! Multi-head attention with PyTorch's packed weights.
 
-use candle::{D, Result, Tensor};
+use candle::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::{Linear, Mode, ops};
+
+/// Scores computed at once, 256 MB: the queries of longer sequences are read in blocks. Five
+/// minutes of sound would otherwise take 7 GB.
+const MAX_SCORES: usize = 64 << 20;
 
 /// Multi-head attention: `W_o concat_h(softmax(Q_h K_h^T / sqrt(d_head)) V_h) + b_o`.
 ///
@@ -67,13 +71,33 @@ impl MultiHeadAttention {
         let query = self.split_heads(&self.query.forward(query)?)?; // (rows, heads, steps, d_head)
         let key = self.split_heads(&self.key.forward(key)?)?;
         let value = self.split_heads(&self.value.forward(value)?)?;
-        let scale = 1.0 / (query.dim(D::Minus1)? as f64).sqrt();
-        let scores = (query * scale)?.matmul(&key.t()?)?; // (rows, heads, steps, other_steps)
         let mask = mask.map(|mask| mask.unsqueeze(1)?.unsqueeze(1)).transpose()?;
-        let weights = ops::masked_softmax(&scores, mask.as_ref())?;
-        let weights = ops::dropout(&weights, self.dropout, mode)?;
-        let read = weights.matmul(&value)?.transpose(1, 2)?.flatten_from(2)?; // (rows, steps, d)
-        self.output.forward(&read)
+        let read = self.read([&query, &key, &value], mask.as_ref(), MAX_SCORES, mode)?;
+        self.output.forward(&read.transpose(1, 2)?.flatten_from(2)?) // (rows, steps, d)
+    }
+
+    /// What each head reads, `(rows, heads, steps, d_head)`, in blocks of queries that make at
+    /// most `max_scores` scores.
+    fn read(
+        &self,
+        [query, key, value]: [&Tensor; 3],
+        mask: Option<&Tensor>,
+        max_scores: usize,
+        mode: &mut Mode,
+    ) -> Result<Tensor> {
+        let (rows, heads, steps, d_head) = query.dims4()?;
+        let query = (query * (1.0 / (d_head as f64).sqrt()))?;
+        let block = (max_scores / (rows * heads * key.dim(2)?).max(1)).max(1);
+        let blocks = (0..steps).step_by(block).map(|start| {
+            let query = query.narrow(2, start, block.min(steps - start))?.contiguous()?;
+            let scores = query.matmul(&key.t()?)?; // (rows, heads, block, other_steps)
+            let weights = ops::masked_softmax(&scores, mask)?;
+            ops::dropout(&weights, self.dropout, mode)?.matmul(value)
+        });
+        match &blocks.collect::<Result<Vec<_>>>()?[..] {
+            [all] => Ok(all.clone()),
+            blocks => Tensor::cat(blocks, 2),
+        }
     }
 
     fn split_heads(&self, x: &Tensor) -> Result<Tensor> {
@@ -89,5 +113,31 @@ impl MultiHeadAttention {
         let weight = vb.get_with_hints((width, width), "weight", spread)?;
         let bias = vb.get_with_hints(width, "bias", Init::Const(0.0))?;
         Ok(Linear::new(weight, Some(bias)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{generate, generated_tensor};
+
+    #[test]
+    fn blocks_of_queries_change_nothing() -> Result<()> {
+        let device = candle::Device::Cpu;
+        let load = |vb: VarBuilder| MultiHeadAttention::load(8, 2, 0.0, vb);
+        let (attention, _) = generate(3, &device, load)?;
+        let part = |name: &str| generated_tensor(name, &(2, 2, 7, 4).into(), 5, &device);
+        let (query, key, value) = (part("q")?, part("k")?, part("v")?);
+        let read = |max_scores| -> Result<Vec<f32>> {
+            let parts = [&query, &key, &value];
+            attention.read(parts, None, max_scores, &mut Mode::Eval)?.flatten_all()?.to_vec1()
+        };
+        let whole = read(MAX_SCORES)?;
+        for max_scores in [0, 1, 60, 100] {
+            for (found, expected) in read(max_scores)?.iter().zip(&whole) {
+                assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+            }
+        }
+        Ok(())
     }
 }

@@ -14,5 +14,5 @@ pub use body::{BodyConfig, BodyDetector, PersonClass, persons};
 pub use crop::{Crop, CropSource, FrameBoxes, PixelBox, crops};
 pub use detector::{BoundingBox, Detection, Detector};
 pub use face::{FaceDetector, FaceModel};
-pub use people::{Person, Sighting, largest_person, people};
+pub use people::{Crowd, Person, Sighting, largest_person, people};
 pub use suppression::{merge_overlaps, suppress_overlaps};

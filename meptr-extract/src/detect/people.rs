@@ -1,5 +1,7 @@
 //! Which crops show the same person.
 
+use std::collections::BTreeMap;
+
 use meptr_core::Modality;
 
 use super::tracker::assign;
@@ -40,6 +42,10 @@ pub struct Sighting {
 }
 
 impl Person {
+    fn new(id: usize) -> Self {
+        Self { id, sightings: Vec::new(), crops: Vec::new() }
+    }
+
     /// Pixels of all faces, or of all bodies where no face was ever seen.
     fn prominence(&self) -> (usize, usize) {
         let area = |part: fn(&Sighting) -> Option<PixelBox>| {
@@ -64,33 +70,69 @@ impl Person {
 ///
 /// `crops` is what [`crops`](super::crops()) gave for the frames.
 pub fn people(crops: &[Crop]) -> Vec<Person> {
-    let mut people: Vec<Person> = Vec::new();
-    let mut start = 0;
-    for frame in crops.chunk_by(|a, b| a.frame == b.frame) {
-        let appearances = appearances(frame, start);
-        start += frame.len();
+    let frames = crops.last().map_or(0, |crop| crop.frame + 1);
+    Crowd::default().add(crops, frames)
+}
+
+/// The people of a video whose frames come in portions; see [`people`] for how they are told apart.
+#[derive(Debug, Clone, Default)]
+pub struct Crowd {
+    /// Everybody so far, with sightings counted over all frames, and without crops.
+    people: Vec<Person>,
+    /// Frames so far.
+    frames: usize,
+}
+
+impl Crowd {
+    /// Takes the crops of the next `frames` frames; returns those who are seen in them, by id,
+    /// with frames and crops counted within this portion.
+    pub fn add(&mut self, crops: &[Crop], frames: usize) -> Vec<Person> {
+        let mut seen: BTreeMap<usize, Person> = BTreeMap::new();
+        let mut start = 0;
+        for frame in crops.chunk_by(|a, b| a.frame == b.frame) {
+            let appearances = appearances(frame, start);
+            start += frame.len();
+            let owners = self.owners(&appearances);
+            for (appearance, owner) in appearances.into_iter().zip(owners) {
+                let Appearance { sighting, crops } = appearance;
+                let id = self.note(owner, &sighting);
+                let person = seen.entry(id).or_insert_with(|| Person::new(id));
+                person.sightings.push(sighting);
+                person.crops.extend(crops);
+            }
+        }
+        self.frames += frames;
+        seen.into_values().collect()
+    }
+
+    /// For each appearance of a frame, the place of the person it continues.
+    fn owners(&self, appearances: &[Appearance]) -> Vec<Option<usize>> {
         let distance = |person: &Person, appearance: &Appearance| {
             let last = person.sightings.last().expect("a person was seen");
-            let absence = (appearance.sighting.frame - last.frame - 1) as f32;
+            let frame = self.frames + appearance.sighting.frame;
+            let absence = frame.saturating_sub(last.frame + 1) as f32;
             nearness(person, &appearance.sighting) + COST_OF_ABSENCE * absence
         };
         let row = |person: &Person| appearances.iter().map(|one| distance(person, one)).collect();
-        let distances: Vec<Vec<f32>> = people.iter().map(row).collect();
+        let distances: Vec<Vec<f32>> = self.people.iter().map(row).collect();
         let mut owners = vec![None; appearances.len()];
         for (person, appearance) in assign(&distances, MAX_DISTANCE) {
             owners[appearance] = Some(person);
         }
-        for (appearance, owner) in appearances.into_iter().zip(owners) {
-            let person = owner.unwrap_or_else(|| {
-                let id = people.len() + 1;
-                people.push(Person { id, sightings: Vec::new(), crops: Vec::new() });
-                people.len() - 1
-            });
-            people[person].sightings.push(appearance.sighting);
-            people[person].crops.extend(appearance.crops);
-        }
+        owners
     }
-    people
+
+    /// Remembers a sighting of a known or a new person; returns the id.
+    fn note(&mut self, owner: Option<usize>, sighting: &Sighting) -> usize {
+        let place = owner.unwrap_or_else(|| {
+            self.people.push(Person::new(self.people.len() + 1));
+            self.people.len() - 1
+        });
+        let frame = self.frames + sighting.frame;
+        let person = &mut self.people[place];
+        person.sightings.push(Sighting { frame, ..*sighting });
+        person.id
+    }
 }
 
 /// The one who takes most of the picture over all frames, by faces before bodies.
@@ -269,6 +311,19 @@ mod tests {
         assert_eq!(largest_person(&people).map(|person| person.id), Some(2));
         assert_eq!(largest_person(&[]), None);
         assert_eq!(super::people(&[]), []);
+    }
+
+    #[test]
+    fn people_keep_their_ids_from_one_portion_to_the_next() {
+        let mut crowd = Crowd::default();
+        let mut ids = |frames: &[FrameBoxes]| -> Vec<(usize, usize)> {
+            let seen = crowd.add(&crops(frames), frames.len());
+            seen.iter().map(|person| (person.id, person.sightings[0].frame)).collect()
+        };
+        let both = frame(&[(100.0, 50.0), (300.0, 50.0)], &[]);
+        assert_eq!(ids(&[both.clone(), both.clone()]), [(1, 0), (2, 0)]);
+        assert_eq!(ids(&[frame(&[], &[]), frame(&[(305.0, 50.0)], &[])]), [(2, 1)]);
+        assert_eq!(ids(&[both]), [(1, 0), (2, 0)]);
     }
 
     #[test]

@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle::{Device, Tensor};
+use candle_nn::VarBuilder;
 use meptr_core::Modality;
 use meptr_core::bundle::Bundle;
 use meptr_core::weights::load_file;
 
 use super::steps::Steps;
 use crate::backbones::ClipVision;
+use crate::detect::tracker::BotSort;
 use crate::detect::{
-    Crop, CropSource, Detector, FaceDetector, FaceModel, FrameBoxes, PixelBox, crops,
+    BodyConfig, BodyDetector, Crop, CropSource, Detector, FaceDetector, FaceModel, FrameBoxes,
+    PixelBox, crops, yolo,
 };
 use crate::image::ClipInput;
 use crate::{Error, Result, RgbImage};
@@ -52,11 +55,17 @@ impl Eye {
             let model = face_model(&path, &part.kind)?;
             Ok(Box::new(load_file(&path, device, |_| false, |vb| FaceDetector::load(model, vb))?))
         });
+        let bodies = parts.body_detector.as_ref().map(|part| -> Result<Box<dyn Detector>> {
+            let path = bundle.path(&part.file);
+            let config = body_config(&path, &part.config)?;
+            let load = |vb: VarBuilder| BodyDetector::load(&config, vb);
+            Ok(Box::new(load_file(&path, device, yolo::may_be_left, load)?))
+        });
         Ok(Self {
             input: ClipInput::open(&folder)?,
             model,
             faces: faces.transpose()?,
-            bodies: None,
+            bodies: bodies.transpose()?,
             device: device.clone(),
         })
     }
@@ -71,14 +80,20 @@ impl Eye {
         self.bodies = Some(detector);
     }
 
-    /// Looks at frames, in their order.
-    pub(super) fn look(&self, frames: &[&RgbImage], steps: &mut Steps) -> Result<Seen> {
+    /// Looks at frames, in their order; `tracker` has followed the bodies of those before.
+    pub(super) fn look(
+        &self,
+        frames: &[&RgbImage],
+        tracker: &mut BotSort,
+        steps: &mut Steps,
+    ) -> Result<Seen> {
         let boxes_of = |detector: &Option<Box<dyn Detector>>| match detector {
             Some(detector) => detector.detect(frames),
             None => Ok(vec![Vec::new(); frames.len()]),
         };
         let faces = steps.time("faces", || boxes_of(&self.faces))?;
         let bodies = steps.time("bodies", || boxes_of(&self.bodies))?;
+        let bodies = tracker.follow(bodies);
         let boxes: Vec<FrameBoxes> = frames
             .iter()
             .zip(faces.into_iter().zip(bodies))
@@ -122,6 +137,14 @@ fn face_model(path: &Path, kind: &str) -> Result<FaceModel> {
     }
 }
 
+fn body_config(path: &Path, config: &serde_json::Value) -> Result<BodyConfig> {
+    serde_json::from_value(config.clone()).map_err(|error| Error::BackboneFile {
+        path: path.to_owned(),
+        what: "body detector (its configuration in the manifest)",
+        why: error.to_string(),
+    })
+}
+
 /// Without a body detector, the whole of a frame with faces stands for their bodies: nothing is
 /// known about bodies then, while a detector that finds none says that there are none.
 fn add_missing_bodies(boxes: &[FrameBoxes], crops: &mut Vec<Crop>) {
@@ -152,13 +175,15 @@ fn distinct(crops: &[Crop]) -> (Vec<(usize, PixelBox)>, Vec<u32>) {
 }
 
 impl Seen {
-    /// CLIP's features of the crops that `is_wanted`, `(1, crops, width)`; `None` without any.
+    /// CLIP's features of some crops, by their places, `(1, crops, width)`; `None` without any.
     ///
     /// # Errors
     /// When the device has no memory for them.
-    pub fn features(&self, mut is_wanted: impl FnMut(&Crop) -> bool) -> Result<Option<Tensor>> {
-        let wanted = self.crops.iter().zip(&self.row_of).filter(|(crop, _)| is_wanted(crop));
-        let rows: Vec<u32> = wanted.map(|(_, row)| *row).collect();
+    ///
+    /// # Panics
+    /// When there is no such crop.
+    pub fn features(&self, places: &[usize]) -> Result<Option<Tensor>> {
+        let rows: Vec<u32> = places.iter().map(|place| self.row_of[*place]).collect();
         if rows.is_empty() {
             return Ok(None);
         }
@@ -170,12 +195,10 @@ impl Seen {
         select().map(Some).map_err(Error::doing("choosing the features of crops"))
     }
 
-    /// CLIP's features of all crops of a modality, `(1, crops, width)`; `None` without any.
-    ///
-    /// # Errors
-    /// When the device has no memory for them.
-    pub fn modality_features(&self, modality: Modality) -> Result<Option<Tensor>> {
-        self.features(|crop| crop.modality == modality)
+    /// Places of the crops of a modality.
+    pub fn places(&self, modality: Modality) -> impl Iterator<Item = usize> {
+        let crops = self.crops.iter().enumerate();
+        crops.filter(move |(_, crop)| crop.modality == modality).map(|(place, _)| place)
     }
 
     /// Adds what was seen in the frames that follow.

@@ -6,6 +6,7 @@
 
 mod ear;
 mod eye;
+mod listener;
 mod queue;
 mod steps;
 mod watch;
@@ -14,7 +15,7 @@ mod words;
 use std::path::{Path, PathBuf};
 
 use candle::{Device, Tensor};
-use meptr_core::bundle::Bundle;
+use meptr_core::bundle::{Bundle, FolderPart};
 use meptr_core::prediction::ChosenFrame;
 
 pub use ear::{MAX_PIECE_SECONDS, SoundPiece};
@@ -28,9 +29,11 @@ use crate::decode::{
 };
 use crate::detect::Detector;
 use crate::progress::Progress;
+use crate::speech::Whisper;
 use crate::{Error, Result};
 use ear::{Cutter, Ear};
 use eye::Eye;
+use listener::Listener;
 use watch::Watch;
 use words::WordReader;
 
@@ -40,6 +43,7 @@ pub struct Extractor {
     eye: Eye,
     ear: Ear,
     reader: WordReader,
+    whisper: Option<Whisper>,
     limits: Limits,
 }
 
@@ -117,12 +121,16 @@ pub struct Extraction {
 }
 
 impl Extractor {
-    /// Loads detectors and backbones of a bundle.
+    /// Loads detectors and backbones of a bundle; `listens` says whether its speech recognition
+    /// is used, if it has one.
     ///
     /// # Errors
     /// When a part cannot be read or does not fit its configuration.
-    pub fn open(bundle: &Bundle, device: &Device, limits: Limits) -> Result<Self> {
+    pub fn open(bundle: &Bundle, device: &Device, limits: Limits, listens: bool) -> Result<Self> {
+        let transcriber = bundle.manifest().parts.transcriber.as_ref().filter(|_| listens);
+        let open_whisper = |part: &FolderPart| Whisper::open(&bundle.path(&part.folder), device);
         Ok(Self {
+            whisper: transcriber.map(open_whisper).transpose()?,
             eye: Eye::open(bundle, device)?,
             ear: Ear::open(bundle, device)?,
             reader: WordReader::open(bundle, device)?,
@@ -158,12 +166,14 @@ impl Extractor {
         let dump = request.dump.as_deref().map(Dump::new).transpose()?;
         let options = DecodeOptions { limits: self.limits.clone(), ..DecodeOptions::default() };
         let duration = media.duration_seconds;
+        let has_no_words = known.is_none() && media.subtitles.is_empty();
         let mut pass = Pass {
             extractor: self,
             sink,
             watch: Watch::new(&plan),
             cutter: Cutter::new(&plan),
             dump,
+            listener: self.whisper.as_ref().filter(|_| has_no_words).map(Listener::new),
             cues: Vec::new(),
             report: DecodeReport::default(),
             steps: Steps::default(),
@@ -174,15 +184,38 @@ impl Extractor {
             pass.take(event)
         })?;
         progress.step("reading", None);
-        let Pass { report, mut steps, cues, dump, .. } = pass;
+        let Pass { report, mut steps, cues, dump, listener, .. } = pass;
         dump.map(Dump::finish).transpose()?;
         let windows = spans(&plan, &media, &report);
-        let words = known.or_else(|| embedded(cues));
+        let heard = listener.map(|listener| listener.finish(&mut steps)).transpose()?.flatten();
+        let mut words = known.or_else(|| embedded(cues)).or(heard);
+        if words.is_none() && !media.subtitles.is_empty() {
+            words = self.listen(video, &options, &mut steps)?; // they hold no words
+        }
         for (number, window) in windows.iter().enumerate() {
             let features = self.words_of(words.as_ref(), window, &plan, &mut steps)?;
             sink.words(number, features, &mut steps)?;
         }
         Ok(Extraction { media, report, windows, words, steps })
+    }
+
+    /// Listens to a whole video in a pass of its own.
+    fn listen(
+        &self,
+        video: &Path,
+        options: &DecodeOptions,
+        steps: &mut Steps,
+    ) -> Result<Option<Words>> {
+        let Some(whisper) = &self.whisper else { return Ok(None) };
+        let mut listener = Listener::new(whisper);
+        let no_frames = FramePlan::Windows(Vec::new());
+        queue::for_each_event(video, &no_frames, options, |event, _| match event {
+            Event::Audio { samples, start_seconds } => {
+                listener.take(start_seconds, &samples, steps)
+            }
+            _ => Ok(()),
+        })?;
+        listener.finish(steps)
     }
 
     /// The features of what is said in a window, or why there are none.
@@ -194,7 +227,11 @@ impl Extractor {
         steps: &mut Steps,
     ) -> Result<std::result::Result<Tensor, String>> {
         let Some(Words { transcript, .. }) = words else {
-            return Ok(Err("no transcript was given or found".to_owned()));
+            return Ok(Err(match self.whisper {
+                Some(_) => "no words were given, found or heard",
+                None => "no words were given or found, and none were listened for",
+            }
+            .to_owned()));
         };
         let text = match plan {
             FramePlan::Whole => transcript.text.clone(),
@@ -216,6 +253,7 @@ struct Pass<'a> {
     watch: Watch,
     cutter: Cutter,
     dump: Option<Dump>,
+    listener: Option<Listener<'a>>,
     cues: Vec<Cue>,
     report: DecodeReport,
     steps: Steps,
@@ -235,6 +273,9 @@ impl Pass<'_> {
             Event::Audio { samples, start_seconds } => {
                 if let Some(dump) = &mut self.dump {
                     dump.audio(&samples)?;
+                }
+                if let Some(listener) = &mut self.listener {
+                    listener.take(start_seconds, &samples, &mut self.steps)?;
                 }
                 let cuts = self.cutter.push(start_seconds, &samples);
                 self.hear(cuts)
@@ -259,9 +300,9 @@ impl Pass<'_> {
     /// Looks at frames that wait and hands on the windows that are complete: those that end at or
     /// before `now`, or all of them when nothing more comes.
     fn look(&mut self, now: Option<f64>) -> Result<()> {
-        for batch in self.watch.ready(now) {
+        for mut batch in self.watch.ready(now) {
             let images: Vec<_> = batch.images.iter().collect();
-            let seen = self.extractor.eye.look(&images, &mut self.steps)?;
+            let seen = self.extractor.eye.look(&images, &mut batch.tracker, &mut self.steps)?;
             if let Some(dump) = &self.dump {
                 dump_crops(dump, &batch, &seen)?;
             }

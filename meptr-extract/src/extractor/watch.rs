@@ -6,6 +6,7 @@ use meptr_core::prediction::ChosenFrame;
 
 use super::{Pictures, Seen};
 use crate::decode::FramePlan;
+use crate::detect::tracker::{BotSort, BotSortConfig};
 use crate::{Result, RgbImage};
 
 /// Bytes of pictures that wait before they are looked at though their window is not complete.
@@ -19,17 +20,27 @@ pub(super) struct Watch {
     open: BTreeMap<usize, Window>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Window {
+    /// Follows bodies from frame to frame; each window is a clip of its own.
+    tracker: BotSort,
     waiting: Vec<(ChosenFrame, RgbImage)>,
     frames: Vec<ChosenFrame>,
     seen: Option<Seen>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        let tracker = BotSort::new(BotSortConfig::default());
+        Self { tracker, waiting: Vec::new(), frames: Vec::new(), seen: None }
+    }
 }
 
 /// Frames of one window to look at together.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) window: usize,
+    pub(super) tracker: BotSort,
     pub(super) frames: Vec<ChosenFrame>,
     pub(super) images: Vec<RgbImage>,
 }
@@ -61,7 +72,7 @@ impl Watch {
         ready
             .map(|(number, window)| {
                 let (frames, images) = std::mem::take(&mut window.waiting).into_iter().unzip();
-                Batch { window: *number, frames, images }
+                Batch { window: *number, tracker: window.tracker.clone(), frames, images }
             })
             .collect()
     }
@@ -70,6 +81,7 @@ impl Watch {
     pub(super) fn put(&mut self, batch: Batch, seen: Seen) -> Result<()> {
         let window = self.open.entry(batch.window).or_default();
         window.frames.extend(batch.frames);
+        window.tracker = batch.tracker;
         match &mut window.seen {
             Some(before) => before.append(seen)?,
             None => window.seen = Some(seen),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use candle::Tensor;
-use meptr_core::prediction::{ChosenFrame, ModalityReport, Scope, Scores, SourceCount};
+use meptr_core::prediction::{self, ChosenFrame, ModalityReport, Scope, Scores, SourceCount};
 use meptr_core::{Modality, PerModality};
 
-use super::scoring::{HeadScores, Scorer, row};
+use super::cast::Cast;
+use super::scoring::{FusedScores, HeadScores, Scorer, row};
 use crate::decode::TimeWindow;
-use crate::detect::CropSource;
+use crate::detect::{CropSource, Person};
 use crate::extractor::{FeatureSink, Pictures, Seen, SoundPiece, Steps};
 use crate::{Error, Result};
 
@@ -17,6 +18,8 @@ pub(super) struct Board<'a> {
     scorer: &'a Scorer,
     /// Whether there is a face detector, and whether there is a body detector.
     detectors: [bool; 2],
+    /// Who was seen.
+    cast: Cast,
     windows: BTreeMap<usize, Window>,
 }
 
@@ -26,10 +29,19 @@ struct Window {
     parts: PerModality<Part>,
     pieces: Vec<(f64, HeadScores)>,
     samples: usize,
+    /// Those who get scores of their own.
+    people: Vec<PersonParts>,
+}
+
+/// What belongs to one person in a window; the rest is everybody's.
+struct PersonParts {
+    id: u32,
+    body: Part,
+    face: Part,
 }
 
 /// One modality of one window.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Part {
     scores: Option<HeadScores>,
     report: ModalityReport,
@@ -59,56 +71,52 @@ impl Part {
 }
 
 impl<'a> Board<'a> {
-    pub(super) fn new(scorer: &'a Scorer, detectors: [bool; 2]) -> Self {
-        Self { scorer, detectors, windows: BTreeMap::new() }
+    pub(super) fn new(scorer: &'a Scorer, detectors: [bool; 2], cast: Cast) -> Self {
+        Self { scorer, detectors, cast, windows: BTreeMap::new() }
     }
 
-    /// Fuses every window that holds anything; `spans` says what each covers.
+    /// Fuses every window that holds anything, and each person of it who gets scores of their own;
+    /// `spans` says what each window covers. Rows of windows come first.
     pub(super) fn scores(
-        mut self,
+        &mut self,
         scope: Scope,
         spans: &[TimeWindow],
         steps: &mut Steps,
     ) -> Result<Vec<Scores>> {
         let mut rows = Vec::new();
+        let mut rows_of_people = Vec::new();
         for (number, span) in spans.iter().enumerate() {
             let window = self.windows.remove(&number).unwrap_or_default();
-            let row = steps.time("fusion", || self.row(scope, *span, window))?;
-            rows.extend(row);
+            let parts = window.parts()?;
+            let (scorer, frames) = (self.scorer, window.frames);
+            let Some(scores) = steps.time("fusion", || parts.fused(scorer))? else { continue };
+            rows.push(scores.row(scope, None, *span, frames.clone()));
+            for PersonParts { id, body, face } in window.people {
+                let parts = Parts(PerModality { body, face, ..parts.0.clone() });
+                let scores = steps.time("fusion", || parts.fused(scorer))?;
+                let row = scores.map(|one| one.row(Scope::Person, Some(id), *span, frames.clone()));
+                rows_of_people.extend(row);
+            }
         }
+        rows.extend(rows_of_people);
         Ok(rows)
     }
 
-    fn row(&self, scope: Scope, span: TimeWindow, mut window: Window) -> Result<Option<Scores>> {
-        if window.parts.audio.scores.is_none() {
-            window.parts.audio = window.sound()?;
-        }
-        if window.frames.is_empty() {
-            for modality in [Modality::Body, Modality::Face, Modality::Scene] {
-                window.parts[modality] = Part::missing("there are no pictures");
-            }
-        }
-        let heads = PerModality::from_fn(|modality| window.parts[modality].scores.clone());
-        if heads.iter().all(|(_, head)| head.is_none()) {
-            return Ok(None);
-        }
-        let fused = self.scorer.fuse(&heads)?;
-        Ok(Some(Scores {
-            scope,
-            person: None,
-            t_start: span.start_seconds,
-            t_end: span.end_seconds,
-            emotions: fused.emotions,
-            decided: fused.decided,
-            traits: fused.traits,
-            modalities: PerModality::from_fn(|modality| window.parts[modality].report.clone()),
-            frames: window.frames,
-        }))
+    /// Who was seen.
+    pub(super) fn people(self) -> Vec<prediction::Person> {
+        self.cast.people()
     }
 
-    /// What one visual modality says about the crops of a window.
-    fn visual(&self, modality: Modality, seen: &Seen, steps: &mut Steps) -> Result<Part> {
-        let Some(features) = seen.modality_features(modality)? else {
+    /// What one visual modality says about some crops of a window.
+    fn visual(
+        &self,
+        modality: Modality,
+        seen: &Seen,
+        is_wanted: impl Fn(usize) -> bool,
+        steps: &mut Steps,
+    ) -> Result<Part> {
+        let places: Vec<usize> = seen.places(modality).filter(|place| is_wanted(*place)).collect();
+        let Some(features) = seen.features(&places)? else {
             return Ok(Part::missing(match modality {
                 Modality::Body => "no body was found around any face",
                 _ => "no face holds a pixel of the picture",
@@ -116,10 +124,21 @@ impl<'a> Board<'a> {
         };
         let scores = steps.time("heads", || self.scorer.head(modality, &features))?;
         let mut part = Part::present(scores, steps_of(&features)?)?;
-        let crops = seen.crops.iter().filter(|crop| crop.modality == modality);
-        part.report.sources = counts(crops.map(|crop| crop.source));
+        part.report.sources = counts(places.iter().map(|place| seen.crops[*place].source));
         part.report.reason = self.stand_in(modality, &part.report.sources);
         Ok(part)
+    }
+
+    /// Body and face of one person, or of all when there is none to choose.
+    fn figure(
+        &self,
+        person: Option<&Person>,
+        seen: &Seen,
+        steps: &mut Steps,
+    ) -> Result<(Part, Part)> {
+        let is_wanted = |place| person.is_none_or(|person| Cast::shows(person, seen, place));
+        let body = self.visual(Modality::Body, seen, is_wanted, steps)?;
+        Ok((body, self.visual(Modality::Face, seen, is_wanted, steps)?))
     }
 
     /// What a reader should know about crops that are not what they stand for.
@@ -149,6 +168,18 @@ impl<'a> Board<'a> {
 }
 
 impl Window {
+    /// All modalities, with what the sound says and why there are no pictures.
+    fn parts(&self) -> Result<Parts> {
+        let mut parts = self.parts.clone();
+        parts.audio = self.sound()?;
+        if self.frames.is_empty() {
+            for modality in [Modality::Body, Modality::Face, Modality::Scene] {
+                parts[modality] = Part::missing("there are no pictures");
+            }
+        }
+        Ok(Parts(parts))
+    }
+
     /// What the sound says, the mean of its pieces by length; or why it says nothing.
     fn sound(&self) -> Result<Part> {
         if self.pieces.is_empty() {
@@ -169,16 +200,68 @@ impl Window {
     }
 }
 
+/// The modalities of a row.
+struct Parts(PerModality<Part>);
+
+/// A row without its place.
+struct Fused {
+    scores: FusedScores,
+    modalities: PerModality<ModalityReport>,
+}
+
+impl Parts {
+    /// Fuses the modalities; `None` when there is none.
+    fn fused(&self, scorer: &Scorer) -> Result<Option<Fused>> {
+        let heads = PerModality::from_fn(|modality| self.0[modality].scores.clone());
+        if heads.iter().all(|(_, head)| head.is_none()) {
+            return Ok(None);
+        }
+        let modalities = PerModality::from_fn(|modality| self.0[modality].report.clone());
+        Ok(Some(Fused { scores: scorer.fuse(&heads)?, modalities }))
+    }
+}
+
+impl Fused {
+    fn row(
+        self,
+        scope: Scope,
+        person: Option<u32>,
+        span: TimeWindow,
+        frames: Vec<ChosenFrame>,
+    ) -> Scores {
+        Scores {
+            scope,
+            person,
+            t_start: span.start_seconds,
+            t_end: span.end_seconds,
+            emotions: self.scores.emotions,
+            decided: self.scores.decided,
+            traits: self.scores.traits,
+            modalities: self.modalities,
+            frames,
+        }
+    }
+}
+
 impl FeatureSink for Board<'_> {
     fn pictures(&mut self, window: usize, pictures: Pictures, steps: &mut Steps) -> Result<()> {
         let Some(seen) = &pictures.seen else { return Ok(()) };
-        let body = self.visual(Modality::Body, seen, steps)?;
-        let face = self.visual(Modality::Face, seen, steps)?;
-        let scene = self.visual(Modality::Scene, seen, steps)?;
+        let people = self.cast.meet(window, &pictures.frames, seen);
+        let (body, face) = match self.cast.chosen(&people) {
+            Ok(person) => self.figure(person, seen, steps)?,
+            Err(reason) => (Part::missing(reason.clone()), Part::missing(reason)),
+        };
+        let scene = self.visual(Modality::Scene, seen, |_| true, steps)?;
+        let mut own = Vec::new();
+        for person in people.iter().filter(|_| self.cast.per_person()) {
+            let (body, face) = self.figure(Some(person), seen, steps)?;
+            own.push(PersonParts { id: person.id as u32, body, face });
+        }
         let window = self.windows.entry(window).or_default();
         window.parts.body = body;
         window.parts.face = face;
         window.parts.scene = scene;
+        window.people = own;
         window.frames = pictures.frames;
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! ```
 
 mod board;
+mod cast;
 mod request;
 mod scoring;
 mod summary;
@@ -32,6 +33,7 @@ use crate::extractor::{Extraction, Extractor, Steps, Words};
 use crate::progress::{Progress, Unwatched};
 use crate::{Error, Result};
 use board::Board;
+use cast::Cast;
 
 /// A weight bundle, loaded and ready for any number of videos.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ impl Predictor {
         let device = options.device.open()?;
         let bundle = Bundle::open(bundle)?;
         Ok(Self {
-            extractor: Extractor::open(&bundle, &device, options.limits.clone())?,
+            extractor: Extractor::open(&bundle, &device, options.limits.clone(), options.listens)?,
             scorer: Scorer::open(&bundle, &device)?,
             weights: weights_summary(&bundle),
         })
@@ -90,7 +92,8 @@ impl Predictor {
         progress: &dyn Progress,
     ) -> Result<VideoPrediction> {
         let start = std::time::Instant::now();
-        let mut board = Board::new(&self.scorer, self.extractor.detectors());
+        let cast = Cast::new(request.person, request.per_person);
+        let mut board = Board::new(&self.scorer, self.extractor.detectors(), cast);
         let mut found = self.extractor.extract(video, &request.extract, &mut board, progress)?;
         let scope = if request.extract.window.is_some() { Scope::Window } else { Scope::Video };
         let mut predictions = board.scores(scope, &found.windows, &mut found.steps)?;
@@ -108,7 +111,7 @@ impl Predictor {
             video: video.display().to_string(),
             media: media_summary(&found),
             predictions,
-            people: Vec::new(),
+            people: board.people(),
             transcript: found.words.as_ref().map(transcript),
             notes: self.notes(&found),
             steps: Steps::report(&found.steps),

@@ -7,7 +7,8 @@ use super::scoring::FusedScores;
 
 /// The mean of the windows' probabilities, logits and scores, weighted by their length; the
 /// decision rule is applied to the mean. `None` when there is no window.
-pub(super) fn summary(windows: &[Scores]) -> Option<Scores> {
+pub(super) fn summary(rows: &[Scores]) -> Option<Scores> {
+    let windows: Vec<&Scores> = rows.iter().filter(|row| row.scope == Scope::Window).collect();
     let lengths: Vec<f64> = windows.iter().map(|window| window.t_end - window.t_start).collect();
     let total: f64 = lengths.iter().sum();
     let (first, last) = (windows.first()?, windows.last()?);

@@ -59,7 +59,7 @@ pub struct TrackedBox {
 }
 
 /// The tracker.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BotSort {
     config: BotSortConfig,
     frame: usize,
@@ -227,6 +227,25 @@ impl BotSort {
             })
             .collect()
     }
+
+    /// The detections of the next frames as the reference sees them: where the tracker follows
+    /// anything at all, its boxes stand in place of the detections. The camera is taken to stand
+    /// still.
+    pub fn follow(&mut self, frames: Vec<Vec<Detection>>) -> Vec<Vec<Detection>> {
+        let follow_frame = |detections: Vec<Detection>| {
+            let tracks = self.update(&detections, None);
+            if tracks.is_empty() {
+                return detections;
+            }
+            let place = |track: &TrackedBox| Detection {
+                bounds: track.bounds,
+                score: track.score,
+                keypoints: detections[track.detection].keypoints.clone(),
+            };
+            tracks.iter().map(place).collect()
+        };
+        frames.into_iter().map(follow_frame).collect()
+    }
 }
 
 /// One round of association.
@@ -271,31 +290,6 @@ impl Round<'_> {
         });
         (unseen, rest)
     }
-}
-
-/// The detections of a row of frames as the reference sees them: where the tracker follows
-/// anything at all, its boxes stand in place of the detections.
-///
-/// `warps` holds the camera's motion into each frame, or nothing where the camera stood still.
-pub fn follow(
-    frames: &[Vec<Detection>],
-    config: &BotSortConfig,
-    warps: &[Warp],
-) -> Vec<Vec<Detection>> {
-    let mut tracker = BotSort::new(config.clone());
-    let follow_frame = |(index, detections): (usize, &Vec<Detection>)| {
-        let tracks = tracker.update(detections, warps.get(index));
-        if tracks.is_empty() {
-            return detections.clone();
-        }
-        let place = |track: &TrackedBox| Detection {
-            bounds: track.bounds,
-            score: track.score,
-            keypoints: detections[track.detection].keypoints.clone(),
-        };
-        tracks.iter().map(place).collect()
-    };
-    frames.iter().enumerate().map(follow_frame).collect()
 }
 
 #[cfg(test)]
@@ -359,8 +353,9 @@ mod tests {
     fn detections_stand_where_nothing_is_followed() {
         let frames =
             [vec![detection(0.0, 0.05)], vec![detection(0.0, 0.05), detection(90.0, 0.06)]];
-        assert_eq!(follow(&frames, &BotSortConfig::default(), &[]), frames);
-        let frames = [vec![detection(0.0, 0.9), detection(300.0, 0.05)]];
-        assert_eq!(follow(&frames, &BotSortConfig::default(), &[])[0], [detection(0.0, 0.9)]);
+        let follow = |frames| BotSort::new(BotSortConfig::default()).follow(frames);
+        assert_eq!(follow(frames.to_vec()), frames);
+        let frames = vec![vec![detection(0.0, 0.9), detection(300.0, 0.05)]];
+        assert_eq!(follow(frames)[0], [detection(0.0, 0.9)]);
     }
 }

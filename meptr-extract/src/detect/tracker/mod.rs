@@ -8,7 +8,7 @@ mod assignment;
 mod bot_sort;
 mod kalman;
 
-pub use bot_sort::{BotSort, BotSortConfig, TrackedBox, follow};
+pub use bot_sort::{BotSort, BotSortConfig, TrackedBox};
 pub use kalman::Warp;
 
 pub(super) use assignment::assign;
