@@ -1,0 +1,160 @@
+//! The program agrees with itself on the bundled sample: the one call does what its parts do, a
+//! window over everything is the whole, and what is missing is not there.
+
+#[path = "../../tests/support/clips.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
+mod clips;
+#[path = "support/taken.rs"]
+#[allow(dead_code, reason = "shared by tests that need other parts")]
+mod taken;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Result, bail, ensure};
+use candle::Device;
+use clips::{Audio, Clip, Video};
+use meptr_core::bundle::Bundle;
+use meptr_core::models::FusionInput;
+use meptr_core::{Modality, PerModality};
+use meptr_extract::decode::Limits;
+use meptr_extract::extractor::{ExtractRequest, Extractor, TranscriptChoice, Windowing};
+use meptr_extract::predictor::{HeadScores, Scorer};
+use meptr_extract::progress::Unwatched;
+use meptr_extract::{DeviceChoice, Predictor, PredictorOptions, Request};
+use taken::{Outcome, Taken, whole};
+
+/// The demo bundle, opened by part and as a whole, and what its parts make of the sample.
+struct Setting {
+    bundle: Bundle,
+    extractor: Extractor,
+    scorer: Scorer,
+    predictor: Predictor,
+    sample: Taken,
+}
+
+impl Setting {
+    /// The one that all tests share.
+    fn get() -> &'static Self {
+        static SETTING: OnceLock<Setting> = OnceLock::new();
+        SETTING.get_or_init(|| Self::open().expect("the demo bundle reads the sample"))
+    }
+
+    fn open() -> Result<Self> {
+        let folder = in_repository("weights/demo");
+        let bundle = Bundle::open(&folder)?;
+        let options = PredictorOptions { device: DeviceChoice::Cpu, ..Default::default() };
+        let extractor = Extractor::open(&bundle, &Device::Cpu, Limits::default())?;
+        Ok(Self {
+            sample: Taken::of(&extractor, &sample(), &ExtractRequest::default())?.0,
+            extractor,
+            scorer: Scorer::open(&bundle, &Device::Cpu)?,
+            predictor: Predictor::open_with(&folder, &options)?,
+            bundle,
+        })
+    }
+
+    /// What the fusion model says about some features, part by part.
+    fn by_hand(&self, taken: &Taken) -> Result<(FusionInput, Outcome)> {
+        let input = taken.fusion_input(&self.scorer, &self.bundle)?;
+        let outcome = Outcome::of_model(&self.bundle, &input)?;
+        Ok((input, outcome))
+    }
+
+    fn in_one_call(&self, video: &Path, extract: &ExtractRequest) -> Result<Outcome> {
+        let request = Request { extract: extract.clone(), ..Request::default() };
+        let prediction = self.predictor.predict_with(video, &request, &Unwatched)?;
+        ensure!(prediction.predictions.len() == 1, "more than one row");
+        Outcome::of_row(whole(&prediction)?)
+    }
+}
+
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn sample() -> PathBuf {
+    in_repository("samples/portrait.mp4")
+}
+
+fn there(input: &FusionInput) -> Vec<Modality> {
+    input.iter().filter(|(_, part)| part.is_some()).map(|(modality, _)| modality).collect()
+}
+
+#[test]
+fn one_call_does_what_its_parts_do() -> Result<()> {
+    let setting = Setting::get();
+    let (input, by_hand) = setting.by_hand(&setting.sample)?;
+    ensure!(there(&input) == Modality::ALL, "{:?}", there(&input));
+    let together = setting.in_one_call(&sample(), &ExtractRequest::default())?;
+    ensure!(together.differences(&by_hand)? == [0.0; 3], "{together:?}, not {by_hand:?}");
+    Ok(())
+}
+
+#[test]
+fn a_window_over_everything_gives_the_features_of_the_whole() -> Result<()> {
+    let setting = Setting::get();
+    let windowing = Windowing { window_seconds: 3600.0, hop_seconds: 3600.0 };
+    let request = ExtractRequest { window: Some(windowing), ..ExtractRequest::default() };
+    let (window, extraction) = Taken::of(&setting.extractor, &sample(), &request)?;
+    ensure!(extraction.windows.len() == 1, "{:?}", extraction.windows);
+    for modality in Modality::ALL {
+        let both = (setting.sample.features(modality)?, window.features(modality)?);
+        let (Some(whole), Some(window)) = both else { bail!("no {modality}: {both:?}") };
+        ensure!(whole.dims() == window.dims(), "{modality}: {:?}", window.dims());
+        let off = (whole - window)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        ensure!(off == 0.0, "{modality}: off by {off}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_video_lacks_is_not_in_the_fusion() -> Result<()> {
+    let setting = Setting::get();
+    let folder = tempfile::tempdir()?;
+    let sound = folder.path().join("sound.wav");
+    let pictures = folder.path().join("pictures.mkv");
+    let both = folder.path().join("both.mkv");
+    Clip::of_audio(Audio::pcm(16_000, 1, 1.5)).write(&sound)?;
+    Clip::of_video(Video::mpeg4(160, 120, 12)).write(&pictures)?;
+    let clip = Clip::of_video(Video::mpeg4(160, 120, 12));
+    Clip { audio: Some(Audio::pcm(16_000, 1, 0.5)), ..clip }.write(&both)?;
+    let found = ExtractRequest::default();
+    let words = TranscriptChoice::Text("Good day".to_owned());
+    let words = ExtractRequest { transcript: words, ..ExtractRequest::default() };
+    for (video, request, expected) in [
+        (&both, &words, &Modality::ALL[..]),
+        (&both, &found, &[Modality::Body, Modality::Face, Modality::Scene, Modality::Audio]),
+        (&pictures, &words, &[Modality::Body, Modality::Face, Modality::Scene, Modality::Text]),
+        (&pictures, &found, &[Modality::Body, Modality::Face, Modality::Scene]),
+        (&sound, &words, &[Modality::Audio, Modality::Text]),
+        (&sound, &found, &[Modality::Audio]),
+    ] {
+        let (taken, _) = Taken::of(&setting.extractor, video, request)?;
+        let (input, by_hand) = setting.by_hand(&taken)?;
+        ensure!(there(&input) == expected, "{}: {:?}", video.display(), there(&input));
+        let together = setting.in_one_call(video, request)?;
+        ensure!(together.differences(&by_hand)? == [0.0; 3], "{}", video.display());
+    }
+    Ok(())
+}
+
+#[test]
+fn each_modality_can_be_left_out_of_the_fusion_and_counts() -> Result<()> {
+    let setting = Setting::get();
+    let (all, complete) = setting.by_hand(&setting.sample)?;
+    let heads = PerModality::try_from_fn(|modality| -> Result<Option<HeadScores>> {
+        let features = setting.sample.features(modality)?;
+        Ok(features.map(|features| setting.scorer.head(modality, &features)).transpose()?)
+    })?;
+    for left_out in Modality::ALL {
+        let mut heads = heads.clone();
+        heads[left_out] = None;
+        let found = Outcome::of_scores(&setting.scorer.fuse(&heads)?)?;
+        let input = PerModality::from_fn(|m| all[m].clone().filter(|_| m != left_out));
+        let expected = Outcome::of_model(&setting.bundle, &input)?;
+        ensure!(found.differences(&expected)? == [0.0; 3], "without {left_out}");
+        ensure!(found.differences(&complete)?[0] > 0.0, "{left_out} counts for nothing");
+    }
+    Ok(())
+}
