@@ -44,7 +44,7 @@ impl Setting {
         let folder = in_repository("weights/demo");
         let bundle = Bundle::open(&folder)?;
         let options = PredictorOptions { device: DeviceChoice::Cpu, ..Default::default() };
-        let extractor = Extractor::open(&bundle, &Device::Cpu, Limits::default())?;
+        let extractor = Extractor::open(&bundle, &Device::Cpu, Limits::default(), false)?;
         Ok(Self {
             sample: Taken::of(&extractor, &sample(), &ExtractRequest::default())?.0,
             extractor,
