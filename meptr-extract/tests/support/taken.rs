@@ -84,7 +84,8 @@ impl Taken {
             }
             _ => {
                 let seen = self.pictures.as_ref().and_then(|pictures| pictures.seen.as_ref());
-                seen.map_or(Ok(None), |seen| Ok(seen.modality_features(modality)?))
+                let Some(seen) = seen else { return Ok(None) };
+                Ok(seen.features(&seen.places(modality).collect::<Vec<_>>())?)
             }
         }
     }
