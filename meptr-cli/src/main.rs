@@ -32,7 +32,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Predict(commands::predict::PredictArgs),
+    Predict(Box<commands::predict::PredictArgs>),
     #[command(subcommand)]
     Weights(commands::weights::WeightsCommand),
 }
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(Finish::Complete) => ExitCode::SUCCESS,
         Ok(Finish::SomeFailed) => ExitCode::from(1),
+        Err(error) if output::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::from(2)
