@@ -49,8 +49,7 @@ pub fn folder() -> anyhow::Result<PathBuf> {
     let mut reasons = Vec::new();
     for base in [cache_folder(), Some(std::env::temp_dir())].into_iter().flatten() {
         let folder = base.join("meptr").join(&name);
-        // Opening checks every hash: a folder that somebody altered is written anew.
-        if Bundle::open(&folder).is_ok() {
+        if is_ours(&folder) {
             return Ok(folder);
         }
         match unpack(&folder) {
@@ -70,22 +69,44 @@ fn cache_folder() -> Option<PathBuf> {
     given("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home)
 }
 
+/// Whether a folder holds the demo bundle. Opening checks every hash against the manifest, so
+/// a folder that somebody altered is written anew.
+fn is_ours(folder: &Path) -> bool {
+    let manifest = std::fs::read(folder.join(Manifest::FILE));
+    manifest.is_ok_and(|manifest| manifest == FILES[0].1) && Bundle::open(folder).is_ok()
+}
+
 /// Writes the files beside `folder` and renames, so that `folder` is whole whenever it is there.
 fn unpack(folder: &Path) -> std::io::Result<()> {
     let partial = folder.with_extension(format!("part-{}", std::process::id()));
+    let unpacked = write(&partial).and_then(|()| put(&partial, folder));
+    if unpacked.is_err() {
+        let _ = std::fs::remove_dir_all(&partial); // it may not exist; the first error is the one to tell
+    }
+    unpacked
+}
+
+fn write(partial: &Path) -> std::io::Result<()> {
     for (name, content) in FILES {
         let path = partial.join(name);
-        std::fs::create_dir_all(path.parent().unwrap_or(&partial))?;
+        std::fs::create_dir_all(path.parent().unwrap_or(partial))?;
         std::fs::write(path, content)?;
     }
-    if folder.exists() {
+    Ok(())
+}
+
+fn put(partial: &Path, folder: &Path) -> std::io::Result<()> {
+    if std::fs::rename(partial, folder).is_ok() {
+        return Ok(());
+    }
+    // Another process that was faster with the same files may be reading them: they stay.
+    if is_ours(folder) {
+        return std::fs::remove_dir_all(partial);
+    }
+    if folder.is_dir() {
         std::fs::remove_dir_all(folder)?;
     }
-    std::fs::rename(&partial, folder).or_else(|error| {
-        std::fs::remove_dir_all(&partial)?;
-        // Another process may have been faster with the same files.
-        if folder.join(Manifest::FILE).is_file() { Ok(()) } else { Err(error) }
-    })
+    std::fs::rename(partial, folder)
 }
 
 #[cfg(test)]

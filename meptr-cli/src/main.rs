@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(Finish::Complete) => ExitCode::SUCCESS,
         Ok(Finish::SomeFailed) => ExitCode::from(1),
+        Err(error) if output::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::from(2)

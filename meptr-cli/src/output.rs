@@ -1,12 +1,12 @@
 //! Where the two streams go: results to standard output, everything else to standard error.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
 /// Whether colours may be used on standard output: a terminal, and `NO_COLOR` is not set.
 pub fn stdout_takes_colour() -> bool {
-    std::io::stdout().is_terminal() && colour_is_wanted()
+    io::stdout().is_terminal() && colour_is_wanted()
 }
 
 fn colour_is_wanted() -> bool {
@@ -19,17 +19,63 @@ pub fn start_log(quiet: bool) {
     let filter = EnvFilter::try_from_env("MEPTR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && colour_is_wanted())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && colour_is_wanted())
         .without_time()
         .with_target(false)
         .init();
+}
+
+/// Standard output, for results; marks the error by which its reader says that it has enough.
+pub struct Results(io::Stdout);
+
+impl Results {
+    /// Standard output of this process.
+    pub fn new() -> Self {
+        Self(io::stdout())
+    }
+}
+
+impl Write for Results {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(marked)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(marked)
+    }
+}
+
+/// Whoever read standard output went away.
+#[derive(Debug)]
+struct ReaderLeft;
+
+impl std::fmt::Display for ReaderLeft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("nothing reads standard output any more")
+    }
+}
+
+impl std::error::Error for ReaderLeft {}
+
+fn marked(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe => io::Error::new(ErrorKind::BrokenPipe, ReaderLeft),
+        _ => error,
+    }
+}
+
+/// Whether a run ended because the reader of standard output went away, as `head` does when it has
+/// enough: no failure.
+pub fn reader_left(error: &anyhow::Error) -> bool {
+    let io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io_errors.filter_map(io::Error::get_ref).any(|inner| inner.is::<ReaderLeft>())
 }
 
 /// Writes a line of a result to standard output.
 ///
 /// # Errors
 /// When standard output takes no more.
-pub fn line(text: std::fmt::Arguments<'_>) -> std::io::Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}")
+pub fn line(text: std::fmt::Arguments<'_>) -> io::Result<()> {
+    writeln!(Results::new(), "{text}")
 }

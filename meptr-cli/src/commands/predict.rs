@@ -1,8 +1,8 @@
 //! `meptr predict`: emotions and traits of videos.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 use meptr_extract::decode::Limits;
 use meptr_extract::detect::FaceModel;
@@ -38,7 +38,8 @@ pub struct PredictArgs {
     words: WordsArgs,
     #[command(flatten)]
     split: SplitArgs,
-    /// Write what the models saw into this folder: chosen frames and crops as PNG, sound as WAV
+    /// Write what the models saw into this folder: chosen frames and crops as PNG, sound as WAV;
+    /// a folder below it for each video when there are several
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
     #[command(flatten)]
@@ -102,7 +103,8 @@ struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels)]
     max_pixels: u64,
     /// Longest video or recording, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().max_seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().max_seconds,
+        value_parser = positive)]
     max_seconds: f64,
     /// Most unreadable packets in a file before it counts as broken
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_corrupt_packets)]
@@ -116,6 +118,13 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 => Ok(number),
+        _ => Err("give a number above 0".to_owned()),
+    }
+}
+
 /// Predicts every video; one that fails does not stop the others.
 ///
 /// # Errors
@@ -126,15 +135,21 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
         None => demo::folder()?,
     };
     let (videos, unreadable) = videos::find(&args.inputs);
-    let predictor = Predictor::open_with(&folder, &args.options())
-        .with_context(|| format!("cannot use the weights in `{}`", folder.display()))?;
+    if let Some(output) = &args.output {
+        spare_inputs(output, &videos)?;
+    }
+    let predictor = Predictor::open_with(&folder, &args.options())?;
     let mut report = Report::open(args.format, args.output.as_ref())?;
     for (folder, error) in unreadable {
         report.add_failure(&folder, &error)?;
     }
     let bars = Bars::new(videos.len(), quiet);
-    let request = args.request();
-    for video in &videos {
+    let mut request = args.request();
+    for (number, video) in videos.iter().enumerate() {
+        if videos.len() > 1 {
+            request.extract.dump =
+                args.dump.as_ref().map(|dump| dump.join(dump_name(number, video)));
+        }
         bars.start(video);
         let result = predictor.predict_with(video, &request, &bars);
         bars.aside(|| match result {
@@ -145,6 +160,22 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
     }
     drop(bars);
     Ok(if report.finish()? == 0 { Finish::Complete } else { Finish::SomeFailed })
+}
+
+/// Refuses an output that is one of the videos, which it would replace.
+fn spare_inputs(output: &Path, videos: &[PathBuf]) -> anyhow::Result<()> {
+    let Ok(target) = output.canonicalize() else { return Ok(()) }; // it is not there yet
+    let is_input =
+        videos.iter().any(|video| video.canonicalize().is_ok_and(|video| video == target));
+    anyhow::ensure!(!is_input, "cannot write results to `{}`: it is an input", output.display());
+    Ok(())
+}
+
+/// Folder of one of several videos; the number tells files of the same name apart.
+fn dump_name(number: usize, video: &Path) -> OsString {
+    let mut name = OsString::from(format!("{:04}-", number + 1));
+    name.push(video.file_stem().unwrap_or_default());
+    name
 }
 
 impl PredictArgs {

@@ -9,22 +9,24 @@ use super::{Failure, Renderer};
 
 /// Writes the heading with the first row.
 pub struct Rows {
-    writer: csv::Writer<Box<dyn Write>>,
+    sink: Box<dyn Write>,
     has_heading: bool,
 }
 
 impl Rows {
     pub fn new(sink: Box<dyn Write>) -> Self {
-        Self { writer: csv::Writer::from_writer(sink), has_heading: false }
+        Self { sink, has_heading: false }
     }
 
     fn row(&mut self, fields: Vec<String>) -> anyhow::Result<()> {
-        if !self.has_heading {
-            self.writer.write_record(heading())?;
-            self.has_heading = true;
+        // Rows go out whole, so that a run stopped at any time leaves no half of one.
+        let mut lines = csv::Writer::from_writer(Vec::new());
+        if !std::mem::replace(&mut self.has_heading, true) {
+            lines.write_record(heading())?;
         }
-        self.writer.write_record(fields)?;
-        Ok(self.writer.flush()?)
+        lines.write_record(fields)?;
+        self.sink.write_all(&lines.into_inner()?)?;
+        Ok(self.sink.flush()?)
     }
 }
 
@@ -79,6 +81,6 @@ impl Renderer for Rows {
     }
 
     fn finish(&mut self) -> anyhow::Result<()> {
-        Ok(self.writer.flush()?)
+        Ok(self.sink.flush()?)
     }
 }

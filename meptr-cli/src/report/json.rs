@@ -64,7 +64,8 @@ impl Lines {
     }
 
     fn line(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
-        writeln!(self.sink, "{}", serde_json::to_string(value)?)?;
+        // One write, so that a run stopped at any time leaves no half of a line.
+        self.sink.write_all((serde_json::to_string(value)? + "\n").as_bytes())?;
         Ok(self.sink.flush()?)
     }
 }

@@ -59,6 +59,7 @@ trait Renderer {
 /// The results of a run, on their way to standard output or a file.
 pub struct Report {
     renderer: Box<dyn Renderer>,
+    destination: String,
     failures: usize,
 }
 
@@ -69,11 +70,15 @@ impl Report {
     /// # Errors
     /// When the file cannot be created.
     pub fn open(format: Option<Format>, output: Option<&PathBuf>) -> anyhow::Result<Self> {
+        let destination = match output {
+            None => "standard output".to_owned(),
+            Some(path) => format!("`{}`", path.display()),
+        };
         let sink: Box<dyn Write> = match output {
-            None => Box::new(std::io::stdout()),
+            None => Box::new(crate::output::Results::new()),
             Some(path) => Box::new(
                 std::fs::File::create(path)
-                    .with_context(|| format!("cannot write `{}`", path.display()))?,
+                    .with_context(|| format!("cannot write results to {destination}"))?,
             ),
         };
         let implied = output.and_then(|path| Format::of_file(path));
@@ -84,7 +89,7 @@ impl Report {
             Format::Jsonl => Box::new(json::Lines::new(sink)),
             Format::Csv => Box::new(csv::Rows::new(sink)),
         };
-        Ok(Self { renderer, failures: 0 })
+        Ok(Self { renderer, destination, failures: 0 })
     }
 
     /// Writes one result.
@@ -92,7 +97,7 @@ impl Report {
     /// # Errors
     /// When the destination takes no more.
     pub fn add(&mut self, prediction: &VideoPrediction) -> anyhow::Result<()> {
-        self.renderer.prediction(prediction).context("cannot write the result")
+        self.renderer.prediction(prediction).with_context(|| self.cannot_write())
     }
 
     /// Writes that a video failed; the reason also goes to standard error.
@@ -103,7 +108,7 @@ impl Report {
         self.failures += 1;
         let failure = Failure { video: video.display().to_string(), error: format!("{error:#}") };
         tracing::error!("{}", failure.error);
-        self.renderer.failure(&failure).context("cannot write the result")
+        self.renderer.failure(&failure).with_context(|| self.cannot_write())
     }
 
     /// Closes the report; returns how many videos failed.
@@ -111,7 +116,11 @@ impl Report {
     /// # Errors
     /// When the destination takes no more.
     pub fn finish(mut self) -> anyhow::Result<usize> {
-        self.renderer.finish().context("cannot write the results")?;
+        self.renderer.finish().with_context(|| self.cannot_write())?;
         Ok(self.failures)
+    }
+
+    fn cannot_write(&self) -> String {
+        format!("cannot write results to {}", self.destination)
     }
 }
