@@ -193,7 +193,10 @@ fn finish_backbone(kind: FolderKind, input: &Path, output: &Path) -> anyhow::Res
     let to = output.parent().context("the output lies in a folder")?;
     for file in kind.small_files() {
         let (source, target) = (from.join(file), to.join(file));
-        if source.canonicalize().ok() != target.canonicalize().ok() {
+        let is_there = source
+            .canonicalize()
+            .is_ok_and(|source| target.canonicalize().is_ok_and(|target| source == target));
+        if !is_there {
             std::fs::copy(&source, &target).with_context(|| {
                 format!("a backbone needs `{file}` beside `{}`", input.display())
             })?;

@@ -29,9 +29,9 @@ pub fn run(args: &RemoveArgs, quiet: bool) -> anyhow::Result<Finish> {
     let options = args.hub.options()?;
     let name = &args.name;
     let parts = find_local(&catalog, name, &options)?;
-    if !args.yes {
-        let here = parts.iter().filter(|part| part.presence != Presence::Absent);
-        let files: Vec<_> = here.flat_map(|part| &part.files).collect();
+    let here = parts.iter().filter(|part| part.presence != Presence::Absent);
+    let files: Vec<_> = here.flat_map(|part| &part.files).collect();
+    if !args.yes && !files.is_empty() {
         let size = DecimalBytes(files.iter().map(|file| file.size).sum());
         if !quiet {
             files.iter().for_each(|file| eprintln!("  {}", file.local.display()));

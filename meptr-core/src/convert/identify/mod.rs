@@ -153,9 +153,11 @@ fn yolo(shapes: &Shapes) -> Option<Model> {
     };
     let candle = || ["net.b1.0", "net.b4.0", "net.b2.2.bottleneck", "head"].map(str::to_owned);
     let [stem, deepest, blocks, head] = ultralytics().unwrap_or_else(candle);
+    let stem_width = shapes.dim(&format!("{stem}.conv.weight"), 0).ok()?;
+    let deepest_width = shapes.dim(&format!("{deepest}.conv.weight"), 0);
     Some(Model::Yolo(YoloShape {
-        stem_width: shapes.dim(&format!("{stem}.conv.weight"), 0).ok()?,
-        deepest_width: shapes.dim(&format!("{deepest}.conv.weight"), 0).ok()?,
+        stem_width,
+        deepest_width: deepest_width.unwrap_or(16 * stem_width),
         stage_2_blocks: shapes.count(&blocks),
         classes: shapes.dim(&format!("{head}.cv3.0.2.weight"), 0).ok()?,
     }))
