@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The binary `meptr`, driven as a user would, on clips that the tests write.
 
 mod bad_input;
@@ -5,3 +6,12 @@ mod predict;
 mod stopping;
 mod support;
 mod weights;
+=======
+//! The binary `meptr`, driven as a user would.
+
+#[path = "support/weights.rs"]
+mod weights_support;
+
+mod weights_convert;
+mod weights_hub;
+>>>>>>> weightscli

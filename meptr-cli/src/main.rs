@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<Finish> {
     match &cli.command {
         Command::Predict(args) => commands::predict::run(args, cli.quiet),
-        Command::Weights(command) => commands::weights::run(command),
+        Command::Weights(command) => commands::weights::run(command, cli.quiet),
     }
 }
 

@@ -190,14 +190,21 @@ fn detectors_and_backbones_are_known_by_their_names() -> Result<()> {
     let shapes = |names: &[(&str, &[usize])]| -> Shapes {
         names.iter().map(|(name, dims)| ((*name).to_owned(), dims.to_vec())).collect()
     };
-    let yolo = shapes(&[
-        ("model.0.conv.weight", &[16, 3, 3, 3]),
-        ("model.4.m.0.cv1.conv.weight", &[32, 32, 3, 3]),
-        ("model.4.m.1.cv1.conv.weight", &[32, 32, 3, 3]),
-        ("model.22.cv3.0.2.weight", &[1, 64, 1, 1]),
-    ]);
-    let shape = YoloShape { stem_width: 16, stage_2_blocks: 2, classes: 1 };
-    assert_eq!(identify(&yolo, None, None)?.model, Model::Yolo(shape));
+    let shape = YoloShape { stem_width: 16, deepest_width: 256, stage_2_blocks: 2, classes: 1 };
+    for [stem, deepest, blocks, head] in [
+        ["model.0", "model.7", "model.4.m", "model.22"],
+        ["net.b1.0", "net.b4.0", "net.b2.2.bottleneck", "head"],
+    ] {
+        let block = |number: usize| format!("{blocks}.{number}.cv1.conv.weight");
+        let yolo = shapes(&[
+            (&format!("{stem}.conv.weight"), &[16, 3, 3, 3]),
+            (&block(0), &[32, 32, 3, 3]),
+            (&block(1), &[32, 32, 3, 3]),
+            (&format!("{deepest}.conv.weight"), &[256, 128, 3, 3]),
+            (&format!("{head}.cv3.0.2.weight"), &[1, 64, 1, 1]),
+        ]);
+        assert_eq!(identify(&yolo, None, None)?.model, Model::Yolo(shape));
+    }
     for (name, backbone) in [
         ("vision_model.embeddings.patch_embedding.weight", Backbone::Clip),
         ("bert.embeddings.word_embeddings.weight", Backbone::Bert),

@@ -59,6 +59,12 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A part of a bundle to be made was not named.
+    #[error("a bundle needs a part `{part}`, and nothing gives it")]
+    MissingPart {
+        /// Which.
+        part: String,
+    },
     /// Weights or bundle.
     #[error(transparent)]
     Core(#[from] meptr_core::Error),

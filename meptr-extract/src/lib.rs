@@ -4,6 +4,7 @@
 //! features of its modalities, by way of [`decode`] (FFmpeg), [`detect`] (faces and bodies) and
 //! [`backbones`] (CLIP, Wav2Vec2, BERT).
 
+pub mod assemble;
 pub mod backbones;
 pub mod decode;
 pub mod detect;

@@ -9,6 +9,7 @@ use meptr_extract::detect::FaceModel;
 use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing};
 use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request};
 
+use super::weights::bundle_folder;
 use crate::progress::Bars;
 use crate::report::{Format, Report};
 use crate::{Finish, demo, videos};
@@ -19,8 +20,8 @@ pub struct PredictArgs {
     /// Videos or sound recordings, or folders to search for them (after `--` if a name starts with a dash)
     #[arg(required = true, value_name = "PATH")]
     inputs: Vec<PathBuf>,
-    /// Weight bundle [default: the untrained demo weights inside the program]
-    #[arg(long, value_name = "DIR")]
+    /// Weight bundle: a folder, or a pulled OWNER/REPO [default: the untrained demo weights inside]
+    #[arg(long, value_name = "DIR|REPO")]
     weights: Option<PathBuf>,
     /// How results are written [default: by the ending of --output, else table]
     #[arg(long, value_enum)]
@@ -131,8 +132,11 @@ fn positive(text: &str) -> Result<f64, String> {
 /// When the weights cannot be used or the results cannot be written.
 pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
     let folder = match &args.weights {
-        Some(folder) => folder.clone(),
-        None => demo::folder()?,
+        Some(name) => bundle_folder(name)?,
+        None => {
+            tracing::warn!("{}", demo::HINT);
+            demo::folder()?
+        }
     };
     let (videos, unreadable) = videos::find(&args.inputs);
     if let Some(output) = &args.output {

@@ -60,6 +60,19 @@ pub struct Origin {
     pub licence: String,
 }
 
+impl Origin {
+    /// What stands for a licence that nobody stated.
+    pub const NO_LICENCE: &'static str = "not stated";
+
+    /// Whether the licence, as it is written, excludes commercial use.
+    pub fn is_non_commercial(&self) -> bool {
+        let licence = self.licence.to_ascii_lowercase();
+        let mut words = licence.split(|letter: char| !letter.is_ascii_alphanumeric());
+        words.any(|word| matches!(word, "nc" | "noncommercial"))
+            || licence.contains("non-commercial")
+    }
+}
+
 /// The parts of a bundle.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -233,6 +246,20 @@ fn stays_inside(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn non_commercial_licences_are_known_by_their_names() {
+        let is_non_commercial = |licence: &str| {
+            let (name, source) = (String::new(), String::new());
+            Origin { name, source, licence: licence.to_owned() }.is_non_commercial()
+        };
+        for licence in ["CC-BY-NC-SA-4.0", "CC BY-NC 4.0", "Non-commercial research only"] {
+            assert!(is_non_commercial(licence), "{licence}");
+        }
+        for licence in ["MIT", "Apache-2.0", "MIT OR Apache-2.0", "AGPL-3.0", "NCSA"] {
+            assert!(!is_non_commercial(licence), "{licence}");
+        }
+    }
 
     #[test]
     fn names_that_leave_the_bundle_are_seen() {

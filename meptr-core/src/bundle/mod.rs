@@ -11,11 +11,15 @@
 //!
 //! File names inside are the manifest's to choose; those above are what `meptr` writes.
 
+mod card;
 mod manifest;
+mod note;
 mod open;
 
+pub use card::{CardOptions, model_card};
 pub use manifest::{
     BodyDetectorPart, FaceDetectorPart, FileEntry, FolderPart, FusionPart, HeadPart, Manifest,
     Origin, Parts, Standing,
 };
+pub use note::{PartKind, PartNote};
 pub use open::{Bundle, sha256_of};

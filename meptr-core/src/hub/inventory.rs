@@ -86,6 +86,14 @@ pub fn list_local(catalog: &Catalog, options: &Options) -> Result<Vec<LocalPart>
     parts.into_iter().map(|part| local_part(part, options)).collect()
 }
 
+/// The parts of a name, and what of them is on this machine; nobody is asked.
+///
+/// # Errors
+/// [`Error::UnknownName`], and when the cache cannot be read.
+pub fn find_local(catalog: &Catalog, name: &str, options: &Options) -> Result<Vec<LocalPart>> {
+    catalog.select(name)?.into_iter().map(|part| local_part(part, options)).collect()
+}
+
 /// Reads every file of a name from disk and compares its hash with what the Hub and the catalogue
 /// said; large files that another program fetched have theirs in the name of their blob.
 ///

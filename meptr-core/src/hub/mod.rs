@@ -3,8 +3,8 @@
 //!
 //! A [`Catalog`] says which weights there are. [`plan`] looks up a name in it and in the cache and
 //! asks the Hub for what is missing, so that a caller can show sizes and licences before anything
-//! is fetched; [`Plan::fetch`] fetches. [`resolve`] does both. [`list_local`], [`verify`] and
-//! [`remove`] look after what is here.
+//! is fetched; [`Plan::fetch`] fetches. [`resolve`] does both. [`list_local`], [`find_local`],
+//! [`verify`] and [`remove`] look after what is here.
 //!
 //! What can be relied on:
 //!
@@ -54,7 +54,9 @@ pub use cache::RepositoryId;
 pub use catalog::{Bundle, Catalog, Part, PartFile, Source};
 pub use environment::{Environment, Token, parse_endpoint};
 pub use error::{Error, Result};
-pub use inventory::{Finding, LocalPart, Presence, Removed, Verdict, list_local, remove, verify};
+pub use inventory::{
+    Finding, LocalPart, Presence, Removed, Verdict, find_local, list_local, remove, verify,
+};
 pub use plan::{LocalFile, Options, Plan, PlannedFile, PlannedPart, plan, resolve};
 pub use progress::{Event, Progress, Silent};
 pub use retry::Patience;

@@ -147,6 +147,19 @@ impl Plan {
         sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
     }
 
+    /// Takes one file out, to be fetched and read before anything is decided about the rest; nothing
+    /// when no part has a file of this path.
+    pub fn take(&mut self, path: &str) -> Option<Self> {
+        self.parts.iter_mut().find_map(|planned| {
+            let place = planned.files.iter().position(|file| file.path == path)?;
+            let file = planned.files.remove(place);
+            // With its files listed, the part is not taken for a whole repository.
+            let part = Part { files: vec![any_file(path.to_owned())], ..planned.part.clone() };
+            let taken = PlannedPart { part, commit: planned.commit.clone(), files: vec![file] };
+            Some(Self { parts: vec![taken] })
+        })
+    }
+
     /// Fetches what is missing and says where everything is.
     ///
     /// # Errors

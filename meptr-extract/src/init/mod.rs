@@ -26,7 +26,7 @@ use preset::{clip_preprocessor, wav2vec2_preprocessor};
 use tokenizer::tokenizer_json;
 
 /// The full-range face detector, stored in f16.
-const FACE_DETECTOR: &[u8] =
+pub(crate) const FACE_DETECTOR: &[u8] =
     include_bytes!("../../../weights/face_detector/full_range.safetensors");
 
 /// Writes a bundle to `folder`, which must be empty or not exist, and opens it.

@@ -58,6 +58,8 @@ impl Model {
 pub struct YoloShape {
     /// Channels after the first convolution: 64 times the width factor.
     pub stem_width: usize,
+    /// Channels of the deepest layers: 16 times as many, but for a bound.
+    pub deepest_width: usize,
     /// Bottlenecks in the second stage: 6 times the depth factor.
     pub stage_2_blocks: usize,
     /// Number of classes.
@@ -143,12 +145,21 @@ fn backbone(shapes: &Shapes) -> Option<Model> {
     Some(Model::Backbone(found.0))
 }
 
+/// Knows the names of Ultralytics and those of the published conversions for Candle.
 fn yolo(shapes: &Shapes) -> Option<Model> {
-    let head = shapes.last("model")?; // layers without weights have no index
+    let ultralytics = || {
+        let head = shapes.last("model")?; // layers without weights have no index
+        Some(["model.0", "model.7", "model.4.m", &format!("model.{head}")].map(str::to_owned))
+    };
+    let candle = || ["net.b1.0", "net.b4.0", "net.b2.2.bottleneck", "head"].map(str::to_owned);
+    let [stem, deepest, blocks, head] = ultralytics().unwrap_or_else(candle);
+    let stem_width = shapes.dim(&format!("{stem}.conv.weight"), 0).ok()?;
+    let deepest_width = shapes.dim(&format!("{deepest}.conv.weight"), 0);
     Some(Model::Yolo(YoloShape {
-        stem_width: shapes.dim("model.0.conv.weight", 0).ok()?,
-        stage_2_blocks: shapes.count("model.4.m"),
-        classes: shapes.dim(&format!("model.{head}.cv3.0.2.weight"), 0).ok()?,
+        stem_width,
+        deepest_width: deepest_width.unwrap_or(16 * stem_width),
+        stage_2_blocks: shapes.count(&blocks),
+        classes: shapes.dim(&format!("{head}.cv3.0.2.weight"), 0).ok()?,
     }))
 }
 

@@ -1,5 +1,6 @@
 //! The size of a YOLOv8 network.
 
+use meptr_core::convert::YoloShape;
 use serde::{Deserialize, Serialize};
 
 /// What tells the networks of the family apart.
@@ -42,6 +43,16 @@ impl YoloConfig {
         Self { width_multiple: 1.25, depth_multiple: 1.0, max_channels: 512, classes }
     }
 
+    /// The network that weights of these shapes belong to.
+    pub fn of_shape(shape: YoloShape) -> Self {
+        Self {
+            width_multiple: shape.stem_width as f64 / 64.0,
+            depth_multiple: shape.stage_2_blocks as f64 / 6.0,
+            max_channels: shape.deepest_width * 64 / shape.stem_width.max(1),
+            classes: shape.classes,
+        }
+    }
+
     /// Channels of a layer that has `full` in the full network: a multiple of 8.
     pub(super) fn channels(&self, full: usize) -> usize {
         let channels = full.min(self.max_channels) as f64 * self.width_multiple;
@@ -57,6 +68,29 @@ impl YoloConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shapes_tell_the_member_of_the_family() {
+        for make in [
+            YoloConfig::nano,
+            YoloConfig::small,
+            YoloConfig::medium,
+            YoloConfig::large,
+            YoloConfig::extra_large,
+        ] {
+            let config = make(3);
+            let found = YoloConfig::of_shape(YoloShape {
+                stem_width: config.channels(64),
+                deepest_width: config.channels(1024),
+                stage_2_blocks: config.blocks(6),
+                classes: 3,
+            });
+            for full in [64, 128, 256, 512, 1024] {
+                assert_eq!(found.channels(full), config.channels(full));
+            }
+            assert_eq!([3, 6].map(|f| found.blocks(f)), [3, 6].map(|f| config.blocks(f)));
+        }
+    }
 
     #[test]
     fn the_family_has_its_published_sizes() {

@@ -1,0 +1,155 @@
+//! What the commands share that deal with the Hub and its cache.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use meptr_core::bundle::Manifest;
+use meptr_core::hub::{
+    Catalog, Environment, Error, LocalFile, LocalPart, Options, Part, Presence, Source, find_local,
+};
+
+/// Where weights come from and where they are kept.
+#[derive(Debug, Clone, Default, Args)]
+pub struct HubArgs {
+    /// Folder of the cache [default: HF_HUB_CACHE, else hub below HF_HOME]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// List of weights to use in place of the one in the program
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+}
+
+impl HubArgs {
+    pub fn catalog(&self) -> anyhow::Result<Catalog> {
+        Ok(match &self.manifest {
+            Some(file) => Catalog::read(file)?,
+            None => Catalog::built_in(),
+        })
+    }
+
+    pub fn options(&self) -> anyhow::Result<Options> {
+        let mut environment = Environment::from_process()?;
+        if let Some(folder) = &self.cache_dir {
+            environment.cache.clone_from(folder);
+        }
+        Ok(Options::new(environment))
+    }
+
+    /// A command line of `meptr weights` that works on the same list and cache as this one.
+    pub fn command(&self, command: &str, name: &str) -> String {
+        let mut line = format!("meptr weights {command}");
+        let given = [("--manifest", &self.manifest), ("--cache-dir", &self.cache_dir)];
+        for (option, value) in given {
+            if let Some(value) = value {
+                line.push_str(&format!(" {option} {}", quoted(&value.to_string_lossy())));
+            }
+        }
+        format!("{line} {}", quoted(name))
+    }
+
+    /// The parts of a name, all of them on this machine.
+    ///
+    /// # Errors
+    /// When something is missing: all of it, and the command that gets it.
+    pub fn complete_parts(&self, name: &str) -> anyhow::Result<Vec<LocalPart>> {
+        let parts = find_local(&self.catalog()?, name, &self.options()?)?;
+        let absent = |part: &&LocalPart| part.presence != Presence::Complete;
+        let absent: Vec<&str> = parts.iter().filter(absent).map(|p| p.part.name.as_str()).collect();
+        anyhow::ensure!(
+            absent.is_empty(),
+            "{} is not on this machine, or not all of it; `{}` gets it",
+            absent.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+            self.command("pull", name)
+        );
+        Ok(parts)
+    }
+
+    /// Names this command line's way to what is missing.
+    pub fn explained(&self, error: Error, name: &str) -> Error {
+        match error {
+            Error::OfflineMissing { missing, .. } => {
+                Error::OfflineMissing { missing, command: self.command("pull", name) }
+            }
+            other => other,
+        }
+    }
+}
+
+/// A word as a shell takes it literally.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.@:=,+".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// The folder that a file of a part lies in by its path.
+pub fn root_of(file: &LocalFile) -> PathBuf {
+    let depth = file.path.split('/').count();
+    file.local.ancestors().nth(depth).unwrap_or(&file.local).to_owned()
+}
+
+/// The folder of a part that is here.
+pub fn folder_of(part: &LocalPart) -> Option<PathBuf> {
+    match &part.part.source {
+        Source::Folder(folder) => Some(folder.clone()),
+        Source::Hub { .. } => part.files.first().map(root_of),
+    }
+}
+
+/// A licence with a mark where it excludes commercial use.
+pub fn licence_of(part: &Part) -> String {
+    let mark = if part.non_commercial { " (NON-COMMERCIAL USE ONLY)" } else { "" };
+    format!("{}{mark}", part.licence)
+}
+
+/// The folder of a bundle: a folder of this machine, or `OWNER/REPO` that was pulled.
+///
+/// # Errors
+/// When there is neither; the message names the command that gets it.
+pub fn bundle_folder(name: &Path) -> anyhow::Result<PathBuf> {
+    if name.exists() {
+        return Ok(name.to_owned());
+    }
+    let not_there = || format!("there is no folder `{}`", name.display());
+    let hub = HubArgs::default();
+    let text = name.to_str().with_context(not_there)?;
+    let parts = hub.complete_parts(text).with_context(not_there)?;
+    let bundle = parts.iter().filter_map(folder_of).find(|f| f.join(Manifest::FILE).is_file());
+    bundle.with_context(|| {
+        format!("`{text}` was pulled, but it is no bundle; `meptr weights assemble --help` says how to make one of it")
+    })
+}
+
+/// Asks on the terminal; nothing when there is none.
+///
+/// # Errors
+/// When the answer cannot be read.
+pub fn asked(question: &str) -> anyhow::Result<Option<bool>> {
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Ok(None);
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("reading the answer")?;
+    Ok(Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_can_be_pasted() {
+        let hub =
+            HubArgs { cache_dir: Some("/my cache".into()), manifest: Some("it's.json".into()) };
+        let expected =
+            r"meptr weights pull --manifest 'it'\''s.json' --cache-dir '/my cache' ann/model@main";
+        assert_eq!(hub.command("pull", "ann/model@main"), expected);
+        assert_eq!(HubArgs::default().command("remove", "clip"), "meptr weights remove clip");
+    }
+}

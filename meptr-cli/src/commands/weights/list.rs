@@ -1,0 +1,59 @@
+//! `meptr weights list`: what is known and what is here.
+
+use clap::Args;
+use indicatif::DecimalBytes;
+use meptr_core::hub::{LocalPart, Presence, list_local};
+
+use super::hub::{HubArgs, licence_of};
+use crate::{Finish, output};
+
+/// List the weights that are known, and what of them is on this machine
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// Lists parts, then bundles.
+///
+/// # Errors
+/// When the list or the cache cannot be read.
+pub fn run(args: &ListArgs) -> anyhow::Result<Finish> {
+    let catalog = args.hub.catalog()?;
+    let options = args.hub.options()?;
+    let parts = list_local(&catalog, &options)?;
+    let width = parts.iter().map(|part| part.part.name.len()).max().unwrap_or(0).max(4);
+    let columns = ["NAME", "HERE", "SIZE", "LICENCE", "WHAT"];
+    let [name, here, size, licence, what] = columns;
+    output::line(format_args!("{name:<width$}  {here:<6}  {size:>9}  {licence:<40}  {what}"))?;
+    for part in &parts {
+        let (name, licence, title) = (&part.part.name, licence_of(&part.part), &part.part.title);
+        let (here, size) = (presence(part.presence), size_of(part));
+        output::line(format_args!("{name:<width$}  {here:<6}  {size:>9}  {licence:<40}  {title}"))?;
+    }
+    output::line(format_args!(""))?;
+    for bundle in catalog.bundles() {
+        let parts = bundle.parts.join(" + ");
+        output::line(format_args!("{:<width$}  {}: {parts}", bundle.name, bundle.title))?;
+    }
+    output::line(format_args!("\nkept in {}", options.environment.cache.display()))?;
+    Ok(Finish::Complete)
+}
+
+pub fn presence(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Complete => "yes",
+        Presence::Partial => "partly",
+        Presence::Absent => "no",
+    }
+}
+
+/// Bytes of all files where the list knows them or they are here; of the listed ones otherwise.
+pub fn size_of(part: &LocalPart) -> String {
+    let listed: u64 = part.part.files.iter().filter_map(|file| file.size).sum();
+    let here: u64 = part.files.iter().map(|file| file.size).sum();
+    match listed.max(here) {
+        0 => "?".to_owned(),
+        bytes => DecimalBytes(bytes).to_string(),
+    }
+}

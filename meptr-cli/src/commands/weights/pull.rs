@@ -1,0 +1,149 @@
+//! `meptr weights pull`: weights from the Hub, once.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::DecimalBytes;
+use meptr_core::Bundle;
+use meptr_core::bundle::Manifest;
+use meptr_core::hub::{self, LocalFile, Options, Plan, PlannedPart, Source};
+
+use super::hub::{HubArgs, asked, licence_of, root_of};
+use super::watch::Watch;
+use crate::{Finish, output};
+
+/// Fetch weights from the Hugging Face Hub, once; what is here is not fetched again
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Name from `meptr weights list`, or OWNER/REPO[@REVISION] [default: the first bundle listed]
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Accept the licences that are shown; needed where nobody can be asked
+    #[arg(long)]
+    accept_licenses: bool,
+    /// Ask what a branch is now, in place of keeping to the commit of the first download
+    #[arg(long)]
+    refresh: bool,
+    /// Make no connection: say where everything is, or what is missing
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// Shows what is missing and under which licences, asks, fetches, and says where it is.
+///
+/// # Errors
+/// When a licence is not accepted, or something cannot be fetched.
+pub fn run(args: &PullArgs, quiet: bool) -> anyhow::Result<Finish> {
+    let catalog = args.hub.catalog()?;
+    let mut options = args.hub.options()?;
+    options.environment.offline |= args.offline;
+    options.refresh = args.refresh;
+    let first = catalog.bundles().first().map(|bundle| bundle.name.as_str());
+    let name =
+        args.name.as_deref().or(first).context("name what to pull: the list has no bundle")?;
+
+    let watch = Watch::new(quiet);
+    let explained = |error| args.hub.explained(error, name);
+    let mut plan = hub::plan(&catalog, name, &options, &watch).map_err(explained)?;
+    watch.clear();
+    let (mut files, manifest) = fetch_manifest(&mut plan, &options)?;
+    if plan.missing().0 > 0 {
+        args.settle_terms(name, &plan, manifest.as_ref(), &watch)?;
+    }
+    files.extend(plan.fetch(&options, &watch)?);
+    watch.clear();
+    report(&files, manifest.is_some())
+}
+
+impl PullArgs {
+    /// Shows the licences and gets them accepted.
+    fn settle_terms(
+        &self,
+        name: &str,
+        plan: &Plan,
+        manifest: Option<&Manifest>,
+        watch: &Watch,
+    ) -> anyhow::Result<()> {
+        let (files, bytes) = plan.missing();
+        let size = DecimalBytes(bytes);
+        let terms = terms(plan, manifest);
+        if self.accept_licenses {
+            watch.say(&format!("{}\nfetching {files} files, {size}", terms.join("\n")));
+            return Ok(());
+        }
+        eprintln!("{}", terms.join("\n")); // also when quiet: a question or a refusal follows
+        match asked(&format!("Fetch {files} files, {size}, under these licences?"))? {
+            Some(true) => Ok(()),
+            Some(false) => anyhow::bail!("nothing was fetched: the licences were not accepted"),
+            None => anyhow::bail!(
+                "`{name}` has {size} to fetch, under the licences above; if you accept them: `{} \
+                 --accept-licenses`",
+                self.hub.command("pull", name)
+            ),
+        }
+    }
+}
+
+/// Takes the manifest of a bundle out of the plan and reads it: it knows the licences.
+fn fetch_manifest(
+    plan: &mut Plan,
+    options: &Options,
+) -> anyhow::Result<(Vec<LocalFile>, Option<Manifest>)> {
+    let Some(first) = plan.take(Manifest::FILE) else { return Ok((Vec::new(), None)) };
+    let files = first.fetch(options, &hub::Silent)?;
+    let manifest = files.first().and_then(|file| std::fs::read(&file.local).ok());
+    // Other programs have files of this name, too.
+    let manifest = manifest.and_then(|text| serde_json::from_slice(&text).ok());
+    Ok((files, manifest))
+}
+
+/// One line for each part, with its licence.
+fn terms(plan: &Plan, manifest: Option<&Manifest>) -> Vec<String> {
+    let in_bundle = manifest.map(|manifest| {
+        let origins = manifest.origins().into_iter().map(|(part, origin)| {
+            let mark = if origin.is_non_commercial() { " (NON-COMMERCIAL USE ONLY)" } else { "" };
+            format!("  {part:<14} {}{mark}  {}", origin.licence, origin.name)
+        });
+        std::iter::once(format!("bundle `{}`: {}", manifest.name, manifest.about))
+            .chain(origins)
+            .collect()
+    });
+    in_bundle.unwrap_or_else(|| {
+        let missing = |part: &&PlannedPart| part.files.iter().any(|file| file.local.is_none());
+        plan.parts().iter().filter(missing).map(terms_of_part).collect()
+    })
+}
+
+fn terms_of_part(planned: &PlannedPart) -> String {
+    let part = &planned.part;
+    let missing = planned.files.iter().filter(|file| file.local.is_none());
+    let size = DecimalBytes(missing.map(|file| file.size).sum());
+    let from = match &part.source {
+        Source::Hub { repository, .. } => format!(" ({repository})"),
+        Source::Folder(_) => String::new(),
+    };
+    format!("  {:<14} {size}  {}  {}{from}", part.name, licence_of(part), part.title)
+}
+
+/// One line for each part, with its folder.
+fn report(files: &[LocalFile], is_bundle: bool) -> anyhow::Result<Finish> {
+    let mut parts: Vec<(&str, u64, PathBuf)> = Vec::new();
+    for file in files {
+        match parts.iter_mut().find(|(name, ..)| *name == file.part) {
+            Some((_, bytes, _)) => *bytes += file.size,
+            None => parts.push((&file.part, file.size, root_of(file))),
+        }
+    }
+    for (name, bytes, folder) in &parts {
+        let size = DecimalBytes(*bytes).to_string();
+        output::line(format_args!("{name:<14} {size:>10}  {}", folder.display()))?;
+        if is_bundle {
+            Bundle::open(folder)?; // every file is the one that the bundle was made of
+            output::line(format_args!("use it with: meptr predict --weights {name} VIDEO"))?;
+        }
+    }
+    Ok(Finish::Complete)
+}

@@ -1,0 +1,139 @@
+//! What stands beside a converted weight file: which model it is, and how that is known.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::{Error, Modality, Result};
+
+/// `NAME.json` beside `NAME.safetensors`: all that the tensors do not tell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartNote {
+    /// [`PartNote::SCHEMA`]; another value means another format.
+    pub schema: String,
+    /// Which part of a bundle it can be.
+    pub kind: PartKind,
+    /// What a head reads, where that is known.
+    pub modality: Option<Modality>,
+    /// Configuration, in the form that the bundle's manifest has for this kind of part.
+    pub config: Json,
+    /// The values of the configuration that the tensors do not tell, and where each is from.
+    pub assumed: Json,
+    /// The file it was made from, with its SHA-256.
+    pub source: String,
+    /// SHA-256 of the weight file.
+    pub sha256: String,
+}
+
+/// What a weight file can be in a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartKind {
+    /// The cross-task model of a modality.
+    Head,
+    /// The fusion model.
+    Fusion,
+    /// A stage-1 model alone, which no bundle has a place for.
+    Unimodal,
+    /// A body detector.
+    BodyDetector,
+}
+
+impl PartKind {
+    /// Name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::Fusion => "fusion model",
+            Self::Unimodal => "stage-1 model",
+            Self::BodyDetector => "body detector",
+        }
+    }
+}
+
+impl PartNote {
+    /// The format this program reads and writes.
+    pub const SCHEMA: &'static str = "meptr-part/1";
+
+    /// Where the note of a weight file stands.
+    pub fn path(weights: &Path) -> PathBuf {
+        weights.with_extension("json")
+    }
+
+    /// Reads the note of a weight file; nothing when it has none.
+    ///
+    /// # Errors
+    /// When the note cannot be read or is of another format.
+    pub fn read(weights: &Path) -> Result<Option<Self>> {
+        let path = Self::path(weights);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::Read { path, source }),
+        };
+        let what = "note on a weight file";
+        let note: Self = serde_json::from_slice(&text).map_err(|source| Error::Json {
+            path: path.clone(),
+            what,
+            source,
+        })?;
+        if note.schema == Self::SCHEMA {
+            return Ok(Some(note));
+        }
+        let problem =
+            format!("its format is `{}`, this program reads `{}`", note.schema, Self::SCHEMA);
+        let source = serde::de::Error::custom(problem);
+        Err(Error::Json { path, what, source })
+    }
+
+    /// Writes the note of a weight file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, weights: &Path) -> Result<()> {
+        let path = Self::path(weights);
+        let mut text = serde_json::to_string_pretty(self).expect("a note is plain data");
+        text.push('\n');
+        std::fs::write(&path, text).map_err(|source| Error::Write { path, source })
+    }
+
+    /// The configuration, as the kind has it.
+    ///
+    /// # Errors
+    /// When its fields are not those of the kind.
+    pub fn config<C: DeserializeOwned>(&self, weights: &Path) -> Result<C> {
+        serde_json::from_value(self.config.clone()).map_err(|source| Error::Json {
+            path: Self::path(weights),
+            what: "configuration of a model",
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_as_it_was_written_and_foreign_ones_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = folder.path().join("body.safetensors");
+        assert_eq!(PartNote::read(&weights).unwrap(), None);
+        let note = PartNote {
+            schema: PartNote::SCHEMA.to_owned(),
+            kind: PartKind::Head,
+            modality: Some(Modality::Body),
+            config: serde_json::json!({"heads": 2}),
+            assumed: serde_json::json!([]),
+            source: "body.pt".to_owned(),
+            sha256: "00".to_owned(),
+        };
+        note.write(&weights).unwrap();
+        assert_eq!(PartNote::read(&weights).unwrap(), Some(note.clone()));
+        PartNote { schema: "meptr-part/2".to_owned(), ..note }.write(&weights).unwrap();
+        assert!(matches!(PartNote::read(&weights), Err(Error::Json { .. })));
+    }
+}

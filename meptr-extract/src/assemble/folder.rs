@@ -1,0 +1,107 @@
+//! Backbones and Whisper: folders of the Hugging Face layout.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle::Device;
+use meptr_core::convert::{Backbone, ConvertOptions, Storage, Trust, convert_file};
+
+use super::staging::Staging;
+use crate::backbones::{AudioInput, Bert, ClipVision, TextInput, Wav2Vec2};
+use crate::image::ClipInput;
+use crate::speech::Whisper;
+use crate::{Error, Result};
+
+/// Which model a folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // names of architectures
+pub enum FolderKind {
+    Clip,
+    Wav2Vec2,
+    Bert,
+    Whisper,
+}
+
+impl From<Backbone> for FolderKind {
+    fn from(backbone: Backbone) -> Self {
+        match backbone {
+            Backbone::Clip => Self::Clip,
+            Backbone::Wav2Vec2 => Self::Wav2Vec2,
+            Backbone::Bert => Self::Bert,
+            Backbone::Whisper => Self::Whisper,
+        }
+    }
+}
+
+impl FolderKind {
+    /// The files beside the weights that are read.
+    pub fn small_files(self) -> &'static [&'static str] {
+        match self {
+            Self::Clip | Self::Wav2Vec2 => &["config.json", "preprocessor_config.json"],
+            Self::Bert => &["config.json", "tokenizer.json"],
+            Self::Whisper => &[
+                "config.json",
+                "generation_config.json",
+                "preprocessor_config.json",
+                "tokenizer.json",
+            ],
+        }
+    }
+
+    pub(super) fn folder(self) -> &'static str {
+        match self {
+            Self::Clip => "clip",
+            Self::Wav2Vec2 => "wav2vec2",
+            Self::Bert => "bert",
+            Self::Whisper => "whisper",
+        }
+    }
+
+    /// Takes the files of a folder over; `pytorch_model.bin` is converted where there are no
+    /// safetensors.
+    pub(super) fn take(self, staging: &mut Staging, folder: &Path) -> Result<()> {
+        let name = self.folder();
+        for file in self.small_files() {
+            staging.place(&folder.join(file), &format!("{name}/{file}"))?;
+        }
+        let weights = format!("{name}/model.safetensors");
+        let (safetensors, pickle) =
+            (folder.join("model.safetensors"), folder.join("pytorch_model.bin"));
+        if safetensors.is_file() || !pickle.is_file() {
+            return staging.place(&safetensors, &weights);
+        }
+        let (trust, storage) = (Trust::Tensors, Storage::F32);
+        let (modality, overrides) = (None, BTreeMap::new());
+        let options = ConvertOptions { trust, storage, modality, overrides };
+        convert_file(&pickle, &staging.new_file(&weights)?, &options)?;
+        Ok(())
+    }
+}
+
+/// Opens everything that prediction opens in a folder.
+///
+/// # Errors
+/// When a file is missing or does not fit the others.
+pub fn check_folder(kind: FolderKind, folder: &Path) -> Result<()> {
+    let device = Device::Cpu;
+    let missing = kind.small_files().iter().find(|file| !folder.join(file).is_file());
+    if let Some(file) = missing {
+        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(Error::Read { path: folder.join(file), source });
+    }
+    match kind {
+        FolderKind::Clip => {
+            ClipInput::open(folder)?;
+            ClipVision::open(folder, &device).map(drop)
+        }
+        FolderKind::Wav2Vec2 => {
+            AudioInput::open(folder)?;
+            Wav2Vec2::open(folder, &device).map(drop)
+        }
+        FolderKind::Bert => {
+            let model = Bert::open(folder, &device)?;
+            TextInput::open(folder, model.config().max_position_embeddings).map(drop)
+        }
+        FolderKind::Whisper => Whisper::open(folder, &device).map(drop),
+    }
+}

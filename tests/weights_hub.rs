@@ -1,0 +1,301 @@
+//! `meptr weights pull` and what follows it, against a Hub on loopback.
+
+#[allow(dead_code)]
+#[path = "../meptr-core/tests/hub/look_alike.rs"]
+mod look_alike;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::weights_support::{PROGRAM, REFUSED, Run, command};
+use look_alike::{Access, Fault, Host, LookAlike, Storage, commit, noise, sha256};
+
+const MODEL: &str = "ann/model";
+const WEIGHTS: &str = "model.safetensors";
+
+struct Setting {
+    hub: LookAlike,
+    folder: TempDir,
+    weights: Vec<u8>,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let (hub, folder) = (LookAlike::start(), tempfile::tempdir().unwrap());
+        let weights = noise(200_000, 1);
+        hub.add(MODEL, WEIGHTS, Storage::Large, weights.clone());
+        hub.add(MODEL, "config.json", Storage::Small, b"{}".to_vec());
+        let list = format!(
+            r#"{{ "schema": 1, "bundles": [ {{ "name": "all", "title": "All", "parts": ["model"] }} ],
+                "parts": [ {{ "name": "model", "title": "A model", "repository": "{MODEL}",
+                "licence": "CC-BY-NC-4.0", "non_commercial": true,
+                "files": [ {{ "path": "config.json" }}, {{ "path": "{WEIGHTS}" }} ] }} ] }}"#
+        );
+        std::fs::write(folder.path().join("list.json"), list).unwrap();
+        Self { hub, folder, weights }
+    }
+
+    fn list(&self) -> PathBuf {
+        self.folder.path().join("list.json")
+    }
+
+    fn run_at(&self, endpoint: &str, line: &str) -> Run {
+        let mut command = command(PROGRAM, self.folder.path(), endpoint);
+        command.args(["weights"]).args(line.split(' ')).arg("--manifest").arg(self.list());
+        command.output().unwrap().into()
+    }
+
+    fn run(&self, line: &str) -> Run {
+        self.run_at(&self.hub.endpoint(), line)
+    }
+
+    fn blob(&self) -> PathBuf {
+        let name = format!("hub/models--ann--model/blobs/{}", sha256(&self.weights));
+        self.folder.path().join(name)
+    }
+
+    fn assert_here(&self) {
+        let folder = self.run_at(REFUSED, "path model").assert_code(0).stdout;
+        let found = std::fs::read(Path::new(folder.trim()).join(WEIGHTS)).unwrap();
+        assert!(found == self.weights, "other bytes");
+    }
+
+    fn downloads(&self) -> usize {
+        self.hub.count(Host::Cdn, "GET", WEIGHTS)
+    }
+}
+
+#[test]
+fn a_pull_shows_licences_and_later_ones_need_no_network() {
+    let setting = Setting::new();
+    let run = setting.run("pull all --accept-licenses").assert_code(0);
+    assert!(run.stderr.contains("CC-BY-NC-4.0 (NON-COMMERCIAL USE ONLY)"), "{run:#?}");
+    assert!(run.stderr.contains("fetching 2 files, 200.00 kB"), "{run:#?}");
+    assert!(run.stderr.contains("ann/model/model.safetensors: 200.00 kB"), "{run:#?}");
+    assert!(run.stdout.starts_with("model "), "{run:#?}");
+    setting.assert_here();
+    let asked = setting.hub.seen().len();
+    for line in ["pull", "pull all", "pull model --offline"] {
+        let again = setting.run_at(REFUSED, line).assert_code(0);
+        assert_eq!((again.stdout, again.stderr), (run.stdout.clone(), String::new()));
+    }
+    assert_eq!(setting.hub.seen().len(), asked);
+}
+
+#[test]
+fn without_a_terminal_the_refusal_names_the_command_that_works() {
+    let setting = Setting::new();
+    let run = setting.run("pull model --cache-dir /nowhere/else").assert_code(2);
+    assert!(run.stderr.contains("NON-COMMERCIAL"), "{run:#?}");
+    assert!(run.stderr.contains("--cache-dir /nowhere/else"), "{run:#?}");
+    let run = setting.run("pull model").assert_code(2);
+    assert_eq!(setting.downloads(), 0);
+    let line = run.stderr.split('`').find(|text| text.starts_with("meptr ")).unwrap();
+    let mut shell = command("/bin/sh", setting.folder.path(), &setting.hub.endpoint());
+    let folder = Path::new(PROGRAM).parent().unwrap();
+    let run = Run::from(shell.args(["-c", line]).env("PATH", folder).output().unwrap());
+    run.assert_code(0);
+    setting.assert_here();
+}
+
+#[test]
+fn offline_what_is_missing_is_listed_with_the_command_that_gets_it() {
+    let setting = Setting::new();
+    let list = setting.list();
+    for line in ["pull model --offline --accept-licenses", "path model"] {
+        let run = setting.run(line).assert_code(2);
+        let expected = format!("`meptr weights pull --manifest {} model`", list.display());
+        assert!(run.stderr.contains(&expected), "{run:#?}");
+    }
+    let run = setting.run("pull model --offline").assert_code(2);
+    for file in ["ann/model/config.json", "ann/model/model.safetensors"] {
+        assert!(run.stderr.contains(file), "{run:#?}");
+    }
+    assert!(setting.hub.seen().is_empty(), "offline means no connection");
+}
+
+#[test]
+fn wrong_bytes_are_refused_and_nothing_stays_under_the_final_name() {
+    let setting = Setting::new();
+    setting.hub.order(Host::Cdn, WEIGHTS, Fault::OtherBytes, 9);
+    let run = setting.run("pull model --accept-licenses").assert_code(2);
+    assert!(run.stderr.contains("is damaged or was replaced"), "{run:#?}");
+    assert!(!setting.blob().exists());
+    setting.run("path model").assert_code(2);
+}
+
+#[test]
+fn a_gated_repository_says_where_its_terms_are() {
+    let setting = Setting::new();
+    setting.hub.change(MODEL, commit(1), Access::Gated);
+    let run = setting.run("pull ann/model --accept-licenses").assert_code(2);
+    assert!(run.stderr.contains("accept its terms") && run.stderr.contains(MODEL), "{run:#?}");
+}
+
+#[test]
+fn retries_are_told() {
+    let setting = Setting::new();
+    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Status(503, ""), 1);
+    let run = setting.run("pull model --accept-licenses").assert_code(0);
+    assert!(run.stderr.contains("status 503") && run.stderr.contains("trying again"), "{run:#?}");
+    setting.assert_here();
+}
+
+#[test]
+fn after_a_kill_the_next_pull_goes_on() {
+    let setting = Setting::new();
+    let slow = Fault::Slow { piece: 4_000, pause: Duration::from_millis(40) };
+    setting.hub.order(Host::Cdn, WEIGHTS, slow, 1);
+    let mut first = command(PROGRAM, setting.folder.path(), &setting.hub.endpoint());
+    first.args(["weights", "pull", "model", "--accept-licenses", "--manifest"]).arg(setting.list());
+    let mut first = first.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let incomplete = setting.blob().with_extension("incomplete");
+    let start = Instant::now();
+    while incomplete.metadata().map_or(0, |found| found.len()) < 20_000 {
+        assert!(start.elapsed() < Duration::from_secs(20), "no part came");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    setting.run("path model").assert_code(2);
+    setting.run("pull model --accept-licenses").assert_code(0);
+    setting.assert_here();
+    let last = setting.hub.seen().into_iter().rfind(|seen| seen.host == Host::Cdn).unwrap();
+    assert!(last.range.is_some(), "it did not start anew");
+}
+
+#[test]
+fn damage_is_found_removed_and_mended() {
+    let setting = Setting::new();
+    setting.run("pull model --accept-licenses").assert_code(0);
+    assert!(setting.run("list").stdout.contains("model  yes"));
+    let run = setting.run("verify").assert_code(0);
+    assert_eq!(run.stdout.matches("intact").count(), 2, "{run:#?}");
+    let mut bytes = setting.weights.clone();
+    bytes[1000] ^= 1;
+    std::fs::write(setting.blob(), bytes).unwrap();
+    let run = setting.run("verify model").assert_code(1);
+    assert!(run.stdout.contains("damaged  ann/model/model.safetensors"), "{run:#?}");
+
+    let run = setting.run("remove model").assert_code(2);
+    assert!(run.stderr.contains(" model --yes`"), "{run:#?}");
+    assert!(setting.blob().exists(), "nobody agreed");
+    let run = setting.run("remove model --yes").assert_code(0);
+    assert!(run.stdout.contains("deleted 2 files of model, 200.00 kB"), "{run:#?}");
+    assert!(setting.run("list").stdout.contains("model  no"));
+    setting.run("verify model").assert_code(1);
+    setting.run("pull model --accept-licenses").assert_code(0);
+    setting.assert_here();
+}
+
+/// On a terminal, which `script` of util-linux makes.
+#[test]
+#[cfg(target_os = "linux")]
+fn on_a_terminal_pull_asks_and_shows_bars() {
+    let setting = Setting::new();
+    let slow = Fault::Slow { piece: 10_000, pause: Duration::from_millis(40) };
+    setting.hub.order(Host::Cdn, WEIGHTS, slow, 1);
+    let line = format!("{PROGRAM} weights pull model --manifest {}", setting.list().display());
+    let on_terminal = |answer: &str| -> Run {
+        let mut script = command("script", setting.folder.path(), &setting.hub.endpoint());
+        script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").env("COLUMNS", "120");
+        let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut input = script.stdin.take().unwrap();
+        std::io::Write::write_all(&mut input, answer.as_bytes()).unwrap();
+        let output = script.wait_with_output().unwrap();
+        drop(input);
+        output.into()
+    };
+    let run = on_terminal("n\n").assert_code(2);
+    assert!(run.stdout.contains("under these licences? [y/N]"), "{run:#?}");
+    assert_eq!(setting.downloads(), 0);
+    let run = on_terminal("y\n").assert_code(0);
+    for expected in ["in all ", "of 200.00 kB", "kB/s", " left"] {
+        assert!(run.stdout.contains(expected), "no {expected:?} in {}", run.stdout);
+    }
+    setting.assert_here();
+}
+
+/// From a bundle on one machine, over the Hub, to predictions on another without a network.
+#[test]
+fn a_published_bundle_is_pulled_and_predicts_offline() {
+    let setting = Setting::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let out = setting.folder.path().join("upload");
+    let mut publish = command(PROGRAM, setting.folder.path(), REFUSED);
+    publish.args(["weights", "publish", "--repository", "ann/heads"]);
+    publish.arg("--out").arg(&out).arg(root.join("weights/demo"));
+    Run::from(publish.output().unwrap()).assert_code(0);
+    for file in files_below(&out) {
+        let bytes = std::fs::read(out.join(&file)).unwrap();
+        let is_large = file.ends_with(".safetensors");
+        let storage = if is_large { Storage::Large } else { Storage::Small };
+        setting.hub.add("ann/heads", &file, storage, bytes);
+    }
+    let sound = setting.folder.path().join("sound.wav");
+    write_sound(&sound);
+    let predict = |weights: &str| -> Run {
+        let mut predict = command(PROGRAM, setting.folder.path(), REFUSED);
+        predict.args(["predict", "--format", "json", "--weights", weights]).arg(&sound);
+        predict.output().unwrap().into()
+    };
+    let run = predict("ann/heads").assert_code(2);
+    assert!(run.stderr.contains("`meptr weights pull ann/heads`"), "{run:#?}");
+    let run = setting.run("pull ann/heads").assert_code(2);
+    assert!(run.stderr.contains("MIT OR Apache-2.0  CLIP, random"), "{run:#?}");
+    let run = setting.run("pull ann/heads --accept-licenses").assert_code(0);
+    assert!(run.stdout.contains("meptr predict --weights ann/heads"), "{run:#?}");
+    setting.run_at(REFUSED, "verify ann/heads").assert_code(0);
+    let shown = setting.run_at(REFUSED, "show ann/heads").assert_code(0);
+    assert!(shown.stdout.contains("demo-untrained (untrained"), "{shown:#?}");
+    let run = predict("ann/heads").assert_code(0);
+    assert!(run.stdout.contains("demo-untrained"), "{run:#?}");
+}
+
+#[test]
+fn predicting_without_weights_says_how_to_get_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let sound = folder.path().join("sound.wav");
+    write_sound(&sound);
+    let predict = |quiet: &[&str]| -> Run {
+        let mut predict = command(PROGRAM, folder.path(), REFUSED);
+        predict.arg("predict").args(quiet).arg(&sound).output().unwrap().into()
+    };
+    let run = predict(&[]).assert_code(0);
+    assert_eq!(run.stderr.matches("meptr weights").count(), 1, "{run:#?}");
+    assert_eq!(predict(&["--quiet"]).assert_code(0).stderr, "");
+}
+
+fn write_sound(path: &Path) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    for sample in 0..16_000u32 {
+        let angle = f64::from(sample) * 440.0 * std::f64::consts::TAU / 16_000.0;
+        writer.write_sample((9000.0 * angle.sin()) as i16).unwrap();
+    }
+    writer.finalize().unwrap();
+}
+
+fn files_below(folder: &Path) -> Vec<String> {
+    let mut open = vec![folder.to_owned()];
+    let mut files = Vec::new();
+    while let Some(inner) = open.pop() {
+        for entry in std::fs::read_dir(inner).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                files.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    files
+}
