@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The binary `meptr`, driven as a user would, on clips that the tests write.
 
 mod bad_input;
@@ -6,12 +5,7 @@ mod predict;
 mod stopping;
 mod support;
 mod weights;
-=======
-//! The binary `meptr`, driven as a user would.
-
-#[path = "support/weights.rs"]
-mod weights_support;
-
 mod weights_convert;
 mod weights_hub;
->>>>>>> weightscli
+#[path = "support/weights.rs"]
+mod weights_support;
