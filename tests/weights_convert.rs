@@ -1,5 +1,7 @@
 //! `meptr weights convert`, `assemble` and `publish`.
 
+#![allow(clippy::unwrap_used)] // in tests a panic is the report
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! `meptr weights pull` and what follows it, against a Hub on loopback.
 
+#![allow(clippy::unwrap_used)] // in tests a panic is the report
+
 #[allow(dead_code)]
 #[path = "../meptr-core/tests/hub/look_alike.rs"]
 mod look_alike;

@@ -1,5 +1,7 @@
 //! The program, run in an environment of its own.
 
+#![allow(clippy::unwrap_used)] // in tests a panic is the report
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 

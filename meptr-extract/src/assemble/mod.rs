@@ -257,7 +257,11 @@ fn check(manifest: &Manifest, folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use candle_nn::VarBuilder;
+    use meptr_core::weights::{generate, save_file};
+
     use super::*;
+    use crate::detect::yolo::{Yolo, YoloConfig};
 
     fn demo() -> Bundle {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../weights/demo");
@@ -297,6 +301,25 @@ mod tests {
         let error = assemble(&Sources { base: None, ..like_demo() }, &target).unwrap_err();
         assert!(matches!(&error, Error::MissingPart { part } if part == "clip"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_body_detector_is_known_by_its_shapes() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = YoloConfig { width_multiple: 0.125, ..YoloConfig::nano(2) };
+        let build = |vb: VarBuilder| Yolo::load(&config, vb).map(drop);
+        let (_, tensors) = generate(1, &Device::Cpu, build).unwrap();
+        let path = folder.path().join("yolo.safetensors");
+        save_file(&path, &tensors).unwrap();
+        let (name, source, licence) = ("YOLO".to_owned(), String::new(), "AGPL-3.0".to_owned());
+        let body_detector = Some(Source { path, origin: Origin { name, source, licence } });
+        let sources = Sources { body_detector, ..like_demo() };
+        let manifest = assemble(&sources, &folder.path().join("copy")).unwrap();
+        let part = manifest.parts.body_detector.unwrap();
+        assert_eq!(
+            (part.config["network"]["classes"].as_u64(), part.file.as_str()),
+            (Some(2), "body_detector.safetensors")
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use meptr_core::Modality;
 use meptr_core::bundle::{PartKind, PartNote, sha256_of};
 use meptr_core::convert::{
-    Basis, Conversion, ConvertOptions, ConvertReport, Model, Storage, Trust,
+    Basis, Conversion, ConvertOptions, ConvertReport, Layout, Model, Storage, Trust,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
@@ -92,7 +92,11 @@ pub(super) fn take<C: DeserializeOwned>(
     let backbone = || unusable("it is a backbone".to_owned());
     let (found, config) = kind_and_config(report).ok_or_else(backbone)?;
     check_kind(found, report.modality, kind, modality).map_err(unusable)?;
-    conversion.write(&staging.new_file(name)?)?;
+    if report.layout == Layout::Safetensors {
+        staging.place(path, name)?; // keeps the published hash
+    } else {
+        conversion.write(&staging.new_file(name)?)?;
+    }
     serde_json::from_value(config).map_err(|error| unusable(error.to_string()))
 }
 

@@ -28,7 +28,7 @@ pub enum WeightsCommand {
     Remove(remove::RemoveArgs),
     Show(show::ShowArgs),
     Convert(convert::ConvertArgs),
-    Assemble(assemble::AssembleArgs),
+    Assemble(Box<assemble::AssembleArgs>),
     Publish(publish::PublishArgs),
     Init(init::InitArgs),
 }
