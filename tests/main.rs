@@ -1,1 +1,3 @@
 //! The binary `meptr`, driven as a user would.
+
+mod extract;

@@ -5,6 +5,7 @@
 //! [`backbones`] (CLIP, Wav2Vec2, BERT).
 
 pub mod backbones;
+pub mod collect;
 pub mod decode;
 pub mod detect;
 pub mod error;
