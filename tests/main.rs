@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The binary `meptr`, driven as a user would, on clips that the tests write.
 
 mod bad_input;
@@ -9,3 +10,8 @@ mod weights_convert;
 mod weights_hub;
 #[path = "support/weights.rs"]
 mod weights_support;
+=======
+//! The binary `meptr`, driven as a user would.
+
+mod extract;
+>>>>>>> store

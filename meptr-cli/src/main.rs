@@ -4,6 +4,7 @@
 
 mod commands;
 mod demo;
+mod interrupt;
 mod output;
 mod progress;
 mod report;
@@ -33,6 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Predict(Box<commands::predict::PredictArgs>),
+    Extract(commands::extract::ExtractArgs),
     #[command(subcommand)]
     Weights(commands::weights::WeightsCommand),
 }
@@ -66,7 +68,12 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<Finish> {
     match &cli.command {
         Command::Predict(args) => commands::predict::run(args, cli.quiet),
+<<<<<<< HEAD
         Command::Weights(command) => commands::weights::run(command, cli.quiet),
+=======
+        Command::Extract(args) => commands::extract::run(args, cli.quiet),
+        Command::Weights(command) => commands::weights::run(command),
+>>>>>>> store
     }
 }
 

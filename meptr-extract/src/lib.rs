@@ -6,6 +6,7 @@
 
 pub mod assemble;
 pub mod backbones;
+pub mod collect;
 pub mod decode;
 pub mod detect;
 pub mod error;

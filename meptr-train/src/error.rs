@@ -1,5 +1,7 @@
 //! What can go wrong in training.
 
+use std::path::PathBuf;
+
 /// Result with this crate's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -7,6 +9,33 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A file could not be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A configuration file is not TOML, or a key in it is missing or of the wrong type.
+    #[error("`{}` is not a valid configuration", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A corpus or a configuration makes no sense.
+    #[error("`{}` cannot be used:{}", path.display(), list(problems))]
+    Unfit {
+        /// The file that describes it.
+        path: PathBuf,
+        /// Everything found wrong.
+        problems: Vec<String>,
+    },
+    /// Weights, or a feature store.
+    #[error(transparent)]
+    Core(#[from] meptr_core::Error),
     /// A tensor computation failed.
     #[error("failed while {doing}")]
     Compute {
@@ -31,4 +60,8 @@ impl Error {
         let doing = what.into();
         move |source| Self::Compute { doing, source }
     }
+}
+
+fn list(problems: &[String]) -> String {
+    problems.iter().map(|problem| format!("\n  - {problem}")).collect()
 }

@@ -4,6 +4,7 @@
 //! has finished.
 
 mod csv;
+pub mod extraction;
 mod json;
 mod table;
 

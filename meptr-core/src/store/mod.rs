@@ -10,5 +10,5 @@ mod writer;
 
 pub use layout::{Provenance, SequenceRecord, Storage, Store, StoreLock, VideoRecord};
 pub use reader::FeatureFile;
-pub use source::{SourceFile, weights_digests};
+pub use source::{SourceFile, digest_of, weights_digests};
 pub use writer::write_features;

@@ -56,6 +56,11 @@ fn stamp(path: &Path) -> io::Result<(u64, Option<u64>)> {
     Ok((metadata.len(), modified_ns))
 }
 
+/// SHA-256 of a text or of settings, as 64 hexadecimal digits in lower case.
+pub fn digest_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// One digest for each part of a bundle that features depend on: the backbones and the detectors.
 ///
 /// A digest covers the names and hashes of the part's files, but neither where in the bundle they
@@ -63,7 +68,6 @@ fn stamp(path: &Path) -> io::Result<(u64, Option<u64>)> {
 pub fn weights_digests(manifest: &Manifest) -> BTreeMap<String, String> {
     let parts = &manifest.parts;
     let folders = [("clip", &parts.clip), ("wav2vec2", &parts.wav2vec2), ("bert", &parts.bert)];
-    let folders = folders.map(|(name, part)| (name, Some(part.folder.as_str()), ""));
     let detectors = [
         ("face_detector", parts.face_detector.as_ref().map(|part| (&part.file, part.kind.clone()))),
         (
@@ -72,8 +76,8 @@ pub fn weights_digests(manifest: &Manifest) -> BTreeMap<String, String> {
         ),
     ];
     let mut digests = BTreeMap::new();
-    for (name, folder, settings) in folders {
-        digests.insert(name.to_owned(), digest(manifest, folder.unwrap_or_default(), settings));
+    for (name, part) in folders {
+        digests.insert(name.to_owned(), digest(manifest, &part.folder, ""));
     }
     for (name, detector) in detectors {
         if let Some((file, settings)) = detector {
@@ -85,15 +89,14 @@ pub fn weights_digests(manifest: &Manifest) -> BTreeMap<String, String> {
 
 /// Digest of the files at or below `place`, and of what is configured in the manifest itself.
 fn digest(manifest: &Manifest, place: &str, settings: &str) -> String {
-    let mut hash = Sha256::new();
+    let mut listed = String::new();
     for (name, file) in &manifest.files {
         let Some(rest) = name.strip_prefix(place.trim_end_matches('/')) else { continue };
         if rest.is_empty() || rest.starts_with('/') {
-            hash.update(format!("{rest}\n{}\n", file.sha256));
+            listed += &format!("{rest}\n{}\n", file.sha256);
         }
     }
-    hash.update(settings);
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest_of((listed + settings).as_bytes())
 }
 
 #[cfg(test)]

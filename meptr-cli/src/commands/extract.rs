@@ -1,0 +1,252 @@
+//! `meptr extract`: the features of a corpus, kept in a store.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use clap::Args;
+use meptr_core::Bundle;
+use meptr_core::store::{
+    Provenance, SourceFile, Storage, Store, VideoRecord, digest_of, weights_digests, write_features,
+};
+use meptr_extract::DeviceChoice;
+use meptr_extract::collect::{VideoParts, collect_features, settings_digest};
+use meptr_extract::decode::Limits;
+use meptr_extract::extractor::{Extractor, TranscriptChoice};
+use meptr_train::data::{Clip, DescribedCorpus, Media};
+
+use crate::progress::Bars;
+use crate::report::extraction::{Entry, ExtractionReport, Outcome};
+use crate::{Finish, demo, interrupt, output};
+
+/// Extract the features of a corpus into a store, to train on
+///
+/// A second run does what is missing or no longer holds, and leaves the rest.
+#[derive(Debug, Args)]
+pub struct ExtractArgs {
+    /// Description of the corpus; configs/corpus.toml explains every key
+    #[arg(value_name = "CORPUS.toml")]
+    corpus: PathBuf,
+    /// Folder of the feature store; made where needed, and shared by any number of corpora
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// Weight bundle [default: the untrained demo weights inside the program]
+    #[arg(long, value_name = "DIR")]
+    weights: Option<PathBuf>,
+    /// Number type of stored features: f32, or f16 for half the space
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    storage: Storage,
+    /// Where to compute: auto, cpu, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// List of all videos and what became of them, to write at the end: .json or .csv
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// Extracts every video whose stored features do not hold; one that fails does not stop the others.
+///
+/// # Errors
+/// When the corpus, the weights or the store cannot be used, or the disk takes no more.
+pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
+    let mut report = ExtractionReport::new(args.report.clone())?;
+    let corpus = DescribedCorpus::read_with_media(&args.corpus)?;
+    for warning in &corpus.warnings {
+        tracing::warn!("{warning}");
+    }
+    let folder = match &args.weights {
+        Some(folder) => folder.clone(),
+        None => demo::folder()?,
+    };
+    let in_folder = || format!("cannot use the weights in `{}`", folder.display());
+    let bundle = Bundle::open(&folder).with_context(in_folder)?;
+    let store = Store::at(&args.store);
+    let _lock = store.lock()?;
+    let job = Job {
+        weights: weights_digests(bundle.manifest()),
+        settings_sha256: settings_digest(args.storage),
+        storage: args.storage,
+    };
+    let todo = job.todo(&corpus, &store, &mut report);
+    let stop = interrupt::flag()?;
+    let result = match todo.is_empty() {
+        true => Ok(()),
+        false => {
+            let device = args.device.open()?;
+            let extractor = Extractor::open(&bundle, &device, Limits::default(), false)
+                .with_context(in_folder)?;
+            job.run(&extractor, todo, &mut report, (&stop, quiet))
+        }
+    };
+    let name = &corpus.name;
+    output::line(format_args!("{name} in `{}`: {}", store.root().display(), report.summary()))?;
+    let is_complete = report.finish()?;
+    result?;
+    Ok(if is_complete { Finish::Complete } else { Finish::SomeFailed })
+}
+
+/// What makes features of one video differ from those of another run.
+struct Job {
+    weights: BTreeMap<String, String>,
+    settings_sha256: String,
+    storage: Storage,
+}
+
+/// A video to extract.
+struct Task<'a> {
+    /// Its entry in the report.
+    entry: usize,
+    clip: &'a Clip,
+    media: &'a Media,
+    path: PathBuf,
+}
+
+impl Job {
+    /// Enters every video into the report; returns those to extract.
+    fn todo<'a>(
+        &self,
+        corpus: &'a DescribedCorpus,
+        store: &Store,
+        report: &mut ExtractionReport,
+    ) -> Vec<Task<'a>> {
+        let mut todo = Vec::new();
+        for split in corpus.splits() {
+            for (clip, media) in split.clips.iter().zip(&split.media) {
+                let path = store.path(&corpus.name, split.name, &clip.name);
+                let mut add = |outcome, note: Option<String>| {
+                    report.add(Entry {
+                        split: split.name,
+                        video: clip.name.clone(),
+                        outcome,
+                        note,
+                        file: path.display().to_string(),
+                    })
+                };
+                let Some(media) = media else {
+                    add(Outcome::Missing, None);
+                    continue;
+                };
+                match self.stale(&path, clip, media) {
+                    None => {
+                        add(Outcome::UpToDate, None);
+                    }
+                    Some(why) => {
+                        let entry = add(Outcome::Left, Some(why));
+                        todo.push(Task { entry, clip, media, path });
+                    }
+                }
+            }
+        }
+        todo
+    }
+
+    /// Why the features in `path` do not hold; `None` when they do.
+    fn stale(&self, path: &Path, clip: &Clip, media: &Media) -> Option<String> {
+        if !path.exists() {
+            return Some("new".to_owned());
+        }
+        let file = match meptr_core::store::FeatureFile::open(path) {
+            Ok(file) => file,
+            Err(error) => return Some(error.to_string()),
+        };
+        let was = &file.record().provenance;
+        let differs = |file: &SourceFile, path: &Path| !file.is_still(path).unwrap_or(false);
+        let audio_differs = match (&was.audio, &media.audio) {
+            (Some(file), Some(path)) => differs(file, path),
+            (was, is) => was.is_some() != is.is_some(),
+        };
+        let reasons = [
+            (differs(&was.video, &media.video), "the video changed"),
+            (audio_differs, "the sound changed"),
+            (was.text_sha256 != text_digest(clip), "the text changed"),
+            (was.weights != self.weights, "the weights changed"),
+            (was.settings_sha256 != self.settings_sha256, "the settings changed"),
+        ];
+        reasons.into_iter().find(|(applies, _)| *applies).map(|(_, why)| why.to_owned())
+    }
+
+    /// Extracts videos until all are done or `stop` is set.
+    ///
+    /// # Errors
+    /// When the store takes no more.
+    fn run(
+        &self,
+        extractor: &Extractor,
+        todo: Vec<Task<'_>>,
+        report: &mut ExtractionReport,
+        (stop, quiet): (&Arc<AtomicBool>, bool),
+    ) -> anyhow::Result<()> {
+        let bars = Bars::new(todo.len(), quiet);
+        for task in todo {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            bars.start(&task.media.video);
+            match self.extract(extractor, &task, &bars) {
+                Ok(()) => report.set(task.entry, Outcome::Extracted, None),
+                Err(Failure::Video(error)) => {
+                    // What an earlier version of the video gave must not be trained on.
+                    let _ = std::fs::remove_file(&task.path); // there may be none
+                    bars.aside(|| tracing::warn!("{}: {error:#}", task.clip.name));
+                    report.set(task.entry, Outcome::Failed, Some(format!("{error:#}")));
+                }
+                Err(Failure::Store(error)) => return Err(error),
+            }
+            bars.end();
+        }
+        Ok(())
+    }
+
+    fn extract(&self, extractor: &Extractor, task: &Task<'_>, bars: &Bars) -> Result<(), Failure> {
+        let Task { clip, media, path, .. } = task;
+        let provenance = self.provenance(clip, media).map_err(Failure::Video)?;
+        let transcript = match &clip.text {
+            Some(text) => TranscriptChoice::Text(text.clone()),
+            None => TranscriptChoice::Find,
+        };
+        let parts = VideoParts { video: &media.video, audio: media.audio.as_deref(), transcript };
+        let features = collect_features(extractor, &parts, bars)
+            .map_err(|error| Failure::Video(error.into()))?;
+        let record = VideoRecord {
+            schema: VideoRecord::SCHEMA.to_owned(),
+            video: clip.name.clone(),
+            provenance,
+            duration_seconds: features.duration_seconds,
+            frames: features.frames,
+            modalities: features.records,
+        };
+        match write_features(path, &record, &features.sequences, self.storage) {
+            Ok(()) => Ok(()),
+            Err(error @ meptr_core::Error::Write { .. }) => Err(Failure::Store(error.into())),
+            Err(error) => Err(Failure::Video(error.into())),
+        }
+    }
+
+    /// Measured before extraction, so that a file that changes meanwhile is read again next time.
+    fn provenance(&self, clip: &Clip, media: &Media) -> anyhow::Result<Provenance> {
+        let measure = |path: &Path| {
+            SourceFile::of(path).with_context(|| format!("cannot read `{}`", path.display()))
+        };
+        Ok(Provenance {
+            video: measure(&media.video)?,
+            audio: media.audio.as_deref().map(measure).transpose()?,
+            text_sha256: text_digest(clip),
+            weights: self.weights.clone(),
+            settings_sha256: self.settings_sha256.clone(),
+        })
+    }
+}
+
+/// Why a video has no features now.
+enum Failure {
+    /// Because of the video: the others may fare better.
+    Video(anyhow::Error),
+    /// Because of the store: the others will fare no better.
+    Store(anyhow::Error),
+}
+
+fn text_digest(clip: &Clip) -> Option<String> {
+    clip.text.as_ref().map(|text| digest_of(text.as_bytes()))
+}

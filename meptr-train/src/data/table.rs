@@ -1,0 +1,329 @@
+//! The table of one split: a CSV file with a row per video.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use meptr_core::store::layout::is_plain_name;
+use meptr_core::{Emotion, PersonalityTrait, Task};
+
+use super::corpus_config::Columns;
+
+/// A video and what is known about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clip {
+    /// Name of its file, without ending.
+    pub name: String,
+    /// What is said; absent when the table has no text.
+    pub text: Option<String>,
+    /// How much of each emotion, 0 to 3 (CMU-MOSEI's scale).
+    pub emotion: Option<[f32; Emotion::COUNT]>,
+    /// Trait scores, 0 to 1.
+    pub personality: Option<[f32; PersonalityTrait::COUNT]>,
+}
+
+/// Rows of a split.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    pub(super) clips: Vec<Clip>,
+    /// Rows left out because a cell is empty.
+    pub(super) dropped: usize,
+    /// Tasks whose labels the table has.
+    pub(super) tasks: Vec<Task>,
+}
+
+const UNKNOWN_COLUMNS: &str =
+    "has unknown columns (name them in `columns.ignored` if they do not matter)";
+
+/// Largest label of each task.
+fn largest(task: Task) -> f32 {
+    match task {
+        Task::Emotion => 3.0,
+        Task::Personality => 1.0,
+    }
+}
+
+/// Reads a table; everything wrong with it goes to `problems`.
+///
+/// `tasks` are those it must have labels of; without them, it has those whose columns are there.
+/// A row with an empty cell (or a label that is NaN) is left out, ignored columns aside.
+pub(super) fn read_table(
+    path: &Path,
+    columns: &Columns,
+    tasks: Option<&[Task]>,
+    problems: &mut Vec<String>,
+) -> Table {
+    let mut told = Told { path, notes: BTreeMap::new() };
+    let table = read(path, columns, tasks, &mut told).unwrap_or_else(|error| {
+        told.note("cannot be read", error.to_string());
+        Table::default()
+    });
+    problems.extend(told.problems());
+    table
+}
+
+fn read(
+    path: &Path,
+    columns: &Columns,
+    tasks: Option<&[Task]>,
+    told: &mut Told<'_>,
+) -> csv::Result<Table> {
+    let mut reader = csv::Reader::from_path(path)?;
+    let header: Vec<String> =
+        reader.headers()?.iter().map(|name| name.trim().trim_matches('\u{feff}').into()).collect();
+    let places = Places::find(&header, columns, tasks, told);
+    let tasks = places.labels.iter().map(|(task, _)| *task).collect();
+    let mut table = Table { tasks, ..Table::default() };
+    if told.has_notes() {
+        return Ok(table); // what the cells mean is not known
+    }
+    let mut seen = BTreeSet::new();
+    for record in reader.records() {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                told.note("has rows that cannot be read", error.to_string());
+                continue;
+            }
+        };
+        let line = record.position().map_or(0, csv::Position::line);
+        let Some(clip) = places.clip(&record, line, told) else {
+            table.dropped += 1;
+            continue;
+        };
+        if !is_plain_name(&clip.name) {
+            told.note("has names that no file can have", format!("line {line}: {:?}", clip.name));
+        }
+        if !seen.insert(clip.name.clone()) {
+            told.note("has names twice", format!("line {line}: `{}`", clip.name));
+        }
+        table.clips.push(clip);
+    }
+    if table.clips.is_empty() {
+        let dropped = table.dropped;
+        told.note("holds no row", format!("{dropped} were left out for an empty cell"));
+    }
+    Ok(table)
+}
+
+/// In which place of a row each column stands.
+struct Places {
+    name: usize,
+    text: Option<usize>,
+    labels: Vec<(Task, Vec<usize>)>,
+    /// Places whose cells do not matter.
+    ignored: BTreeSet<usize>,
+}
+
+impl Places {
+    fn find(
+        header: &[String],
+        columns: &Columns,
+        tasks: Option<&[Task]>,
+        told: &mut Told<'_>,
+    ) -> Self {
+        let place = |name: &String| header.iter().position(|column| column == name);
+        let mut ignored: BTreeSet<usize> = columns.ignored.iter().filter_map(place).collect();
+        let mut needed = |name: &String| {
+            place(name).unwrap_or_else(|| {
+                told.note("lacks the columns", format!("`{name}`"));
+                usize::MAX // never read: a table that lacks a column is not read on
+            })
+        };
+        let video = needed(&columns.video_name);
+        let text = (!columns.text.is_empty()).then(|| needed(&columns.text));
+        let mut labels = Vec::new();
+        for task in [Task::Emotion, Task::Personality] {
+            let there: Vec<usize> = columns.of(task).iter().filter_map(place).collect();
+            if tasks.map_or(!there.is_empty(), |tasks| tasks.contains(&task)) {
+                labels.push((task, columns.of(task).iter().map(&mut needed).collect()));
+            } else {
+                ignored.extend(there);
+            }
+        }
+        let places = Self { name: video, text, labels, ignored };
+        for (number, name) in header.iter().enumerate() {
+            if header[..number].contains(name) {
+                told.note("has columns twice", format!("`{name}`"));
+            } else if !places.means(number) {
+                told.note(UNKNOWN_COLUMNS, format!("`{name}`"));
+            }
+        }
+        places
+    }
+
+    fn means(&self, place: usize) -> bool {
+        place == self.name
+            || self.text == Some(place)
+            || self.ignored.contains(&place)
+            || self.labels.iter().any(|(_, places)| places.contains(&place))
+    }
+
+    /// A row; `None` when a cell that matters is empty.
+    fn clip(&self, record: &csv::StringRecord, line: u64, told: &mut Told<'_>) -> Option<Clip> {
+        let cell = |place: usize| record.get(place).unwrap_or_default().trim();
+        let matters = |place: &usize| !self.ignored.contains(place);
+        if (0..record.len()).filter(matters).any(|place| cell(place).is_empty()) {
+            return None;
+        }
+        let mut clip = Clip {
+            name: cell(self.name).to_owned(),
+            text: self.text.map(|place| cell(place).to_owned()),
+            emotion: None,
+            personality: None,
+        };
+        for (task, places) in &self.labels {
+            let values = places.iter().map(|place| label(*task, cell(*place), line, told));
+            let values = values.collect::<Option<Vec<f32>>>()?;
+            match task {
+                Task::Emotion => clip.emotion = values.try_into().ok(),
+                Task::Personality => clip.personality = values.try_into().ok(),
+            }
+        }
+        Some(clip)
+    }
+}
+
+/// The number in a cell; `None` when it is NaN. One that is wrong is noted and counts as 0.
+fn label(task: Task, cell: &str, line: u64, told: &mut Told<'_>) -> Option<f32> {
+    match cell.parse::<f32>() {
+        Ok(value) if value.is_nan() => None,
+        Ok(value) if (0.0..=largest(task)).contains(&value) => Some(value),
+        Ok(value) => {
+            let largest = largest(task);
+            let what = match task {
+                Task::Emotion => "has emotion labels out of range",
+                Task::Personality => "has trait labels out of range",
+            };
+            told.note(what, format!("line {line}: {value} is not in 0 to {largest}"));
+            Some(0.0)
+        }
+        Err(_) => {
+            told.note("has labels that are no numbers", format!("line {line}: {cell:?}"));
+            Some(0.0)
+        }
+    }
+}
+
+/// What is wrong with a table: for each kind of mistake, where it was made.
+struct Told<'a> {
+    path: &'a Path,
+    notes: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Told<'_> {
+    fn note(&mut self, what: &'static str, place: String) {
+        self.notes.entry(what).or_default().push(place);
+    }
+
+    fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
+    }
+
+    /// One problem for each kind of mistake.
+    fn problems(self) -> impl Iterator<Item = String> {
+        let path = self.path.display().to_string();
+        let notes = self.notes.into_iter();
+        notes.map(move |(what, places)| format!("`{path}` {what}: {}", some_of(&places)))
+    }
+}
+
+/// The first few of many.
+pub(super) fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMOTIONS: &str = "Neutral,Anger,Disgust,Fear,Happiness,Sadness,Surprise";
+    const TRAITS: &str = "openness,conscientiousness,extraversion,agreeableness,non-neuroticism";
+
+    fn read(text: &str, columns: &Columns, tasks: Option<&[Task]>) -> (Table, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.csv");
+        std::fs::write(&path, text).unwrap();
+        let mut problems = Vec::new();
+        let table = read_table(&path, columns, tasks, &mut problems);
+        (table, problems)
+    }
+
+    fn problems(text: &str) -> String {
+        read(text, &Columns::default(), None).1.join("\n")
+    }
+
+    #[test]
+    fn any_mix_of_label_columns_is_read() {
+        let columns = Columns::default();
+        let (table, problems) = read("\u{feff}video_name,text\na,\"Hi, you\"\n", &columns, None);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(table.clips[0].text.as_deref(), Some("Hi, you"));
+        assert!(table.tasks.is_empty());
+
+        let text = format!("text,{EMOTIONS},video_name\nHi,0,0,0,0,1,0.5,0,a\n");
+        let (table, problems) = read(&text, &columns, None);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(table.clips[0].emotion, Some([0.0, 0.0, 0.0, 0.0, 1.0, 0.5, 0.0]));
+        assert_eq!(table.clips[0].personality, None);
+
+        let text =
+            format!("video_name,text,{EMOTIONS},{TRAITS}\na,Hi,0,0,0,0,1,0,0,.1,.2,.3,.4,.5\n");
+        let (table, problems) = read(&text, &columns, None);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(table.tasks, [Task::Emotion, Task::Personality]);
+        assert_eq!(table.clips[0].personality, Some([0.1, 0.2, 0.3, 0.4, 0.5]));
+        let (table, _) = read(&text, &columns, Some(&[Task::Personality]));
+        assert_eq!((table.tasks, table.clips[0].emotion), (vec![Task::Personality], None));
+    }
+
+    #[test]
+    fn rows_with_an_empty_cell_are_left_out() {
+        let text = format!(
+            "video_name,text,{TRAITS}\na,Hi,0,0,0,0,0\nb,,0,0,0,0,0\nc,Hi,0,,0,0,0\n\
+             d,Hi,0,NaN,0,0,0\n,Hi,0,0,0,0,0\n"
+        );
+        let (table, problems) = read(&text, &Columns::default(), None);
+        assert!(problems.is_empty(), "{problems:?}");
+        let names: Vec<&str> = table.clips.iter().map(|clip| clip.name.as_str()).collect();
+        assert_eq!((names, table.dropped), (vec!["a"], 4));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_lines() {
+        let found = problems("name,text,Anger,extra\na,Hi,0,1\n");
+        assert!(found.contains("lacks the columns: `video_name`, `Neutral`, `Disgust`"), "{found}");
+        assert!(found.contains("columns.ignored"), "{found}");
+        let found = problems(&format!(
+            "video_name,text,{TRAITS}\na,x,0,0,0,0,1.5\na,x,0,0,0,high,0\n../b,x,0,0,0,0,-1\n"
+        ));
+        for part in [
+            "trait labels out of range: line 2: 1.5 is not in 0 to 1, line 4: -1",
+            "no numbers: line 3: \"high\"",
+            "names twice: line 3: `a`",
+            "no file can have: line 4",
+        ] {
+            assert!(found.contains(part), "{part} is not in {found}");
+        }
+        assert!(problems("video_name,text\na,\n").contains("holds no row: 1 were left out"));
+        assert!(problems("video_name,text\na,b,c\n").contains("rows that cannot be read"));
+        assert!(problems("").contains("lacks the columns"));
+    }
+
+    #[test]
+    fn columns_can_have_other_names_and_be_ignored() {
+        let columns = Columns {
+            video_name: "clip".to_owned(),
+            text: String::new(),
+            ignored: vec!["index".to_owned()],
+            ..Columns::default()
+        };
+        let (table, problems) = read("index,clip\n,a\n", &columns, None);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!((table.clips[0].name.as_str(), &table.clips[0].text), ("a", &None));
+    }
+}
