@@ -37,6 +37,7 @@ fn detector(case: &golden::Case) -> Result<Option<BodyDetector>> {
     let weights = golden::root().join(format!("yolo/{name}.safetensors"));
     if !weights.exists() {
         ensure!(std::env::var_os("MEPTR_GOLDEN").is_none(), "no {}", weights.display());
+        eprintln!("{name}: skipped, no weights {}", weights.display());
         return Ok(None);
     }
     let load = load_file(&weights, &Device::Cpu, may_be_left, |vb| BodyDetector::load(&config, vb));
@@ -94,7 +95,7 @@ fn persons_in_pictures_equal_the_reference() -> Result<()> {
         let Some(detector) = detector(&case)? else { continue };
         for (image, expected) in case.json["images"].as_object().context("images")? {
             let name = image.split('.').next().unwrap_or(image);
-            let Some(picture) = picture(&golden::root(), name)? else { continue };
+            let Some(picture) = picture(&golden::root(), name, expected)? else { continue };
             let letterbox = letterbox(expected)?;
             let [width, height] = letterbox.input_size();
             let input = letterbox.sample(&picture);

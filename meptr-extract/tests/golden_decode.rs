@@ -55,7 +55,10 @@ fn frames_and_sound_equal_the_reference() -> Result<()> {
         let case = golden::Case::open(&json)?;
         let Some(video) = case.json["video"].as_str() else { continue };
         let stem = video.split('.').next().unwrap_or(video);
-        let Some(media) = media_of(json.parent().context("a folder")?, stem)? else { continue };
+        let Some(media) = media_of(json.parent().context("a folder")?, stem)? else {
+            eprintln!("{}: skipped, no `{stem}*` beside it", case.name);
+            continue;
+        };
         let (frames, sound) = decode(&media, 30)?;
 
         let numbers: Vec<usize> = frames.iter().map(|(number, _)| *number).collect();
@@ -127,11 +130,13 @@ fn sound_files_equal_librosa() -> Result<()> {
     let folder = golden::root().join("backbones/preprocessing");
     let json = folder.join("audio.json");
     if !json.is_file() {
+        eprintln!("skipped, the reference data has no {}", json.display());
         return Ok(());
     }
     for (name, expected) in golden::Case::open(&json)?.below("librosa16k") {
         let path = folder.join(format!("{name}.wav"));
         if !path.is_file() {
+            eprintln!("{name}: skipped, no {}", path.display());
             continue;
         }
         let rate = probe(&path, &Limits::default())?.audio.context("sound")?.rate_hz;

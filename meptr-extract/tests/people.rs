@@ -71,7 +71,8 @@ fn two_people_side_by_side_have_two_stable_ids() -> Result<()> {
 /// A view that wanders over a picture of the reference with two faces, and loses each in turn.
 #[test]
 fn two_people_in_a_photograph_have_two_stable_ids() -> Result<()> {
-    let Some(picture) = support::picture(&golden::root(), "bus")? else { return Ok(()) };
+    let bus = support::picture(&golden::root(), "bus", &serde_json::Value::Null)?;
+    let Some(picture) = bus else { return Ok(()) };
     let (width, height) = (400, 400);
     let lefts: Vec<usize> = (0..6).chain((0..6).rev()).map(|step| step * 40).collect();
     let views: Vec<RgbImage> = lefts

@@ -1,19 +1,49 @@
-//! What the tests of detection share: pictures and JSON.
+//! What the tests of detection share: pictures, clips and JSON.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use meptr_extract::RgbImage;
+use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Reader};
 use serde_json::Value;
 
-/// The picture of that name below `root`, `None` where the reference data has no pictures, which
-/// are not ours to pass on.
-pub(crate) fn picture(root: &Path, name: &str) -> Result<Option<RgbImage>> {
+/// A file of the repository, by its path from the root.
+pub(crate) fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// At most `wanted` frames of a clip with their numbers.
+pub(crate) fn frames(clip: &Path, wanted: usize) -> Result<Vec<(usize, RgbImage)>> {
+    let mut frames = Vec::new();
+    let options = DecodeOptions { frames_per_window: wanted, ..DecodeOptions::default() };
+    for event in Reader::open(clip, FramePlan::Whole, &options)? {
+        match event? {
+            Event::Frame { index, image, .. } => frames.push((index, image)),
+            Event::Restart { .. } => frames.clear(),
+            _ => {}
+        }
+    }
+    Ok(frames)
+}
+
+/// The picture of a case: a frame of one of our clips where `case` says so, else a file below
+/// `root`. `None`, with a word on stderr, where the reference data comes without its pictures.
+pub(crate) fn picture(root: &Path, name: &str, case: &Value) -> Result<Option<RgbImage>> {
+    if let Some(clip) = case["clip"].as_str() {
+        let frame = number(&case["frame"])? as usize;
+        let mut frames = frames(&in_repository(clip), usize::MAX)?;
+        ensure!(frame < frames.len(), "{clip} has {} frames", frames.len());
+        return Ok(Some(frames.swap_remove(frame).1));
+    }
     let path = match name {
         "bunny_70" => root.join("backbones/preprocessing/bunny_1280x720.png"),
         _ => root.join(format!("blazeface/images/{name}.png")),
     };
-    if path.exists() { read_png(&path).map(Some) } else { Ok(None) }
+    if !path.exists() {
+        eprintln!("{name}: skipped, the reference data has no {}", path.display());
+        return Ok(None);
+    }
+    read_png(&path).map(Some)
 }
 
 /// An RGB picture.
