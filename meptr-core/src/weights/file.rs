@@ -41,12 +41,17 @@ pub fn load_file<M>(
 /// When the folder cannot be written or the disk is full; the old file, if any, then stays.
 pub fn save_file(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let partial = path.with_extension("safetensors.part");
+    let write = |source| Error::Write { path: partial.clone(), source };
+    // The library writes files that only their owner can read; a bundle is for others too.
+    let usual = std::fs::File::create(&partial).and_then(|file| file.metadata());
+    let usual = usual.map_err(write)?.permissions();
     let tensors: HashMap<&str, Tensor> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     if let Err(error) = candle::safetensors::save(&tensors, &partial) {
         let _ = std::fs::remove_file(&partial); // it may not exist; the first error is the one to tell
         return Err(Error::doing(format!("writing the weights `{}`", partial.display()))(error));
     }
+    std::fs::set_permissions(&partial, usual).map_err(write)?;
     std::fs::rename(&partial, path).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
@@ -177,6 +182,18 @@ mod tests {
             .unwrap();
         let (weight, _) = load(&path).unwrap();
         assert_eq!(weight.dtype(), DType::F32);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn others_can_read_weights_as_they_can_other_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode =
+            |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        save_file(&folder.path().join("weights.safetensors"), &tensors(&[("a", &[1])])).unwrap();
+        std::fs::write(folder.path().join("other"), "").unwrap();
+        assert_eq!(mode("weights.safetensors"), mode("other"));
     }
 
     #[test]
