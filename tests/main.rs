@@ -1,7 +1,7 @@
-<<<<<<< HEAD
 //! The binary `meptr`, driven as a user would, on clips that the tests write.
 
 mod bad_input;
+mod extract;
 mod predict;
 mod stopping;
 mod support;
@@ -10,8 +10,3 @@ mod weights_convert;
 mod weights_hub;
 #[path = "support/weights.rs"]
 mod weights_support;
-=======
-//! The binary `meptr`, driven as a user would.
-
-mod extract;
->>>>>>> store

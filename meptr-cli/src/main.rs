@@ -68,12 +68,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<Finish> {
     match &cli.command {
         Command::Predict(args) => commands::predict::run(args, cli.quiet),
-<<<<<<< HEAD
-        Command::Weights(command) => commands::weights::run(command, cli.quiet),
-=======
         Command::Extract(args) => commands::extract::run(args, cli.quiet),
-        Command::Weights(command) => commands::weights::run(command),
->>>>>>> store
+        Command::Weights(command) => commands::weights::run(command, cli.quiet),
     }
 }
 
