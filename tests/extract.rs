@@ -1,18 +1,15 @@
 //! `meptr extract`: what is kept, what is done again, and what an early end leaves.
 
-#[path = "support/clips.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by the tests of several crates")]
-mod clips;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clips::{Audio, Clip, Video};
 use meptr_core::Modality;
 use meptr_core::store::{FeatureFile, Store};
 use serde_json::Value;
+
+use crate::support::film;
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/demo");
 
@@ -76,14 +73,6 @@ impl Corpus {
             format!("{split}/{video}: {outcome}")
         };
         Ok(report.iter().map(outcome).collect())
-    }
-}
-
-fn film(frames: usize) -> Clip {
-    Clip {
-        video: Some(Video::mpeg4(64, 48, frames)),
-        audio: Some(Audio::aac(16_000, 1, frames as f64 / 25.0)),
-        subtitles: Vec::new(),
     }
 }
 

@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// Weights, or a feature store.
     #[error(transparent)]
-    Core(#[from] meptr_core::Error),
+    Core(Box<meptr_core::Error>),
     /// A tensor computation failed.
     #[error("failed while {doing}")]
     Compute {
@@ -52,6 +52,12 @@ pub enum Error {
         /// Names of the dev corpora.
         corpora: String,
     },
+}
+
+impl From<meptr_core::Error> for Error {
+    fn from(error: meptr_core::Error) -> Self {
+        Self::Core(Box::new(error))
+    }
 }
 
 impl Error {
