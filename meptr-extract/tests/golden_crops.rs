@@ -10,7 +10,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use candle::Device;
 use meptr_core::weights::load_file;
 use meptr_extract::RgbImage;

@@ -18,8 +18,10 @@ use support::{list, number, numbers, picture};
 const FACE_MODELS: [(FaceModel, &str); 2] =
     [(FaceModel::FullRange, "full_range"), (FaceModel::ShortRange, "short_range")];
 
-/// MediaPipe's interpreter sums in another order. The short-range network gives numbers up to
-/// 12,000 where it sees no face, of which f32 keeps seven digits; hence the relative part.
+/// MediaPipe's interpreter sums in another order. The networks give numbers up to 300 (full range)
+/// and 12,000 (short range) where they see no face, of which f32 keeps seven digits; hence the
+/// relative part. On our pictures, the interpreter's own sets of kernels differ from each other by
+/// up to 2.7e-4 (full range) and 2.5e-3 (short range).
 #[test]
 fn raw_face_outputs_equal_the_reference() -> Result<()> {
     for (model, name) in FACE_MODELS {
@@ -38,7 +40,7 @@ fn raw_face_outputs_equal_the_reference() -> Result<()> {
                 let what = format!("{image}.{what}");
                 let (found, expected) = (found.squeeze(0)?, &tensors[&what]);
                 let largest = expected.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-                let relative = if model == FaceModel::ShortRange { 2e-6 } else { 0.0 };
+                let relative = if model == FaceModel::ShortRange { 2e-6 } else { 1e-6 };
                 let tolerance = 1e-4 + relative * largest;
                 let off = golden::ensure_close(&what, &found, expected, tolerance)?;
                 eprintln!("{name}: {what} off by {off:e}");
