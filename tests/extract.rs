@@ -165,7 +165,7 @@ fn an_interrupt_ends_the_run_after_the_current_video() -> Result<()> {
     let corpus = Corpus::new(&[("test", &clips)])?;
     let mut child = corpus.command(&[]).spawn()?;
     wait_for(&corpus.stored("test", "clip0"), &mut child)?;
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
+    Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status()?;
     let done = child.wait_with_output()?;
     let err = String::from_utf8(done.stderr)?;
     assert_eq!(done.status.code(), Some(1), "{err}");

@@ -237,7 +237,7 @@ fn words_come_from_the_first_place_that_has_them() -> Result<()> {
     assert_eq!(found[2], pair("sidecar", "web words"));
     assert_eq!(found[3], pair("subtitles", "inside"));
     assert_eq!(found[4].0, "none");
-    assert!(found[4].1.contains("no transcript"), "{:?}", found[4]);
+    assert!(found[4].1.contains("no words were given"), "{:?}", found[4]);
     assert_eq!(run(&["--transcript", "as said"])?, vec![pair("argument", "as said"); 5]);
     assert_eq!(run(&["--transcript-file", "given.srt"])?, vec![pair("file", "from a file"); 5]);
 

@@ -63,7 +63,8 @@ fn a_stopped_run_keeps_what_it_has_finished() -> Result<()> {
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
             let id = child.id().to_string();
-            ensure!(Command::new("kill").args(["-s", signal, &id]).status()?.success());
+            let kill = format!("kill -s {signal} {id}"); // not every system has the program `kill`
+            ensure!(Command::new("sh").args(["-c", &kill]).status()?.success());
             assert_eq!(child.wait()?.signal(), Some(number));
             let written = std::fs::read_to_string(&output)?;
             assert!(written.ends_with('\n'));
