@@ -186,7 +186,7 @@ impl Catalog {
         &self.bundles
     }
 
-    /// What a name means: a bundle, a part, `OWNER/REPO[@REVISION]`, or a folder.
+    /// What a name means: a bundle, a part, `OWNER/REPO(@REVISION)`, or a folder.
     ///
     /// A folder needs a path with something before the first `/`, or more than one `/`: `./heads`,
     /// `/data/heads`; `owner/heads` is a repository.

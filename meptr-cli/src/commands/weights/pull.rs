@@ -16,7 +16,7 @@ use crate::{Finish, output};
 /// Fetch weights from the Hugging Face Hub, once; what is here is not fetched again
 #[derive(Debug, Args)]
 pub struct PullArgs {
-    /// Name from `meptr weights list`, or OWNER/REPO[@REVISION] [default: the first bundle listed]
+    /// Name from `meptr weights list`, or OWNER/REPO(@REVISION) [default: the first bundle listed]
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Accept the licences that are shown; needed where nobody can be asked

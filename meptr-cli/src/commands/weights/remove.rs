@@ -10,7 +10,7 @@ use crate::{Finish, output};
 /// Delete weights from the cache, for the Python library as well
 #[derive(Debug, Args)]
 pub struct RemoveArgs {
-    /// Name from `meptr weights list`, or OWNER/REPO[@REVISION]
+    /// Name from `meptr weights list`, or OWNER/REPO(@REVISION)
     #[arg(value_name = "NAME")]
     name: String,
     /// Do not ask

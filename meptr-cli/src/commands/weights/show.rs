@@ -24,7 +24,7 @@ pub struct ShowArgs {
 /// Print the folder that weights lie in
 #[derive(Debug, Args)]
 pub struct PathArgs {
-    /// Name from `meptr weights list`, or OWNER/REPO[@REVISION]
+    /// Name from `meptr weights list`, or OWNER/REPO(@REVISION)
     #[arg(value_name = "NAME")]
     name: String,
     #[command(flatten)]
