@@ -17,6 +17,22 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A file could not be written: the disk is full, or the folder is not ours to write to.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of a run folder is damaged, or is something else.
+    #[error("`{}` {why}", path.display())]
+    NotOfARun {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A configuration file is not TOML, or a key in it is missing or of the wrong type.
     #[error("`{}` is not a valid configuration", path.display())]
     Toml {

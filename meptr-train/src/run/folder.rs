@@ -1,0 +1,205 @@
+//! The folder of one model's training: its log, its curves, its checkpoints.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use candle::Tensor;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::events::Events;
+use super::files::{make_folder, write_whole};
+use super::scalars::scalars;
+use super::{checkpoint, plots};
+use crate::stage::{EpochReport, Progress, TrainingState};
+use crate::{Error, Result};
+
+/// Where a training writes, and what it goes on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFolder {
+    path: PathBuf,
+    stage: &'static str,
+    model: String,
+}
+
+const LOG: &str = "log.jsonl";
+const EVENTS: &str = "events.out.tfevents.meptr";
+const LAST: &str = "last.safetensors";
+const BEST: &str = "best.safetensors";
+
+impl ModelFolder {
+    /// The folder of a model in a run, which need not exist.
+    pub fn new(run: &Path, stage: &'static str, model: impl Into<String>) -> Self {
+        let model = model.into();
+        Self { path: run.join(stage).join(&model), stage, model }
+    }
+
+    /// `STAGE MODEL`, for people.
+    pub fn title(&self) -> String {
+        format!("{} {}", self.stage, self.model)
+    }
+
+    /// Weights of the best epoch.
+    pub fn best(&self) -> PathBuf {
+        self.path.join(BEST)
+    }
+
+    /// Where an earlier run left the training; none when there was none.
+    ///
+    /// # Errors
+    /// When the checkpoint is damaged or cannot be read.
+    pub fn state(&self) -> Result<Option<TrainingState>> {
+        let path = self.path.join(LAST);
+        match checkpoint::load::<Progress>(&path) {
+            Ok((tensors, progress)) => TrainingState::from_parts(progress, tensors).map(Some),
+            Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the folder and starts its log, or goes on with it after `epochs` epochs.
+    ///
+    /// `frozen` are the weights that the model has beside those that are trained.
+    ///
+    /// # Errors
+    /// When the folder cannot be written, or the log of an earlier run cannot be read.
+    pub fn journal(
+        &self,
+        epochs: usize,
+        frozen: BTreeMap<String, Tensor>,
+    ) -> Result<Journal<'_>> {
+        make_folder(&self.path)?;
+        let lines = kept_lines(&self.path.join(LOG), epochs)?;
+        let mut text = String::new();
+        let mut events = Events::head(lines.first().map_or_else(now, time_of));
+        for line in &lines {
+            text += &format!("{line}\n");
+            add_to(&mut events, line);
+        }
+        write_whole(&self.path.join(LOG), text.as_bytes())?;
+        write_whole(&self.path.join(EVENTS), events.bytes())?;
+        Ok(Journal { folder: self, frozen, lines })
+    }
+}
+
+/// Writes what there is to write about a training.
+#[derive(Debug)]
+pub struct Journal<'a> {
+    folder: &'a ModelFolder,
+    frozen: BTreeMap<String, Tensor>,
+    lines: Vec<Value>,
+}
+
+/// A line of the log.
+#[derive(Serialize)]
+struct Line<'a> {
+    stage: &'static str,
+    model: &'a str,
+    /// Seconds since 1970.
+    time: f64,
+    #[serde(flatten)]
+    report: &'a EpochReport,
+}
+
+impl Journal<'_> {
+    /// After an epoch: log and events, then the checkpoints.
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub fn epoch(&mut self, report: &EpochReport, state: &TrainingState) -> Result<()> {
+        let ModelFolder { path, stage, model } = self.folder;
+        let line = Line { stage, model, time: now(), report };
+        let line = serde_json::to_value(line).expect("a report is numbers and names");
+        append(&path.join(LOG), format!("{line}\n").as_bytes())?;
+        let mut events = Events::default();
+        add_to(&mut events, &line);
+        append(&path.join(EVENTS), events.bytes())?;
+        self.lines.push(line);
+        if report.is_best {
+            let mut tensors = state.best_parameters.clone();
+            tensors.extend(self.frozen.clone());
+            checkpoint::save(&self.folder.best(), &tensors, &report.epoch)?;
+        }
+        self.save(state)
+    }
+
+    /// Keeps the state, so that the training can go on from it.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn save(&self, state: &TrainingState) -> Result<()> {
+        checkpoint::save(&self.folder.path.join(LAST), &state.to_tensors(), &state.progress)
+    }
+
+    /// Draws the curves, and the confusion counts of the best epoch.
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub fn draw(&self) -> Result<()> {
+        let best = self.lines.iter().rev().find(|line| line["is_best"] == true);
+        let write = |name: &str, svg: Result<Option<String>, Box<dyn std::error::Error>>| {
+            let path = self.folder.path.join(name);
+            match svg {
+                Ok(Some(svg)) => write_whole(&path, svg.as_bytes()),
+                Ok(None) => Ok(()),
+                Err(error) => {
+                    Err(Error::NotOfARun { path, why: format!("cannot be drawn: {error}") })
+                }
+            }
+        };
+        write("curves.svg", plots::curves(&self.lines).map(Some))?;
+        write("wallets.svg", plots::wallets(&self.lines))?;
+        write("confusion.svg", best.map_or(Ok(None), plots::confusion))
+    }
+
+    /// Lines of the log so far, one per epoch.
+    pub fn lines(&self) -> &[Value] {
+        &self.lines
+    }
+}
+
+/// The lines of an earlier run up to an epoch. The last line may be cut off by a kill.
+fn kept_lines(path: &Path, epochs: usize) -> Result<Vec<Value>> {
+    if epochs == 0 {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let is_kept = |line: &Value| line["epoch"].as_u64().is_some_and(|one| one <= epochs as u64);
+    let lines: Vec<Value> = lines.filter(is_kept).collect();
+    if lines.len() == epochs {
+        return Ok(lines);
+    }
+    let why = format!("holds {} of the {epochs} epochs that the checkpoint has", lines.len());
+    Err(Error::NotOfARun { path: path.to_owned(), why })
+}
+
+fn add_to(events: &mut Events, line: &Value) {
+    let numbers = scalars(line);
+    let numbers = numbers.iter().map(|(name, value)| (name.as_str(), *value));
+    events.scalars(time_of(line), line["epoch"].as_u64().unwrap_or(0), numbers);
+}
+
+fn time_of(line: &Value) -> f64 {
+    line["time"].as_f64().unwrap_or(0.0)
+}
+
+fn now() -> f64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_1970.map_or(0.0, |time| time.as_secs_f64())
+}
+
+fn append(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = File::options().append(true).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_data()
+    };
+    write().map_err(|source| Error::Write { path: path.to_owned(), source })
+}
