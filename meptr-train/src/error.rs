@@ -49,6 +49,18 @@ pub enum Error {
         /// Everything found wrong.
         problems: Vec<String>,
     },
+    /// A training cannot start on its data.
+    #[error("the training cannot start:{}", list(problems))]
+    UnfitData {
+        /// Everything found wrong.
+        problems: Vec<String>,
+    },
+    /// A checkpoint holds something else.
+    #[error("`{name}` is no part of the state of a training")]
+    NotAState {
+        /// Name of the tensor that does not belong there.
+        name: String,
+    },
     /// Weights, or a feature store.
     #[error(transparent)]
     Core(Box<meptr_core::Error>),
