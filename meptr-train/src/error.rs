@@ -72,6 +72,12 @@ pub enum Error {
         /// Why.
         source: candle::Error,
     },
+    /// No epoch of a training had a dev score that is a number.
+    #[error("no epoch of {model} has a dev score that is a number; try a lower learning rate")]
+    NothingLearned {
+        /// The model.
+        model: String,
+    },
     /// The dev split lacks the labels that the selection metric needs.
     #[error("no dev corpus ({corpora}) has the labels that selection by `{metric}` needs")]
     NothingToSelectBy {

@@ -37,16 +37,16 @@ pub fn save(
 /// [`Error::Read`] when the file is not there or cannot be read, [`Error::NotOfARun`] when it is
 /// damaged or something else.
 pub fn load<B: DeserializeOwned>(path: &Path) -> Result<(BTreeMap<String, Tensor>, B)> {
-    let bytes = std::fs::read(path)
-        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let unfit = |why: String| Error::NotOfARun { path: path.to_owned(), why };
     let damaged = |error: &dyn std::fmt::Display| unfit(format!("is no checkpoint: {error}"));
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
     let json = header.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
     let json = json.ok_or_else(|| damaged(&"it does not say how far the training was"))?;
     let beside = serde_json::from_str(json).map_err(|error| damaged(&error))?;
-    let tensors = candle::safetensors::load_buffer(&bytes, &Device::Cpu)
-        .map_err(|error| damaged(&error))?;
+    let tensors =
+        candle::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| damaged(&error))?;
     Ok((tensors.into_iter().collect(), beside))
 }
 

@@ -29,8 +29,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// [`Error::Write`] when it cannot be made.
 pub fn make_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path)
-        .map_err(|source| Error::Write { path: path.to_owned(), source })
+    std::fs::create_dir_all(path).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 fn partial(path: &Path) -> PathBuf {

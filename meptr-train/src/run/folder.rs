@@ -62,17 +62,21 @@ impl ModelFolder {
         }
     }
 
+    /// The log so far, one line per epoch; empty before the first.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn lines(&self) -> Result<Vec<Value>> {
+        read_lines(&self.path.join(LOG))
+    }
+
     /// Makes the folder and starts its log, or goes on with it after `epochs` epochs.
     ///
     /// `frozen` are the weights that the model has beside those that are trained.
     ///
     /// # Errors
     /// When the folder cannot be written, or the log of an earlier run cannot be read.
-    pub fn journal(
-        &self,
-        epochs: usize,
-        frozen: BTreeMap<String, Tensor>,
-    ) -> Result<Journal<'_>> {
+    pub fn journal(&self, epochs: usize, frozen: BTreeMap<String, Tensor>) -> Result<Journal<'_>> {
         make_folder(&self.path)?;
         let lines = kept_lines(&self.path.join(LOG), epochs)?;
         let mut text = String::new();
@@ -156,28 +160,26 @@ impl Journal<'_> {
         write("wallets.svg", plots::wallets(&self.lines))?;
         write("confusion.svg", best.map_or(Ok(None), plots::confusion))
     }
-
-    /// Lines of the log so far, one per epoch.
-    pub fn lines(&self) -> &[Value] {
-        &self.lines
-    }
 }
 
-/// The lines of an earlier run up to an epoch. The last line may be cut off by a kill.
+/// The lines of an earlier run up to an epoch.
 fn kept_lines(path: &Path, epochs: usize) -> Result<Vec<Value>> {
-    if epochs == 0 {
-        return Ok(Vec::new());
-    }
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let is_kept = |line: &Value| line["epoch"].as_u64().is_some_and(|one| one <= epochs as u64);
-    let lines: Vec<Value> = lines.filter(is_kept).collect();
+    let lines: Vec<Value> = read_lines(path)?.into_iter().filter(is_kept).collect();
     if lines.len() == epochs {
         return Ok(lines);
     }
     let why = format!("holds {} of the {epochs} epochs that the checkpoint has", lines.len());
     Err(Error::NotOfARun { path: path.to_owned(), why })
+}
+
+/// The lines of a log. A kill may have cut off the last one.
+fn read_lines(path: &Path) -> Result<Vec<Value>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+    }
 }
 
 fn add_to(events: &mut Events, line: &Value) {

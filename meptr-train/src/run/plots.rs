@@ -24,10 +24,8 @@ pub(super) fn curves(lines: &[Value]) -> Drawn<String> {
         let is_summary = matches!(last, "muar" | "mf1" | "macc" | "ccc" | "dev_score");
         is_summary && name.split('/').count() <= 4
     };
-    let charts = [
-        ("loss", series(lines, |name| name == "loss")),
-        ("scores", series(lines, is_score)),
-    ];
+    let charts =
+        [("loss", series(lines, |name| name == "loss")), ("scores", series(lines, is_score))];
     drawn(&charts)
 }
 
