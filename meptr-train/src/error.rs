@@ -55,6 +55,12 @@ pub enum Error {
         /// Everything found wrong.
         problems: Vec<String>,
     },
+    /// A batch names a row that is not there.
+    #[error("there is no row {row}")]
+    NoSuchRow {
+        /// The row.
+        row: usize,
+    },
     /// A checkpoint holds something else.
     #[error("`{name}` is no part of the state of a training")]
     NotAState {

@@ -290,17 +290,20 @@ impl<'a> Course<'a> {
         Ok(output)
     }
 
-    /// One step down the gradient of `loss`, the mean over `rows` rows; without a loss, the step
-    /// counts but changes nothing. Gives the loss as a number.
+    /// One step down the gradient of `loss`, the mean over `rows` rows; gives its value. Without a
+    /// loss, or with one that is not finite, the step counts but changes nothing: it would end the
+    /// training (for instance `ccc` on a batch of one row).
     pub(super) fn descend(&mut self, loss: Option<&Tensor>, rows: usize) -> candle::Result<f64> {
-        let Some(loss) = loss else {
-            self.progress.batches += 1;
-            self.progress.scheduler.after_batch();
-            return Ok(0.0);
-        };
-        let value: f64 = loss.to_scalar::<f32>()?.into();
-        let gradients = gradients_of(loss, self.parameters())?;
-        self.step(gradients, value, rows)?;
+        let value: f64 = loss.map_or(Ok(f32::NAN), |loss| loss.to_scalar())?.into();
+        match loss {
+            Some(loss) if value.is_finite() => {
+                self.step(gradients_of(loss, self.parameters())?, value, rows)?;
+            }
+            _ => {
+                self.progress.batches += 1;
+                self.progress.scheduler.after_batch();
+            }
+        }
         Ok(value)
     }
 
