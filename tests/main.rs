@@ -5,6 +5,7 @@ mod extract;
 mod predict;
 mod stopping;
 mod support;
+mod train;
 mod weights;
 mod weights_convert;
 mod weights_hub;
