@@ -92,18 +92,27 @@ impl PairedRows {
         let pass = |pass: usize| {
             order.pass(&format!("order {epoch} traits {pass}"), self.personality.len())
         };
-        let steps = emotion.len();
-        let pairs = emotion.into_iter().zip((0..steps).flat_map(pass));
-        pairs
-            .map(|(mut emotion, mut personality)| {
-                let rows = emotion.len().max(personality.len());
-                for batch in [&mut emotion, &mut personality] {
-                    batch.resize(rows, batch.last().copied().unwrap_or(0));
-                }
-                (emotion, personality)
-            })
-            .collect()
+        paired(emotion, pass)
     }
+}
+
+/// Batches of both branches, as many as for emotions and with as many rows in each two: the passes
+/// over the trait rows follow one another, and the shorter batch repeats its last row.
+fn paired(
+    emotion: Vec<Vec<u32>>,
+    personality: impl Fn(usize) -> Vec<Vec<u32>>,
+) -> Vec<(Vec<u32>, Vec<u32>)> {
+    let passes = 0..emotion.len(); // enough, as each has a batch at least
+    let pairs = emotion.into_iter().zip(passes.flat_map(personality));
+    pairs
+        .map(|(mut emotion, mut personality)| {
+            let rows = emotion.len().max(personality.len());
+            for batch in [&mut emotion, &mut personality] {
+                batch.resize(rows, batch.last().copied().unwrap_or(0));
+            }
+            (emotion, personality)
+        })
+        .collect()
 }
 
 impl CrossTaskData {
@@ -276,4 +285,25 @@ pub fn evaluate_cross_task<S: Split>(
         let output = model.forward(&batch.features, Some(&batch.lengths), &mut Mode::Eval)?;
         seen.add(&output.emotion_logits, &output.personality_scores, &batch.labels)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_corpus_begins_anew_and_the_shorter_batch_repeats_its_last_row() {
+        let emotion = vec![vec![0, 1], vec![2, 3], vec![4, 5], vec![6]];
+        let pass = |pass: usize| vec![vec![10 * pass as u32, 1], vec![2]];
+        let expected = [
+            (vec![0, 1], vec![0, 1]),
+            (vec![2, 3], vec![2, 2]),
+            (vec![4, 5], vec![10, 1]),
+            (vec![6], vec![2]),
+        ];
+        assert_eq!(paired(emotion.clone(), pass), expected);
+        let long = paired(vec![vec![7]], |_| vec![vec![1, 2, 3]]);
+        assert_eq!(long, [(vec![7, 7, 7], vec![1, 2, 3])]);
+        assert!(paired(emotion, |_| Vec::new()).is_empty());
+    }
 }

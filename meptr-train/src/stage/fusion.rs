@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use candle::Var;
-use meptr_core::models::FusionModel;
+use candle::{Tensor, Var};
+use meptr_core::models::{FusionInput, FusionModel, SingleTaskModel};
 use meptr_core::nn::Mode;
+use meptr_core::{PerModality, Task};
 use serde::{Deserialize, Serialize};
 
 use super::course::{Control, Course, CourseConfig, Observer, Outcome, Start, StepReport};
@@ -51,6 +52,69 @@ pub struct FusionData {
     pub dev: Vec<Corpus<Dev, FusionRows>>,
 }
 
+impl FusionData {
+    /// Everything that keeps a model of these input widths from being trained on the data.
+    pub fn problems(&self, input_dims: &PerModality<usize>, tasks: &[Task]) -> Vec<String> {
+        let mut problems = self.train.rows.problems(Train::NAME, input_dims);
+        for task in tasks {
+            let lacks = |rows: &FusionRows| !rows.has_labels(*task);
+            let name = task.name();
+            if lacks(&self.train.rows) {
+                problems.push(format!("{}: no video has {name} labels", Train::NAME));
+            }
+            if self.dev.iter().all(|corpus| lacks(&corpus.rows)) {
+                problems.push(format!("{}: no video has {name} labels", Dev::NAME));
+            }
+        }
+        for corpus in &self.dev {
+            let place = format!("{} {}", corpus.name, Dev::NAME);
+            problems.extend(corpus.rows.problems(&place, input_dims));
+        }
+        problems
+    }
+}
+
+/// A model of stage 3: of both tasks, or of one.
+pub trait FusesModalities {
+    /// Fuses a batch.
+    ///
+    /// - returns emotion logits `(rows, 7)` and trait scores `(rows, 5)`, f32, of the tasks that
+    ///   the model has
+    ///
+    /// # Errors
+    /// When the input does not fit the model.
+    fn answers(
+        &self,
+        input: &FusionInput,
+        mode: &mut Mode,
+    ) -> candle::Result<(Option<Tensor>, Option<Tensor>)>;
+}
+
+impl FusesModalities for FusionModel {
+    fn answers(
+        &self,
+        input: &FusionInput,
+        mode: &mut Mode,
+    ) -> candle::Result<(Option<Tensor>, Option<Tensor>)> {
+        let output = self.forward(input, mode)?;
+        Ok((Some(output.emotion_logits), Some(output.personality_scores)))
+    }
+}
+
+impl FusesModalities for SingleTaskModel {
+    fn answers(
+        &self,
+        input: &FusionInput,
+        mode: &mut Mode,
+    ) -> candle::Result<(Option<Tensor>, Option<Tensor>)> {
+        let answer = Some(self.forward(input, mode)?);
+        Ok(match self.task() {
+            Task::Emotion => (answer, None),
+            Task::Personality => (None, answer),
+        })
+    }
+}
+
 /// Trains a model in place until its dev score has stopped rising.
 ///
 /// `parameters` are the variables that `model` was loaded from. Beside the dropout masks, `order` is
@@ -61,7 +125,7 @@ pub struct FusionData {
 /// otherwise when the device fails, data or state do not fit the model, or the observer does.
 pub fn train_fusion(
     config: &FusionTraining,
-    (model, parameters): (&FusionModel, BTreeMap<String, Var>),
+    (model, parameters): (&impl FusesModalities, BTreeMap<String, Var>),
     data: &FusionData,
     (order, start): (&Order, Start),
     observer: &mut impl Observer,
@@ -96,18 +160,31 @@ pub fn train_fusion(
 fn step(
     course: &mut Course<'_>,
     objective: &mut Objective,
-    model: &FusionModel,
+    model: &impl FusesModalities,
     batch: &FusionRows,
 ) -> candle::Result<f64> {
-    let output = course.with_dropout(|mode| model.forward(&batch.input, mode))?;
-    let (logits, scores) = (&output.emotion_logits, &output.personality_scores);
-    let parts = objective.components(logits, scores, &batch.labels)?;
+    let (logits, scores) = course.with_dropout(|mode| model.answers(&batch.input, mode))?;
+    let parts = objective.components_of(logits.as_ref(), scores.as_ref(), &batch.labels)?;
     let balanced = objective.balance(&parts, course.parameters())?;
     let loss = f64::from(balanced.total);
     course.step(balanced.gradients, loss, batch.len())?;
     course.progress.wallets = Some(objective.wallets().clone());
-    course.seen.add(logits, scores, &batch.labels)?;
+    see(&mut course.seen, (logits, scores), batch)?;
     Ok(loss)
+}
+
+fn see(
+    seen: &mut Predictions,
+    (logits, scores): (Option<Tensor>, Option<Tensor>),
+    batch: &FusionRows,
+) -> candle::Result<()> {
+    if let Some(logits) = logits {
+        seen.add_emotion(&logits, &batch.labels.emotion)?;
+    }
+    if let Some(scores) = scores {
+        seen.add_personality(&scores, &batch.labels.personality)?;
+    }
+    Ok(())
 }
 
 /// Scores a model on each corpus of a split.
@@ -115,7 +192,7 @@ fn step(
 /// # Errors
 /// When the data does not fit the model.
 pub fn evaluate<S: Split>(
-    model: &FusionModel,
+    model: &impl FusesModalities,
     corpora: &[Corpus<S, FusionRows>],
     batch_size: usize,
 ) -> Result<Evaluation<S>> {
@@ -124,8 +201,8 @@ pub fn evaluate<S: Split>(
         let rows: Vec<u32> = (0u32..).take(corpus.rows.len()).collect();
         for batch in rows.chunks(batch_size.max(1)) {
             let batch = corpus.rows.select(batch)?;
-            let output = model.forward(&batch.input, &mut Mode::Eval)?;
-            predictions.add(&output.emotion_logits, &output.personality_scores, &batch.labels)?;
+            let answers = model.answers(&batch.input, &mut Mode::Eval)?;
+            see(&mut predictions, answers, &batch)?;
         }
         Ok((corpus.name.clone(), predictions.scores()))
     };

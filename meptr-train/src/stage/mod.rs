@@ -3,6 +3,7 @@
 pub mod course;
 pub mod cross_task;
 pub mod fusion;
+pub mod plan;
 pub mod state;
 pub mod unimodal;
 
@@ -13,6 +14,7 @@ pub use cross_task::{
     CrossTaskData, CrossTaskTraining, PairedRows, Pairing, StageOneTensors, evaluate_cross_task,
     load_around, train_cross_task, whole_head,
 };
-pub use fusion::{FusionData, FusionTraining, evaluate, train_fusion};
+pub use fusion::{FusesModalities, FusionData, FusionTraining, evaluate, train_fusion};
+pub use plan::{CourseChange, ModelsConfig, SingleTaskChoice, StageOne, StageThree, StageTwo};
 pub use state::TrainingState;
 pub use unimodal::{UnimodalData, UnimodalTraining, evaluate_unimodal, train_unimodal};
