@@ -65,6 +65,10 @@ mod tests {
             let path = entry.unwrap().path();
             let unknown = match path.file_name().unwrap().to_str().unwrap() {
                 "corpus.toml" => read_toml::<crate::data::CorpusConfig>(&path).unwrap().1,
+                "train.toml" => {
+                    let table = crate::experiment::ExperimentConfig::table(&path).unwrap();
+                    crate::experiment::ExperimentConfig::of(&[table]).1
+                }
                 "stage1.toml" => shows_the_defaults::<StageOne>(&path, StageOne::problems),
                 "stage2.toml" => shows_the_defaults::<StageTwo>(&path, StageTwo::problems),
                 "stage3.toml" => shows_the_defaults::<StageThree>(&path, StageThree::problems),

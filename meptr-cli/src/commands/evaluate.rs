@@ -84,6 +84,10 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
     if let Some(truth) = &truth {
         check_truth(truth, clips.clips(), args.truth.as_deref())?;
     }
+    let labels = truth.as_deref().unwrap_or(clips.clips());
+    let has_labels = labels.iter().any(|clip| clip.emotion.is_some() || clip.personality.is_some());
+    let corpus_file = args.corpus.display();
+    anyhow::ensure!(has_labels, "`{corpus_file}` has no labels in that split; give --truth");
     let device = args.device.open()?;
     let models = BundleModels::open(&bundle, &device)?;
     let all: Vec<StageArg> = StageArg::value_variants().to_vec();

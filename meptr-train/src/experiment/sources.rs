@@ -120,6 +120,22 @@ impl Sources {
         self.dev.iter().map(rows).collect()
     }
 
+    /// Splits in which no clip has labels of a task.
+    pub(super) fn unlabelled(&self, task: Task) -> Vec<String> {
+        let has_labels = |clips: &Arc<StoredClips>| {
+            clips.clips().iter().any(|clip| match task {
+                Task::Emotion => clip.emotion.is_some(),
+                Task::Personality => clip.personality.is_some(),
+            })
+        };
+        let splits = [
+            ("train", self.train.iter().any(has_labels)),
+            ("dev", self.dev.iter().any(|(_, clips)| has_labels(clips))),
+        ];
+        let without = splits.into_iter().filter(|(_, is_labelled)| !is_labelled);
+        without.map(|(split, _)| format!("{split}: no video has {} labels", task.name())).collect()
+    }
+
     /// Names every sequence that cannot be read or holds a number that is not finite.
     pub fn damaged(&self) -> Vec<String> {
         let all: Vec<Arc<StoredClips>> =

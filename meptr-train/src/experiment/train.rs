@@ -86,6 +86,10 @@ impl<'a> Experiment<'a> {
                 problems.extend(data.problems(&self.heads[*modality]));
             }
         }
+        if stages.contains(&Stage::Stage3) {
+            problems
+                .extend(self.tasks().into_iter().flat_map(|task| self.sources.unlabelled(task)));
+        }
         problems.extend(stages.iter().flat_map(|stage| self.missing_before(*stage, stages)));
         problems.sort();
         problems.dedup(); // both tasks and stages read the same features
@@ -144,8 +148,9 @@ impl<'a> Experiment<'a> {
                 }
             }
             Stage::Stage3 => {
-                let state = self.folder(Stage::Stage3, FUSION).state()?;
-                if !is_finished(state.as_ref(), &self.config.stage3.course) {
+                let folder = self.folder(Stage::Stage3, FUSION);
+                let is_noted = PartNote::path(&folder.best()).exists();
+                if !is_noted || !is_finished(folder.state()?.as_ref(), &self.config.stage3.course) {
                     let data = self.fusion_data(watch)?;
                     return Ok(self.train_fusion(&data, watch)?.is_some());
                 }
@@ -245,8 +250,7 @@ impl<'a> Experiment<'a> {
         let training = self.config.stage3.training();
         let config = self.config.stage3.model(&self.heads);
         let single = self.config.stage3.single_task_model(&self.heads);
-        let tasks = single.as_ref().map_or(Task::ALL.to_vec(), |single| vec![single.task]);
-        let problems = data.problems(&config.input_dims, &tasks);
+        let problems = data.problems(&config.input_dims, &self.tasks());
         if !problems.is_empty() {
             return Err(Error::UnfitData { problems });
         }
@@ -307,6 +311,12 @@ impl<'a> Experiment<'a> {
         let stage1 = &self.config.stage1;
         let modalities = stage1.modalities.iter();
         modalities.flat_map(|modality| stage1.tasks.iter().map(|task| (*modality, *task)))
+    }
+
+    /// What stage 3 predicts.
+    fn tasks(&self) -> Vec<Task> {
+        let single = self.config.stage3.single_task;
+        single.map_or(Task::ALL.to_vec(), |single| vec![single.task])
     }
 
     fn unimodal_config(&self, modality: Modality, task: Task) -> &UnimodalConfig {
@@ -382,6 +392,12 @@ impl Course<'_> {
     ) -> Result<Option<DevScore>> {
         let state = self.folder.state()?;
         if is_finished(state.as_ref(), self.config) {
+            if !PartNote::path(&self.folder.best()).exists() {
+                // The last thing that is written was not.
+                let epochs = state.as_ref().map_or(0, |state| state.progress.epochs);
+                self.folder.journal(epochs, frozen)?.draw()?;
+                note(&self.folder.best(), kind, modality, config)?;
+            }
             return Ok(state.and_then(|state| state.progress.best.best()).map(|(_, score)| score));
         }
         let epochs = state.as_ref().map_or(0, |state| state.progress.epochs);
