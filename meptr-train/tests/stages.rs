@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use candle::{Device, Tensor};
+use candle_nn::VarBuilder;
 use made_up::{MadeUp, WIDTH, Watcher, bits, ensure_all_trained, ensure_resumes};
 use meptr_core::models::{
     CrossTaskModel, FeatureSlice, FusionModel, HeadConfig, ScoreTransform, SingleTaskModel,
@@ -109,8 +110,7 @@ fn stage_one(
     start: Start,
     watcher: &mut Watcher,
 ) -> Result<Outcome> {
-    let config =
-        StageOne { models: models(), ..StageOne::default() }.model(modality, task, WIDTH);
+    let config = StageOne { models: models(), ..StageOne::default() }.model(modality, task, WIDTH);
     let trainable = Trainable::new(SeedStreams::new(SEEDS));
     let model = UnimodalModel::load(&config, task, trainable.builder(&Device::Cpu))?;
     let data = world.unimodal(modality, task);
@@ -125,7 +125,11 @@ fn stage_1_learns_and_every_parameter_takes_part() -> Result<()> {
     let world = world()?;
     for modality in Modality::ALL {
         for task in Task::ALL {
-            let stage = StageOne { course: course(40), course_of: PerModality::default(), ..StageOne::default() };
+            let stage = StageOne {
+                course: course(40),
+                course_of: PerModality::default(),
+                ..StageOne::default()
+            };
             let mut watcher = Watcher::default();
             let training = stage.training(modality, task);
             let outcome = stage_one(&world, (modality, task), &training, fresh(), &mut watcher)?;
@@ -147,7 +151,8 @@ fn stage_1_goes_on_after_any_step() -> Result<()> {
     let world = world()?;
     let chosen = [(Modality::Scene, Task::Emotion), (Modality::Audio, Task::Personality)];
     for (modality, task) in chosen {
-        let training = UnimodalTraining { course: course(2), ..StageOne::default().training(modality, task) };
+        let training =
+            UnimodalTraining { course: course(2), ..StageOne::default().training(modality, task) };
         ensure_resumes(&[1, 2, 3], |start, watcher| {
             stage_one(&world, (modality, task), &training, start, watcher)
         })?;
@@ -201,13 +206,15 @@ fn stage_2_learns_around_encoders_that_stay_as_they_are() -> Result<()> {
             let before = [bits(&frozen[0])?, bits(&frozen[1])?];
             let stage = second_stage(pairing, 15);
             let mut watcher = Watcher::default();
-            let outcome =
-                stage_two(&world, modality, (&stage, &frozen), fresh(), &mut watcher)?;
+            let outcome = stage_two(&world, modality, (&stage, &frozen), fresh(), &mut watcher)?;
             ensure!([bits(&frozen[0])?, bits(&frozen[1])?] == before, "a frozen part moved");
             ensure_all_trained(&outcome.state, |_| false)?;
             let (first, last) = (&watcher.reports[0], watcher.reports.last().context("epochs")?);
             let (from, to) = (first.loss, last.loss);
-            eprintln!("{modality} {pairing:?}: loss {from:.4} to {to:.4}, dev {:.3}", last.dev_score.value());
+            eprintln!(
+                "{modality} {pairing:?}: loss {from:.4} to {to:.4}, dev {:.3}",
+                last.dev_score.value()
+            );
             ensure!(to < from, "{modality} {pairing:?}: {from} to {to}");
             ensure!(last.train.emotion.is_some() && last.train.personality.is_some());
             ensure_is_whole(&config, &frozen, &outcome.state.parameters)?;
@@ -252,7 +259,7 @@ fn stage_2_goes_on_after_any_step() -> Result<()> {
 fn heads() -> Result<(PerModality<HeadConfig>, PerModality<CrossTaskModel>)> {
     let configs = PerModality::from_fn(|modality| models().head(modality, WIDTH));
     let heads = PerModality::try_from_fn(|modality| {
-        let load = |vb| CrossTaskModel::load(&configs[modality], vb);
+        let load = |vb: VarBuilder| CrossTaskModel::load(&configs[modality], vb);
         Ok::<_, anyhow::Error>(generate(3, &Device::Cpu, load)?.0)
     })?;
     Ok((configs, heads))
@@ -340,7 +347,8 @@ fn rows_of_stage_3_are_what_the_models_say_alone() -> Result<()> {
                     start += steps;
                     let output = model.forward(&piece.contiguous()?, None, &mut Mode::Eval)?;
                     let share = *steps as f64 / sequence.pieces.iter().sum::<usize>() as f64;
-                    let said = [output.fused_vector()?, output.emotion_logits, output.personality_scores];
+                    let said =
+                        [output.fused_vector()?, output.emotion_logits, output.personality_scores];
                     let said = Tensor::cat(&said, 1)?.affine(share, 0.0)?;
                     sum = Some(match sum {
                         None => said,
@@ -369,7 +377,7 @@ fn padding_changes_nothing() -> Result<()> {
             let rows = SequenceRows::of(&world.train, modality, &Task::ALL);
             let config = StageOne { models: models(), ..StageOne::default() };
             let config = config.model(modality, task, WIDTH);
-            let load = |vb| UnimodalModel::load(&config, task, vb);
+            let load = |vb: VarBuilder| UnimodalModel::load(&config, task, vb);
             let (model, _) = generate(3, &Device::Cpu, load)?;
             let run = |chosen: &[u32]| -> Result<Vec<Vec<f32>>> {
                 let batch = rows.batch(chosen, &Device::Cpu)?;
@@ -381,7 +389,10 @@ fn padding_changes_nothing() -> Result<()> {
             let together = run(&all)?;
             for row in all {
                 for (alone, padded) in run(&[row])?[0].iter().zip(&together[row as usize]) {
-                    ensure!((alone - padded).abs() < 1e-5, "{modality} {task:?}: {alone}, {padded}");
+                    ensure!(
+                        (alone - padded).abs() < 1e-5,
+                        "{modality} {task:?}: {alone}, {padded}"
+                    );
                 }
             }
         }
@@ -396,7 +407,8 @@ fn data_that_cannot_be_trained_on_is_told_before() -> Result<()> {
     let made_up = |corpus, tasks, weights| MadeUp { corpus, videos: 3, tasks, weights };
     let emotion = made_up("emotion", &[Task::Emotion], "1").store::<Train>(folder.path())?;
     let bare = made_up("bare", &[], "2").store::<Dev>(folder.path())?;
-    let rows = |clips: &Arc<StoredClips>, task| SequenceRows::of(&[Arc::clone(clips)], modality, &[task]);
+    let rows =
+        |clips: &Arc<StoredClips>, task| SequenceRows::of(&[Arc::clone(clips)], modality, &[task]);
     let data = UnimodalData {
         train: Corpus::new("emotion", rows(&emotion, Task::Personality)),
         dev: vec![Corpus::new("bare", rows(&bare, Task::Personality))],
@@ -412,7 +424,9 @@ fn data_that_cannot_be_trained_on_is_told_before() -> Result<()> {
         ensure!(problems.contains(part), "{part} is not in {problems}");
     }
     let none = UnimodalData { dev: Vec::new(), ..data };
-    ensure!(none.problems(&config, Task::Personality).iter().any(|one| one.contains("no dev split")));
+    ensure!(
+        none.problems(&config, Task::Personality).iter().any(|one| one.contains("no dev split"))
+    );
 
     let rows = rows(&emotion, Task::Emotion);
     ensure!(rows.damaged().is_empty());
