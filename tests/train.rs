@@ -23,7 +23,7 @@ impl Trained {
     fn shared() -> &'static Self {
         static SHARED: OnceLock<Trained> = OnceLock::new();
         SHARED.get_or_init(|| {
-            let features = Features::new().unwrap();
+            let features = Features::shared().unwrap();
             let done = train(&features, "all", "run", &["--format", "json"]);
             Self { out: done.ends_with(0).unwrap().out, features }
         })
@@ -266,7 +266,7 @@ fn everything_wrong_is_told_before_any_training() -> Result<()> {
     std::fs::write(&damaged, bytes)?;
     let done = train(&features, "all", "run", &[]).ends_with(2)?;
     assert!(
-        done.err.contains("clip5.safetensors") && done.err.contains("not finite"),
+        done.err.contains("train-5.safetensors") && done.err.contains("not finite"),
         "{}",
         done.err
     );

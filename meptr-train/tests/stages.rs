@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use candle::{Device, Tensor};
+use candle_nn::VarBuilder;
 use made_up::{MadeUp, WIDTH, Watcher, bits, ensure_all_trained, ensure_resumes};
 use meptr_core::models::{
     CrossTaskModel, FeatureSlice, FusionModel, HeadConfig, ScoreTransform, SingleTaskModel,
@@ -258,7 +259,7 @@ fn stage_2_goes_on_after_any_step() -> Result<()> {
 fn heads() -> Result<(PerModality<HeadConfig>, PerModality<CrossTaskModel>)> {
     let configs = PerModality::from_fn(|modality| models().head(modality, WIDTH));
     let heads = PerModality::try_from_fn(|modality| {
-        let load = |vb| CrossTaskModel::load(&configs[modality], vb);
+        let load = |vb: VarBuilder| CrossTaskModel::load(&configs[modality], vb);
         Ok::<_, anyhow::Error>(generate(3, &Device::Cpu, load)?.0)
     })?;
     Ok((configs, heads))
@@ -376,7 +377,7 @@ fn padding_changes_nothing() -> Result<()> {
             let rows = SequenceRows::of(&world.train, modality, &Task::ALL);
             let config = StageOne { models: models(), ..StageOne::default() };
             let config = config.model(modality, task, WIDTH);
-            let load = |vb| UnimodalModel::load(&config, task, vb);
+            let load = |vb: VarBuilder| UnimodalModel::load(&config, task, vb);
             let (model, _) = generate(3, &Device::Cpu, load)?;
             let run = |chosen: &[u32]| -> Result<Vec<Vec<f32>>> {
                 let batch = rows.batch(chosen, &Device::Cpu)?;

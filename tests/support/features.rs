@@ -4,7 +4,7 @@
 //! traits, which its features tell in one number each, under noise.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use candle::{Device, Tensor};
@@ -22,12 +22,30 @@ const SPLITS: [(&str, usize); 3] = [("train", 28), ("dev", 14), ("test", 14)];
 
 /// Corpora, store and whatever else a test puts there.
 pub(crate) struct Features {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Takes the folder away.
+    _guard: Option<tempfile::TempDir>,
 }
 
 impl Features {
+    /// In a folder that goes away with the test.
     pub(crate) fn new() -> Result<Self> {
-        let features = Self { folder: tempfile::tempdir()? };
+        let folder = tempfile::tempdir()?;
+        Self { folder: folder.path().to_owned(), _guard: Some(folder) }.filled()
+    }
+
+    /// In a folder that stays until the tests run again, for several tests.
+    pub(crate) fn shared() -> Result<Self> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("training");
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => std::fs::create_dir_all(&folder)?,
+        }
+        Self { folder, _guard: None }.filled()
+    }
+
+    fn filled(self) -> Result<Self> {
+        let features = self;
         let demo = Bundle::open(DEMO.as_ref())?;
         let weights = weights_digests(demo.manifest());
         let widths = PerModality::from_fn(|modality| {
@@ -58,12 +76,12 @@ impl Features {
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.join(name)
     }
 
     /// Where the features of a clip are.
     pub(crate) fn stored(&self, corpus: &str, split: &str, number: usize) -> PathBuf {
-        Store::at(self.at("store")).path(corpus, split, &name(number))
+        Store::at(self.at("store")).path(corpus, split, &name(split, number))
     }
 
     fn write(
@@ -118,7 +136,7 @@ impl Clip {
         let shift = corpus.len() + split.len();
         let level = ((number * 3 + shift) % 10) as f32 / 9.0;
         let emotion = (number + shift) % Emotion::COUNT;
-        Self { name: name(number), number, emotion, level }
+        Self { name: name(split, number), number, emotion, level }
     }
 
     fn sequence(&self, steps: usize, width: usize, noise: &mut RandomStream) -> Result<Tensor> {
@@ -147,8 +165,8 @@ impl Clip {
     }
 }
 
-fn name(number: usize) -> String {
-    format!("clip{number}")
+fn name(split: &str, number: usize) -> String {
+    format!("{split}-{number}")
 }
 
 fn head(has_emotions: bool) -> String {

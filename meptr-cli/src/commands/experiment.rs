@@ -97,7 +97,7 @@ impl ExperimentArgs {
             corpora: self
                 .corpora
                 .iter()
-                .map(|path| std::path::absolute(path))
+                .map(std::path::absolute)
                 .collect::<Result<_, _>>()?,
             base: absolute(self.base.as_deref())?,
             from: absolute(self.from.as_deref())?,

@@ -52,7 +52,7 @@ fn summary(f: &mut fmt::Formatter<'_>, model: &ModelReport) -> fmt::Result {
     let (emotion, personality) = (model.scores.emotion, model.scores.personality);
     writeln!(
         f,
-        "  {:<8}{:<8}{:>7}{:>7}{:>7}{:>7}{:>9}{:>7}",
+        "  {:<8}{:<8}{:>8}{:>8}{:>8}{:>8}{:>9}{:>7}",
         model.stage.name(),
         model.model,
         number(emotion.map(|one| one.muar)),
@@ -69,14 +69,14 @@ fn details(f: &mut fmt::Formatter<'_>, model: &ModelReport) -> fmt::Result {
     if let Some(emotion) = &model.scores.emotion {
         writeln!(
             f,
-            "\n  {title:<18}{:>7}{:>7}{:>14}{:>10}{:>10}{:>12}",
-            "UAR", "F1", "there, said", "not said", "not there", "neither"
+            "\n  {title:<18}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}",
+            "UAR", "F1", "hits", "misses", "false", "rest"
         )?;
         for class in &emotion.classes {
             let counts = class.confusion;
             writeln!(
                 f,
-                "  {:<18}{:>7.4}{:>7.4}{:>14}{:>10}{:>10}{:>12}",
+                "  {:<18}{:>8.4}{:>8.4}{:>8}{:>8}{:>8}{:>8}",
                 class.class.name(),
                 class.uar,
                 class.f1,
@@ -88,10 +88,10 @@ fn details(f: &mut fmt::Formatter<'_>, model: &ModelReport) -> fmt::Result {
         }
     }
     if let Some(personality) = &model.scores.personality {
-        writeln!(f, "\n  {title:<18}{:>7}{:>7}", "ACC", "CCC")?;
+        writeln!(f, "\n  {title:<18}{:>8}{:>8}", "ACC", "CCC")?;
         let values = personality.trait_acc.iter().zip(&personality.trait_ccc);
         for (one, (acc, ccc)) in PersonalityTrait::ALL.into_iter().zip(values) {
-            writeln!(f, "  {:<18}{acc:>7.4}{ccc:>7.4}", one.name())?;
+            writeln!(f, "  {:<18}{acc:>8.4}{ccc:>8.4}", one.name())?;
         }
     }
     Ok(())

@@ -121,6 +121,9 @@ impl ExperimentConfig {
     /// When a file cannot be read or is no TOML.
     pub fn table(path: &Path) -> Result<Table> {
         let mut table = toml_table(path)?;
+        // The run's copy of the settings stands elsewhere, so paths become absolute.
+        let path = std::path::absolute(path)
+            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for key in PATHS {
             match table.get_mut(key) {

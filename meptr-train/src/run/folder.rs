@@ -205,3 +205,105 @@ fn append(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     write().map_err(|source| Error::Write { path: path.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use candle::Device;
+    use meptr_core::rng::SeedStreams;
+
+    use super::*;
+    use crate::optim::{ScheduleConfig, Scheduler};
+    use crate::select::{BestOnDev, CorpusScores, Evaluation};
+
+    fn report(epoch: usize, is_best: bool) -> EpochReport {
+        let nothing = CorpusScores { emotion: None, personality: None };
+        EpochReport {
+            epoch,
+            learning_rate: 0.1,
+            loss: if epoch == 2 { f64::NAN } else { 1.0 / epoch as f64 },
+            train: nothing,
+            dev: Evaluation::new(vec![("x".to_owned(), nothing)]),
+            dev_score: serde_json::from_str("0.5").unwrap(),
+            wallets: None,
+            is_best,
+            seconds: 0.0,
+        }
+    }
+
+    fn state(epochs: usize) -> TrainingState {
+        let weight = Tensor::new(&[epochs as f32], &Device::Cpu).unwrap();
+        let parameters = BTreeMap::from([("w".to_owned(), weight)]);
+        TrainingState {
+            progress: Progress {
+                epochs,
+                batches: 0,
+                loss_sum: 0.0,
+                rows: 0,
+                wallets: None,
+                scheduler: Scheduler::new(ScheduleConfig::None, 0.1, 9, 1),
+                best: BestOnDev::new(3),
+                dropout: SeedStreams::new(1).stream("dropout"),
+            },
+            best_parameters: parameters.clone(),
+            parameters,
+            optimiser: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn what_a_kill_left_too_much_is_taken_away() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = ModelFolder::new(run.path(), "stage1", "face-emotion");
+        assert!(folder.state().unwrap().is_none() && folder.lines().unwrap().is_empty());
+        let mut journal = folder.journal(0, BTreeMap::new()).unwrap();
+        for epoch in 1..=2 {
+            journal.epoch(&report(epoch, epoch == 1), &state(epoch)).unwrap();
+        }
+        let events = std::fs::read(folder.path.join(EVENTS)).unwrap();
+        let last = std::fs::read(folder.path.join(LAST)).unwrap();
+        journal.epoch(&report(3, true), &state(3)).unwrap();
+        // Killed after the log of the third epoch and before its checkpoint, in the middle of a line.
+        std::fs::write(folder.path.join(LAST), last).unwrap();
+        append(&folder.path.join(LOG), b"{\"epoch\": 4, \"lo").unwrap();
+        append(&folder.path.join(EVENTS), b"half").unwrap();
+
+        let progress = folder.state().unwrap().unwrap().progress;
+        assert_eq!(progress, state(2).progress);
+        let journal = folder.journal(progress.epochs, BTreeMap::new()).unwrap();
+        journal.draw().unwrap();
+        let lines = folder.lines().unwrap();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[1]["loss"].is_null() && lines[0]["stage"] == "stage1");
+        assert_eq!(std::fs::read(folder.path.join(EVENTS)).unwrap(), events);
+        assert!(folder.path.join("curves.svg").exists());
+        assert!(folder.journal(3, BTreeMap::new()).is_err(), "an epoch is missing");
+    }
+
+    #[test]
+    fn the_best_weights_hold_the_frozen_ones_too() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = ModelFolder::new(run.path(), "stage2", "face");
+        let frozen =
+            BTreeMap::from([("f".to_owned(), Tensor::new(&[9f32], &Device::Cpu).unwrap())]);
+        let mut journal = folder.journal(0, frozen).unwrap();
+        journal.epoch(&report(1, true), &state(1)).unwrap();
+        journal.epoch(&report(2, false), &state(2)).unwrap();
+        let (tensors, epoch): (_, usize) = checkpoint::load(&folder.best()).unwrap();
+        assert_eq!((tensors.keys().collect::<Vec<_>>(), epoch), (vec!["f", "w"], 1));
+    }
+
+    /// `/dev/full` takes no byte, as a full disk.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_with_the_file() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = ModelFolder::new(run.path(), "stage1", "face-emotion");
+        let mut journal = folder.journal(0, BTreeMap::new()).unwrap();
+        std::fs::remove_file(folder.path.join(LOG)).unwrap();
+        std::os::unix::fs::symlink("/dev/full", folder.path.join(LOG)).unwrap();
+        let error = journal.epoch(&report(1, true), &state(1)).unwrap_err();
+        let Error::Write { path, source } = error else { panic!("{error}") };
+        assert!(path.ends_with(LOG) && source.kind() == std::io::ErrorKind::StorageFull);
+    }
+}

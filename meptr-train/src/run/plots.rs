@@ -14,6 +14,9 @@ type Drawn<T> = Result<T, Box<dyn StdError>>;
 const WIDTH: u32 = 900;
 const CHART_HEIGHT: u32 = 360;
 
+/// Room for the legend, as a share of what the curves have.
+const LEGEND_SHARE: f64 = 0.4;
+
 /// A name and its values over the epochs.
 type Series = (String, Vec<(f64, f64)>);
 
@@ -133,13 +136,20 @@ fn chart(area: &Area<'_>, title: &str, series: &[Series]) -> Drawn<()> {
         // A flat or empty curve still needs an axis.
         if low.is_finite() && high > low { low..high } else { axis_around(low) }
     };
+    let mut epochs = range(|(epoch, _)| *epoch);
+    let has_legend = series.len() > 1;
+    if has_legend {
+        epochs.end += LEGEND_SHARE * (epochs.end - epochs.start);
+    }
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
         .margin(10)
         .x_label_area_size(32)
         .y_label_area_size(56)
-        .build_cartesian_2d(range(|(epoch, _)| *epoch), range(|(_, value)| *value))?;
-    chart.configure_mesh().x_desc("epoch").light_line_style(WHITE).draw()?;
+        .build_cartesian_2d(epochs, range(|(_, value)| *value))?;
+    let whole = |epoch: &f64| format!("{epoch:.0}");
+    let mesh = &mut chart.configure_mesh();
+    mesh.x_desc("epoch").x_label_formatter(&whole).light_line_style(WHITE).draw()?;
     for (number, (name, points)) in series.iter().enumerate() {
         let colour = Palette99::pick(number).to_rgba();
         let line = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
@@ -147,9 +157,9 @@ fn chart(area: &Area<'_>, title: &str, series: &[Series]) -> Drawn<()> {
             move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour.stroke_width(2));
         chart.draw_series(line)?.label(name.as_str()).legend(entry);
     }
-    if series.len() > 1 {
+    if has_legend {
         let labels = &mut chart.configure_series_labels();
-        let labels = labels.position(SeriesLabelPosition::UpperLeft);
+        let labels = labels.position(SeriesLabelPosition::UpperRight);
         labels.background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
     }
     Ok(())

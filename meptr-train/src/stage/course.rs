@@ -77,6 +77,35 @@ impl CourseConfig {
     }
 }
 
+/// Settings of a course that differ from others.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // as in `CourseConfig`
+pub struct CourseChange {
+    pub optimiser: Option<OptimiserConfig>,
+    pub learning_rate: Option<f64>,
+    pub schedule: Option<ScheduleConfig>,
+    pub max_gradient_norm: Option<f32>,
+    pub batch_size: Option<usize>,
+    pub max_epochs: Option<usize>,
+    pub patience_epochs: Option<usize>,
+}
+
+impl CourseChange {
+    /// Other settings with these changes.
+    pub fn of(&self, other: &CourseConfig) -> CourseConfig {
+        CourseConfig {
+            optimiser: self.optimiser.unwrap_or(other.optimiser),
+            learning_rate: self.learning_rate.unwrap_or(other.learning_rate),
+            schedule: self.schedule.unwrap_or(other.schedule),
+            max_gradient_norm: self.max_gradient_norm.or(other.max_gradient_norm),
+            batch_size: self.batch_size.unwrap_or(other.batch_size),
+            max_epochs: self.max_epochs.unwrap_or(other.max_epochs),
+            patience_epochs: self.patience_epochs.unwrap_or(other.patience_epochs),
+        }
+    }
+}
+
 /// What there is to say about an epoch.
 #[derive(Debug, Clone, Serialize)]
 pub struct EpochReport {

@@ -7,7 +7,6 @@ use candle::{Tensor, Var};
 use meptr_core::models::{FusionInput, FusionModel, SingleTaskModel};
 use meptr_core::nn::Mode;
 use meptr_core::{PerModality, Task};
-use serde::{Deserialize, Serialize};
 
 use super::course::{Control, Course, CourseConfig, Observer, Outcome, Start, StepReport};
 use crate::data::{Corpus, Dev, FusionRows, Order, Split, Train};
@@ -17,8 +16,7 @@ use crate::select::{Evaluation, Predictions, SelectionMetric};
 use crate::{Error, Result};
 
 /// Training of the fusion model; the defaults are those of the published run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FusionTraining {
     /// What is minimised.
     pub objective: ObjectiveConfig,

@@ -4,9 +4,9 @@ use meptr_core::models::{
     FeatureSlice, FusionConfig, HeadConfig, SingleTaskConfig, UnimodalConfig,
 };
 use meptr_core::{Modality, PerModality, Task};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::course::CourseConfig;
+use super::course::{CourseChange, CourseConfig};
 use super::unimodal::selection;
 use super::{CrossTaskTraining, FusionTraining, Pairing, UnimodalTraining};
 use crate::loss::{FixedLossConfig, ObjectiveConfig};
@@ -68,6 +68,7 @@ pub struct StageThree {
     /// What is minimised.
     pub objective: ObjectiveConfig,
     /// How long and how fast.
+    #[serde(deserialize_with = "changes_of_stage_three")]
     pub course: CourseConfig,
     /// Shape of the model; its input widths follow from the stage-2 models.
     pub model: FusionConfig,
@@ -80,17 +81,6 @@ pub struct SingleTaskChoice {
     pub task: Task,
     /// Which part of each modality's vector it reads.
     pub slice: FeatureSlice,
-}
-
-/// What a modality does differently.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)] // as in `CourseConfig`
-pub struct CourseChange {
-    pub learning_rate: Option<f64>,
-    pub batch_size: Option<usize>,
-    pub max_epochs: Option<usize>,
-    pub patience_epochs: Option<usize>,
 }
 
 /// Shapes of the models of stages 1 and 2.
@@ -289,15 +279,16 @@ impl ModelsConfig {
     }
 }
 
+/// A key that is not there has the value of stage 3, not that of stages 1 and 2.
+fn changes_of_stage_three<'de, D>(deserializer: D) -> Result<CourseConfig, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    Ok(CourseChange::deserialize(deserializer)?.of(&FusionTraining::default().course))
+}
+
 fn changed(course: &CourseConfig, change: Option<&CourseChange>) -> CourseConfig {
-    let Some(change) = change else { return course.clone() };
-    CourseConfig {
-        learning_rate: change.learning_rate.unwrap_or(course.learning_rate),
-        batch_size: change.batch_size.unwrap_or(course.batch_size),
-        max_epochs: change.max_epochs.unwrap_or(course.max_epochs),
-        patience_epochs: change.patience_epochs.unwrap_or(course.patience_epochs),
-        ..course.clone()
-    }
+    change.map_or_else(|| course.clone(), |change| change.of(course))
 }
 
 /// Problems of the common course, and those that single modalities add.
