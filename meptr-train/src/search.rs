@@ -189,25 +189,29 @@ impl<'a> Search<'a> {
                         return Ok(false);
                     }
                 }
+                Ok(true)
             }
-            Strategy::Greedy => {
-                let mut settled = start;
-                for (key, values) in &grid.0 {
-                    let mut best: Option<(f64, &Value)> = None;
-                    for value in values {
-                        let mut settings = settled.clone();
-                        settings.insert(key.clone(), value.clone());
-                        let Some(score) = self.try_out(settings, &mut train)? else {
-                            return Ok(false);
-                        };
-                        let is_better = best.is_none_or(|(best, _)| score > best);
-                        if is_better && !score.is_nan() {
-                            best = Some((score, value));
-                        }
-                    }
-                    settled.extend(best.map(|(_, value)| (key.clone(), value.clone())));
+            Strategy::Greedy => self.one_after_another(grid, start, &mut train),
+        }
+    }
+
+    fn one_after_another(
+        &mut self,
+        grid: &Grid,
+        mut settled: BTreeMap<String, Value>,
+        train: &mut impl FnMut(usize, &Table) -> Result<Trained>,
+    ) -> Result<bool> {
+        for (key, values) in &grid.0 {
+            let mut best: Option<(f64, &Value)> = None;
+            for value in values {
+                let mut settings = settled.clone();
+                settings.insert(key.clone(), value.clone());
+                let Some(score) = self.try_out(settings, train)? else { return Ok(false) };
+                if !score.is_nan() && best.is_none_or(|(best, _)| score > best) {
+                    best = Some((score, value));
                 }
             }
+            settled.extend(best.map(|(_, value)| (key.clone(), value.clone())));
         }
         Ok(true)
     }

@@ -1,15 +1,18 @@
 //! `meptr evaluate`: a bundle's scores on a split of a corpus.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use meptr_core::Bundle;
 use meptr_core::store::{Store, weights_digests};
 use meptr_extract::{DeviceChoice, Progress};
-use meptr_train::data::{Clip, Corpus, DescribedCorpus, Split, StoredClips, table::read_labels};
-use meptr_train::evaluate::{BundleModels, EvaluationReport, PUBLISHED, Stage, score, write_csv};
+use meptr_train::data::table::read_labels;
+use meptr_train::data::{Clip, Corpus, DescribedCorpus, Dev, Split, StoredClips, Test, Train};
+use meptr_train::evaluate::{
+    BundleModels, EvaluationReport, ModelScores, PUBLISHED, Stage, score, write_csv,
+};
 
 use super::experiment::StageArg;
 use super::train::SummaryFormat;
@@ -75,31 +78,15 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
     let bundle = Bundle::open(&folder)
         .with_context(|| format!("cannot use the weights in `{}`", folder.display()))?;
     let corpus = DescribedCorpus::read(&args.corpus)?;
-    let truth = args.truth.as_deref().map(read_labels).transpose()?;
-    let clips = match args.split {
-        SplitArg::Train => args.open(&bundle, corpus.train())?,
-        SplitArg::Dev => args.open(&bundle, corpus.dev())?,
-        SplitArg::Test => args.open(&bundle, corpus.test())?,
+    let (split, clips) = match args.split {
+        SplitArg::Train => (Train::NAME, args.open(&bundle, corpus.train())?),
+        SplitArg::Dev => (Dev::NAME, args.open(&bundle, corpus.dev())?),
+        SplitArg::Test => (Test::NAME, args.open(&bundle, corpus.test())?),
     };
-    if let Some(truth) = &truth {
-        check_truth(truth, clips.clips(), args.truth.as_deref())?;
-    }
-    let labels = truth.as_deref().unwrap_or(clips.clips());
-    let has_labels = labels.iter().any(|clip| clip.emotion.is_some() || clip.personality.is_some());
-    let corpus_file = args.corpus.display();
-    anyhow::ensure!(has_labels, "`{corpus_file}` has no labels in that split; give --truth");
+    let truth = args.truth(clips.clips())?;
     let device = args.device.open()?;
     let models = BundleModels::open(&bundle, &device)?;
-    let all: Vec<StageArg> = StageArg::value_variants().to_vec();
-    let chosen = if args.stage.is_empty() { &all } else { &args.stage };
-    let stages: BTreeSet<Stage> = chosen.iter().map(|stage| Stage::from(*stage)).collect();
-    let bars = Bars::new(1, quiet);
-    bars.start(&args.corpus);
-    let total = clips.clips().len().max(1) as f64;
-    let scores = models.scores(&clips, &stages, |row| {
-        bars.step("evaluating", Some((row + 1) as f64 / total));
-    })?;
-    drop(bars);
+    let scores = args.scores(&models, &clips, quiet)?;
     if let Some(path) = &args.csv {
         write_csv(path, &scores, clips.clips())?;
     }
@@ -108,11 +95,7 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
         weights: bundle.manifest().name.clone(),
         standing: bundle.manifest().standing,
         corpus: corpus.name.clone(),
-        split: match args.split {
-            SplitArg::Train => "train",
-            SplitArg::Dev => "dev",
-            SplitArg::Test => "test",
-        },
+        split,
         truth: args.truth.as_ref().map(|path| path.display().to_string()),
         clips: clips.clips().len(),
         left_out: clips.left_out().len(),
@@ -137,16 +120,44 @@ impl EvaluateArgs {
         let weights = weights_digests(bundle.manifest());
         Ok(StoredClips::open(&Store::at(&self.store), &split, Some(&weights))?)
     }
-}
 
-/// Refuses labels of other clips.
-fn check_truth(truth: &[Clip], clips: &[Clip], path: Option<&Path>) -> anyhow::Result<()> {
-    let known: BTreeSet<&str> = truth.iter().map(|clip| clip.name.as_str()).collect();
-    let missing = clips.iter().filter(|clip| !known.contains(&*clip.name)).count();
-    let file = path.unwrap_or(Path::new("")).display();
-    anyhow::ensure!(missing < clips.len(), "`{file}` names none of the clips of the split");
-    if missing > 0 {
-        tracing::warn!("`{file}` lacks {missing} of {} clips", clips.len());
+    /// Labels that are not the corpus's own; they must be of the clips.
+    fn truth(&self, clips: &[Clip]) -> anyhow::Result<Option<Vec<Clip>>> {
+        let Some(path) = &self.truth else {
+            let has_labels = |clip: &Clip| clip.emotion.is_some() || clip.personality.is_some();
+            let corpus = self.corpus.display();
+            let is_labelled = clips.iter().any(has_labels);
+            anyhow::ensure!(is_labelled, "`{corpus}` has no labels in that split; give --truth");
+            return Ok(None);
+        };
+        let truth = read_labels(path)?;
+        let known: BTreeSet<&str> = truth.iter().map(|clip| clip.name.as_str()).collect();
+        let missing = clips.iter().filter(|clip| !known.contains(&*clip.name)).count();
+        let file = path.display();
+        anyhow::ensure!(missing < clips.len(), "`{file}` names none of the clips of the split");
+        if missing > 0 {
+            tracing::warn!("`{file}` lacks {missing} of {} clips", clips.len());
+        }
+        Ok(Some(truth))
     }
-    Ok(())
+
+    /// What the models of the chosen stages say.
+    fn scores(
+        &self,
+        models: &BundleModels,
+        clips: &StoredClips,
+        quiet: bool,
+    ) -> anyhow::Result<Vec<ModelScores>> {
+        let chosen = match self.stage.is_empty() {
+            true => StageArg::value_variants(),
+            false => &self.stage,
+        };
+        let stages: BTreeSet<Stage> = chosen.iter().map(|stage| Stage::from(*stage)).collect();
+        let bars = Bars::new(1, quiet);
+        bars.start(&self.corpus);
+        let total = clips.clips().len().max(1) as f64;
+        Ok(models.scores(clips, &stages, |row| {
+            bars.step("evaluating", Some((row + 1) as f64 / total));
+        })?)
+    }
 }

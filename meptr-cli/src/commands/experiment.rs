@@ -94,11 +94,7 @@ impl ExperimentArgs {
         }
         let overrides = Overrides {
             store: absolute(self.store.as_deref())?,
-            corpora: self
-                .corpora
-                .iter()
-                .map(std::path::absolute)
-                .collect::<Result<_, _>>()?,
+            corpora: self.corpora.iter().map(std::path::absolute).collect::<Result<_, _>>()?,
             base: absolute(self.base.as_deref())?,
             from: absolute(self.from.as_deref())?,
             seed: self.seed,

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use meptr_core::PerModality;
 use meptr_core::bundle::{Origin, Standing};
+use meptr_core::{Bundle, PerModality};
 use meptr_extract::DeviceChoice;
 use meptr_extract::assemble::{Source, Sources, assemble};
 use meptr_train::evaluate::Stage;
-use meptr_train::experiment::{Experiment, ExperimentConfig, RunSummary, TrainedFile};
+use meptr_train::experiment::{BundleText, Experiment, ExperimentConfig, RunSummary, TrainedFile};
 
 use super::experiment::{ExperimentArgs, Prepared};
 use crate::progress::TrainingBars;
@@ -143,41 +143,21 @@ impl TrainArgs {
 fn bundle(
     config: &ExperimentConfig,
     corpora: &[String],
-    base: meptr_core::Bundle,
+    base: Bundle,
     (heads, fusion): (&PerModality<TrainedFile>, &TrainedFile),
     target: &Path,
 ) -> anyhow::Result<()> {
-    let text = &config.bundle;
+    let BundleText { name, licence, .. } = &config.bundle;
     let source = |name: String, trained: &TrainedFile| {
-        let scores = trained.summary.in_words();
-        let corpora = corpora.join(", ");
-        let origin = Origin {
-            name,
-            source: format!("meptr train on {corpora}: {scores}"),
-            licence: text.licence.clone(),
-        };
+        let (corpora, scores) = (corpora.join(", "), trained.summary.in_words());
+        let source = format!("meptr train on {corpora}: {scores}");
+        let origin = Origin { name, source, licence: licence.clone() };
         Source { path: trained.path.clone(), origin }
     };
-    let standing = text.standing.unwrap_or(match base.manifest().standing {
-        Standing::Untrained | Standing::Demonstration => Standing::Demonstration,
-        Standing::Trained => Standing::Trained,
-    });
-    let seeds = [config.stage1.seed, config.stage2.seed, config.stage3.seed];
-    let seeds = seeds.map(|seed| seed.to_string()).join(", ");
     let sources = Sources {
-        name: text.name.clone(),
-        about: format!(
-            "{}Trained by `meptr train` on {}, seeds of the stages {seeds}; fusion: {}. Backbones of \
-             {}.",
-            match text.about.is_empty() {
-                true => String::new(),
-                false => format!("{} ", text.about.trim()),
-            },
-            corpora.join(", "),
-            fusion.summary.in_words(),
-            base.manifest().name
-        ),
-        standing,
+        name: name.clone(),
+        about: about(config, corpora, &base, fusion),
+        standing: standing(config, &base),
         base: Some(base),
         clip: None,
         wav2vec2: None,
@@ -196,4 +176,30 @@ fn bundle(
     }
     assemble(&sources, target)?;
     Ok(())
+}
+
+/// What the bundle is and how it was made.
+fn about(
+    config: &ExperimentConfig,
+    corpora: &[String],
+    base: &Bundle,
+    fusion: &TrainedFile,
+) -> String {
+    let seeds = [config.stage1.seed, config.stage2.seed, config.stage3.seed];
+    let seeds = seeds.map(|seed| seed.to_string()).join(", ");
+    let made = format!(
+        "Trained by `meptr train` on {}, seeds of the stages {seeds}; fusion: {}. Backbones of {}.",
+        corpora.join(", "),
+        fusion.summary.in_words(),
+        base.manifest().name
+    );
+    format!("{} {made}", config.bundle.about.trim()).trim_start().to_owned()
+}
+
+/// What is said, else no more than the backbones are worth.
+fn standing(config: &ExperimentConfig, base: &Bundle) -> Standing {
+    config.bundle.standing.unwrap_or(match base.manifest().standing {
+        Standing::Untrained | Standing::Demonstration => Standing::Demonstration,
+        Standing::Trained => Standing::Trained,
+    })
 }

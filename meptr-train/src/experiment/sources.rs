@@ -64,15 +64,11 @@ impl Sources {
                 found.dev.push((dev.name, clips));
             }
         }
-        if problems.is_empty() {
-            for (split, is_empty) in
-                [("train", found.train.is_empty()), ("dev", found.dev.is_empty())]
-            {
-                if is_empty {
-                    problems.push(format!("no corpus has a {split} split"));
-                }
-            }
-        }
+        let splits = [("train", found.train.is_empty()), ("dev", found.dev.is_empty())];
+        let missing = splits.iter().filter(|(_, is_empty)| *is_empty && problems.is_empty());
+        let missing: Vec<String> =
+            missing.map(|(split, _)| format!("no corpus has a {split} split")).collect();
+        problems.extend(missing);
         found
     }
 

@@ -290,7 +290,8 @@ mod tests {
         journal.epoch(&report(1, true), &state(1)).unwrap();
         journal.epoch(&report(2, false), &state(2)).unwrap();
         let (tensors, epoch): (_, usize) = checkpoint::load(&folder.best()).unwrap();
-        assert_eq!((tensors.keys().collect::<Vec<_>>(), epoch), (vec!["f", "w"], 1));
+        assert_eq!(tensors.keys().collect::<Vec<_>>(), ["f", "w"]);
+        assert_eq!(epoch, 1);
     }
 
     /// `/dev/full` takes no byte, as a full disk.
