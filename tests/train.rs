@@ -22,11 +22,12 @@ struct Trained {
 impl Trained {
     fn shared() -> &'static Self {
         static SHARED: OnceLock<Trained> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            let features = Features::shared().unwrap();
-            let done = train(&features, "all", "run", &["--format", "json"]);
-            Self { out: done.ends_with(0).unwrap().out, features }
-        })
+        let made = || -> Result<Trained> {
+            let features = Features::shared()?;
+            let done = train(&features, "all", "run", &["--format", "json"]).ends_with(0)?;
+            Ok(Self { out: done.out, features })
+        };
+        SHARED.get_or_init(|| made().expect("the experiment can be trained"))
     }
 
     fn run(&self) -> PathBuf {
