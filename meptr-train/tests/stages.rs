@@ -18,6 +18,7 @@ use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
 use meptr_core::{Modality, PerModality, Task};
 use meptr_train::data::{Corpus, Dev, FusionRows, Order, SequenceRows, StoredClips, Train};
+use meptr_train::select::SelectionMetric;
 use meptr_train::stage::{
     CourseConfig, CrossTaskData, CrossTaskTraining, FusionData, FusionTraining, ModelsConfig,
     Outcome, PairedRows, Pairing, SingleTaskChoice, StageOne, StageThree, StageTwo, Start,
@@ -126,7 +127,7 @@ fn stage_1_learns_and_every_parameter_takes_part() -> Result<()> {
     for modality in Modality::ALL {
         for task in Task::ALL {
             let stage = StageOne {
-                course: course(40),
+                course: course(25),
                 course_of: PerModality::default(),
                 ..StageOne::default()
             };
@@ -204,7 +205,7 @@ fn stage_2_learns_around_encoders_that_stay_as_they_are() -> Result<()> {
             let config = models().head(modality, WIDTH);
             let frozen = encoders(&config)?;
             let before = [bits(&frozen[0])?, bits(&frozen[1])?];
-            let stage = second_stage(pairing, 15);
+            let stage = second_stage(pairing, 6);
             let mut watcher = Watcher::default();
             let outcome = stage_two(&world, modality, (&stage, &frozen), fresh(), &mut watcher)?;
             ensure!([bits(&frozen[0])?, bits(&frozen[1])?] == before, "a frozen part moved");
@@ -238,6 +239,22 @@ fn ensure_is_whole(config: &HeadConfig, frozen: &[Tensors; 2], trained: &Tensors
         Ok(output.emotion_logits.flatten_all()?.to_vec1()?)
     };
     ensure!(logits(&model)? == logits(&around)?, "the whole says something else");
+    Ok(())
+}
+
+#[test]
+fn a_dev_split_that_cannot_select_is_told_before_the_first_step() -> Result<()> {
+    let mut world = world()?;
+    world.dev.truncate(1); // no traits
+    let frozen = encoders(&models().head(Modality::Face, WIDTH))?;
+    let mut watcher = Watcher::default();
+    let stage = second_stage(Pairing::SameClip, 1);
+    let parts = (&stage, &frozen);
+    let error = stage_two(&world, Modality::Face, parts, fresh(), &mut watcher).unwrap_err();
+    ensure!(error.to_string().contains("selection by `combined` needs"), "{error}");
+    ensure!(watcher.steps.is_empty());
+    let stage = StageTwo { selection: SelectionMetric::MeanEmotion, ..stage };
+    stage_two(&world, Modality::Face, (&stage, &frozen), fresh(), &mut watcher)?;
     Ok(())
 }
 
