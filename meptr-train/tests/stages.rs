@@ -387,6 +387,50 @@ fn rows_of_stage_3_are_what_the_models_say_alone() -> Result<()> {
 }
 
 #[test]
+fn joined_rows_are_marked_where_a_corpus_lacks_a_modality() -> Result<()> {
+    let (world, (_, heads)) = (world()?, heads()?);
+    let rows = |clips: &Arc<StoredClips>| {
+        clips.fusion_rows(&heads, ScoreTransform::Scores, &Device::Cpu, |_| ())
+    };
+    let (first, mut second) = (rows(&world.train[0])?, rows(&world.train[1])?);
+    second.input.face = None;
+    let joined = FusionRows::joined(&[first.clone(), second.clone()])?;
+    ensure!(joined.len() == first.len() + second.len());
+    let marks = |modality: Modality| -> Result<Option<Vec<f32>>> {
+        let input = joined.input[modality].as_ref().context("a modality")?;
+        Ok(input.is_present.as_ref().map(Tensor::to_vec1).transpose()?)
+    };
+    let expected = [vec![1.0; first.len()], vec![0.0; second.len()]].concat();
+    ensure!(marks(Modality::Face)? == Some(expected));
+    ensure!(marks(Modality::Body)?.is_none());
+    ensure!(joined.labels.has_emotion[..first.len()].iter().all(|has| *has));
+    ensure!(joined.labels.has_personality[first.len()..].iter().all(|has| *has));
+    let dims = PerModality::from_fn(|modality| models().head(modality, WIDTH).vector_width());
+    let data = FusionData { train: Corpus::new("both", joined), dev: Vec::new() };
+    let wrong = PerModality { text: 3, ..dims };
+    let problems = data.problems(&wrong, &Task::ALL).join("\n");
+    ensure!(problems.contains("text vectors are 32 wide, the model reads 3"), "{problems}");
+    ensure!(problems.contains("dev: no video has emotion labels"), "{problems}");
+    Ok(())
+}
+
+#[test]
+fn class_weights_are_absences_per_presence() -> Result<()> {
+    let world = world()?;
+    let rows = SequenceRows::of(&world.train, Modality::Body, &[Task::Emotion]);
+    let mut counts = [0f32; 7];
+    for clip in world.train[0].clips() {
+        for (count, label) in counts.iter_mut().zip(clip.emotion.context("labels")?) {
+            *count += label;
+        }
+    }
+    let videos = world.train[0].clips().len() as f32;
+    let expected = counts.map(|count| if count > 0.0 { (videos - count) / count } else { 1.0 });
+    ensure!(rows.class_weights() == expected, "{:?}, not {expected:?}", rows.class_weights());
+    Ok(())
+}
+
+#[test]
 fn padding_changes_nothing() -> Result<()> {
     let world = world()?;
     for modality in Modality::ALL {
