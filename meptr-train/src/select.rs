@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use candle::{Device, Tensor};
-use meptr_core::{Emotion, PersonalityTrait};
+use meptr_core::{Emotion, PersonalityTrait, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Dev, Labels, Split};
@@ -219,6 +219,30 @@ pub enum SelectionMetric {
 }
 
 impl SelectionMetric {
+    /// The tasks whose labels a dev split must have for it.
+    pub fn tasks(self) -> &'static [Task] {
+        match self {
+            Self::Combined => &Task::ALL,
+            Self::MeanEmotion | Self::Muar | Self::Mf1 => &[Task::Emotion],
+            Self::MeanPersonality | Self::Macc | Self::Ccc => &[Task::Personality],
+        }
+    }
+
+    /// Finds out before a training whether its dev corpora, `names`, can give a score.
+    pub(crate) fn ensure_is_possible<'a>(
+        self,
+        names: impl Iterator<Item = &'a str>,
+        has_labels: impl Fn(Task) -> bool,
+    ) -> Result<()> {
+        match self.tasks().iter().all(|task| has_labels(*task)) {
+            true => Ok(()),
+            false => Err(Error::NothingToSelectBy {
+                metric: self.name(),
+                corpora: names.collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
     /// Name in configurations.
     pub fn name(self) -> &'static str {
         match self {

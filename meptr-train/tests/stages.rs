@@ -18,6 +18,7 @@ use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
 use meptr_core::{Modality, PerModality, Task};
 use meptr_train::data::{Corpus, Dev, FusionRows, Order, SequenceRows, StoredClips, Train};
+use meptr_train::select::SelectionMetric;
 use meptr_train::stage::{
     CourseConfig, CrossTaskData, CrossTaskTraining, FusionData, FusionTraining, ModelsConfig,
     Outcome, PairedRows, Pairing, SingleTaskChoice, StageOne, StageThree, StageTwo, Start,
@@ -126,7 +127,7 @@ fn stage_1_learns_and_every_parameter_takes_part() -> Result<()> {
     for modality in Modality::ALL {
         for task in Task::ALL {
             let stage = StageOne {
-                course: course(40),
+                course: course(25),
                 course_of: PerModality::default(),
                 ..StageOne::default()
             };
@@ -204,7 +205,7 @@ fn stage_2_learns_around_encoders_that_stay_as_they_are() -> Result<()> {
             let config = models().head(modality, WIDTH);
             let frozen = encoders(&config)?;
             let before = [bits(&frozen[0])?, bits(&frozen[1])?];
-            let stage = second_stage(pairing, 15);
+            let stage = second_stage(pairing, 6);
             let mut watcher = Watcher::default();
             let outcome = stage_two(&world, modality, (&stage, &frozen), fresh(), &mut watcher)?;
             ensure!([bits(&frozen[0])?, bits(&frozen[1])?] == before, "a frozen part moved");
@@ -238,6 +239,22 @@ fn ensure_is_whole(config: &HeadConfig, frozen: &[Tensors; 2], trained: &Tensors
         Ok(output.emotion_logits.flatten_all()?.to_vec1()?)
     };
     ensure!(logits(&model)? == logits(&around)?, "the whole says something else");
+    Ok(())
+}
+
+#[test]
+fn a_dev_split_that_cannot_select_is_told_before_the_first_step() -> Result<()> {
+    let mut world = world()?;
+    world.dev.truncate(1); // no traits
+    let frozen = encoders(&models().head(Modality::Face, WIDTH))?;
+    let mut watcher = Watcher::default();
+    let stage = second_stage(Pairing::SameClip, 1);
+    let parts = (&stage, &frozen);
+    let error = stage_two(&world, Modality::Face, parts, fresh(), &mut watcher).unwrap_err();
+    ensure!(error.to_string().contains("selection by `combined` needs"), "{error}");
+    ensure!(watcher.steps.is_empty());
+    let stage = StageTwo { selection: SelectionMetric::MeanEmotion, ..stage };
+    stage_two(&world, Modality::Face, (&stage, &frozen), fresh(), &mut watcher)?;
     Ok(())
 }
 
@@ -366,6 +383,50 @@ fn rows_of_stage_3_are_what_the_models_say_alone() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn joined_rows_are_marked_where_a_corpus_lacks_a_modality() -> Result<()> {
+    let (world, (_, heads)) = (world()?, heads()?);
+    let rows = |clips: &Arc<StoredClips>| {
+        clips.fusion_rows(&heads, ScoreTransform::Scores, &Device::Cpu, |_| ())
+    };
+    let (first, mut second) = (rows(&world.train[0])?, rows(&world.train[1])?);
+    second.input.face = None;
+    let joined = FusionRows::joined(&[first.clone(), second.clone()])?;
+    ensure!(joined.len() == first.len() + second.len());
+    let marks = |modality: Modality| -> Result<Option<Vec<f32>>> {
+        let input = joined.input[modality].as_ref().context("a modality")?;
+        Ok(input.is_present.as_ref().map(Tensor::to_vec1).transpose()?)
+    };
+    let expected = [vec![1.0; first.len()], vec![0.0; second.len()]].concat();
+    ensure!(marks(Modality::Face)? == Some(expected));
+    ensure!(marks(Modality::Body)?.is_none());
+    ensure!(joined.labels.has_emotion[..first.len()].iter().all(|has| *has));
+    ensure!(joined.labels.has_personality[first.len()..].iter().all(|has| *has));
+    let dims = PerModality::from_fn(|modality| models().head(modality, WIDTH).vector_width());
+    let data = FusionData { train: Corpus::new("both", joined), dev: Vec::new() };
+    let wrong = PerModality { text: 3, ..dims };
+    let problems = data.problems(&wrong, &Task::ALL).join("\n");
+    ensure!(problems.contains("text vectors are 32 wide, the model reads 3"), "{problems}");
+    ensure!(problems.contains("dev: no video has emotion labels"), "{problems}");
+    Ok(())
+}
+
+#[test]
+fn class_weights_are_absences_per_presence() -> Result<()> {
+    let world = world()?;
+    let rows = SequenceRows::of(&world.train, Modality::Body, &[Task::Emotion]);
+    let mut counts = [0f32; 7];
+    for clip in world.train[0].clips() {
+        for (count, label) in counts.iter_mut().zip(clip.emotion.context("labels")?) {
+            *count += label;
+        }
+    }
+    let videos = world.train[0].clips().len() as f32;
+    let expected = counts.map(|count| if count > 0.0 { (videos - count) / count } else { 1.0 });
+    ensure!(rows.class_weights() == expected, "{:?}, not {expected:?}", rows.class_weights());
     Ok(())
 }
 

@@ -40,11 +40,7 @@ impl SequenceRows {
         for (number, source) in sources.iter().enumerate() {
             let is_wanted = |row: &usize| {
                 let clip = &source.clips()[*row];
-                let has_labels = |task: &Task| match task {
-                    Task::Emotion => clip.emotion.is_some(),
-                    Task::Personality => clip.personality.is_some(),
-                };
-                source.has(*row, modality) && tasks.iter().any(has_labels)
+                source.has(*row, modality) && tasks.iter().any(|task| clip.has_labels(*task))
             };
             let wanted = (0..source.clips().len()).filter(is_wanted);
             rows.extend(wanted.map(|row| (number, row)));
@@ -65,6 +61,11 @@ impl SequenceRows {
     /// Are there none?
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Has any video labels of the task?
+    pub fn has_labels(&self, task: Task) -> bool {
+        self.rows.iter().any(|(source, row)| self.sources[*source].clips()[*row].has_labels(task))
     }
 
     /// Where the sequences come from.

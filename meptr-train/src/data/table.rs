@@ -22,6 +22,16 @@ pub struct Clip {
     pub personality: Option<[f32; PersonalityTrait::COUNT]>,
 }
 
+impl Clip {
+    /// Has it labels of the task?
+    pub fn has_labels(&self, task: Task) -> bool {
+        match task {
+            Task::Emotion => self.emotion.is_some(),
+            Task::Personality => self.personality.is_some(),
+        }
+    }
+}
+
 /// Rows of a split.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {

@@ -237,6 +237,10 @@ impl<'a> Course<'a> {
         batches_per_epoch: usize,
         start: Start,
     ) -> Result<Self> {
+        if batches_per_epoch == 0 {
+            let problems = vec!["there is no video to train on".to_owned()];
+            return Err(Error::UnfitData { problems });
+        }
         let begin = || match start {
             Start::Fresh(dropout) => {
                 let (rate, epochs) = (config.learning_rate, config.max_epochs);
@@ -359,7 +363,7 @@ impl<'a> Course<'a> {
     pub(super) fn end_epoch(
         &mut self,
         dev: Evaluation<Dev>,
-        observer: &mut impl Observer,
+        observer: &mut (impl Observer + ?Sized),
     ) -> Result<()> {
         let progress = &mut self.progress;
         let dev_score = DevScore::of(&dev, self.selection)?;

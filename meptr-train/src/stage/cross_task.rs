@@ -139,6 +139,18 @@ impl CrossTaskData {
     }
 }
 
+impl CrossTaskData {
+    /// Whether the dev split can give the score that the best epoch is chosen by.
+    ///
+    /// # Errors
+    /// [`Error::NothingToSelectBy`] when it lacks labels for that.
+    pub fn ensure_selects(&self, selection: SelectionMetric) -> Result<()> {
+        let names = self.dev.iter().map(|corpus| corpus.name.as_str());
+        let has_labels = |task| self.dev.iter().any(|corpus| corpus.rows.has_labels(task));
+        selection.ensure_is_possible(names, has_labels)
+    }
+}
+
 /// The stage-1 models' tensors, by the names that stage 1 gave them: emotion, personality.
 pub type StageOneTensors<'a> = [&'a BTreeMap<String, Tensor>; 2];
 
@@ -196,8 +208,9 @@ pub fn train_cross_task(
     (model, parameters): (&CrossTaskModel, BTreeMap<String, Var>),
     data: &CrossTaskData,
     (order, start): (&Order, Start),
-    observer: &mut impl Observer,
+    observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
+    data.ensure_selects(config.selection)?;
     let rows = &data.train.rows;
     let settings = &config.course;
     let steps = rows.batches_per_epoch(order);

@@ -72,6 +72,18 @@ impl FusionData {
     }
 }
 
+impl FusionData {
+    /// Whether the dev split can give the score that the best epoch is chosen by.
+    ///
+    /// # Errors
+    /// [`Error::NothingToSelectBy`] when it lacks labels for that.
+    pub fn ensure_selects(&self, selection: SelectionMetric) -> Result<()> {
+        let names = self.dev.iter().map(|corpus| corpus.name.as_str());
+        let has_labels = |task| self.dev.iter().any(|corpus| corpus.rows.has_labels(task));
+        selection.ensure_is_possible(names, has_labels)
+    }
+}
+
 /// A model of stage 3: of both tasks, or of one.
 pub trait FusesModalities {
     /// Fuses a batch.
@@ -126,8 +138,9 @@ pub fn train_fusion(
     (model, parameters): (&impl FusesModalities, BTreeMap<String, Var>),
     data: &FusionData,
     (order, start): (&Order, Start),
-    observer: &mut impl Observer,
+    observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
+    data.ensure_selects(config.selection)?;
     let rows = &data.train.rows;
     let steps = order.batches_per_epoch(rows.len());
     let mut course = Course::begin(&config.course, config.selection, parameters, steps, start)?;

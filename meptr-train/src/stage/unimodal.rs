@@ -89,7 +89,7 @@ pub fn train_unimodal(
     (model, parameters): (&UnimodalModel, BTreeMap<String, Var>),
     data: &UnimodalData,
     (order, start): (&Order, Start),
-    observer: &mut impl Observer,
+    observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
     let UnimodalTraining { task, course: settings, .. } = config;
     let rows = &data.train.rows;

@@ -148,7 +148,7 @@ pub fn ensure_resumes(
         ensure!(!stopped.is_finished && first.steps.len() == *stop, "it did not stop");
         let mut rest = Watcher::default();
         let resumed = train(Start::After(Box::new(saved(&stopped.state)?)), &mut rest)?;
-        first.steps.extend(rest.steps.drain(..));
+        first.steps.append(&mut rest.steps);
         first.reports.append(&mut rest.reports);
         ensure!(first.steps == whole.steps, "the steps differ after a stop at {stop}");
         ensure!(first.told()? == whole.told()?, "the epochs differ after a stop at {stop}");
