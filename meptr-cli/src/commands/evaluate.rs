@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use meptr_core::Bundle;
 use meptr_core::store::{Store, weights_digests};
+use meptr_core::{Bundle, Task};
 use meptr_extract::{DeviceChoice, Progress};
 use meptr_train::data::table::read_labels;
 use meptr_train::data::{Clip, Corpus, DescribedCorpus, Dev, Split, StoredClips, Test, Train};
@@ -124,7 +124,7 @@ impl EvaluateArgs {
     /// Labels that are not the corpus's own; they must be of the clips.
     fn truth(&self, clips: &[Clip]) -> anyhow::Result<Option<Vec<Clip>>> {
         let Some(path) = &self.truth else {
-            let has_labels = |clip: &Clip| clip.emotion.is_some() || clip.personality.is_some();
+            let has_labels = |clip: &Clip| Task::ALL.iter().any(|task| clip.has_labels(*task));
             let corpus = self.corpus.display();
             let is_labelled = clips.iter().any(has_labels);
             anyhow::ensure!(is_labelled, "`{corpus}` has no labels in that split; give --truth");

@@ -118,12 +118,8 @@ impl Sources {
 
     /// Splits in which no clip has labels of a task.
     pub(super) fn unlabelled(&self, task: Task) -> Vec<String> {
-        let has_labels = |clips: &Arc<StoredClips>| {
-            clips.clips().iter().any(|clip| match task {
-                Task::Emotion => clip.emotion.is_some(),
-                Task::Personality => clip.personality.is_some(),
-            })
-        };
+        let has_labels =
+            |clips: &Arc<StoredClips>| clips.clips().iter().any(|clip| clip.has_labels(task));
         let splits = [
             ("train", self.train.iter().any(has_labels)),
             ("dev", self.dev.iter().any(|(_, clips)| has_labels(clips))),

@@ -71,6 +71,9 @@ impl<'a> Experiment<'a> {
             for modality in &self.config.stage2.modalities {
                 let data = self.cross_task_data(*modality);
                 problems.extend(data.problems(&self.heads[*modality]));
+                if let Err(error) = data.ensure_selects(self.config.stage2.selection) {
+                    problems.push(error.to_string());
+                }
             }
         }
         if stages.contains(&Stage::Stage3) {
@@ -237,7 +240,7 @@ impl<'a> Experiment<'a> {
         let training = self.config.stage3.training();
         let config = self.config.stage3.model(&self.heads);
         let single = self.config.stage3.single_task_model(&self.heads);
-        let problems = data.problems(&config.input_dims, &self.tasks());
+        let problems = data.problems(&config.input_dims, self.tasks());
         if !problems.is_empty() {
             return Err(Error::UnfitData { problems });
         }
@@ -300,10 +303,9 @@ impl<'a> Experiment<'a> {
         modalities.flat_map(|modality| stage1.tasks.iter().map(|task| (*modality, *task)))
     }
 
-    /// What stage 3 predicts.
-    fn tasks(&self) -> Vec<Task> {
-        let single = self.config.stage3.single_task;
-        single.map_or(Task::ALL.to_vec(), |single| vec![single.task])
+    /// Tasks whose labels stage 3 cannot do without.
+    fn tasks(&self) -> &'static [Task] {
+        self.config.stage3.training().selection.tasks()
     }
 
     fn unimodal_config(&self, modality: Modality, task: Task) -> &UnimodalConfig {
