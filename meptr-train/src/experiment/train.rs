@@ -77,8 +77,7 @@ impl<'a> Experiment<'a> {
             }
         }
         if stages.contains(&Stage::Stage3) {
-            problems
-                .extend(self.tasks().into_iter().flat_map(|task| self.sources.unlabelled(task)));
+            problems.extend(self.tasks().iter().flat_map(|task| self.sources.unlabelled(*task)));
         }
         problems.extend(stages.iter().flat_map(|stage| self.missing_before(*stage, stages)));
         problems.sort();
