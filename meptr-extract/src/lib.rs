@@ -17,6 +17,7 @@ pub mod predictor;
 pub mod progress;
 pub mod sample;
 pub mod speech;
+mod unfit;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;
