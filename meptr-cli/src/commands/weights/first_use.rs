@@ -246,9 +246,9 @@ mod tests {
         first: &FirstUseArgs,
         answer: Option<bool>,
     ) -> (Vec<String>, anyhow::Result<PathBuf>) {
-        let questions = RefCell::default();
+        let questions: RefCell<Vec<String>> = RefCell::default();
         let ask = |question: &str| {
-            RefCell::borrow_mut(&questions).push(question.to_owned());
+            questions.borrow_mut().push(question.to_owned());
             Ok(answer)
         };
         let folder = first.usual(false, &ask);
