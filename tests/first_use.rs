@@ -311,6 +311,7 @@ fn the_guide_shows_what_happens() {
         shell.current_dir(folder).env("PATH", &path);
         let run = Run::from(shell.args(["-c", &format!("exec 2>&1; {line}")]).output().unwrap());
         let found = run.stdout.replace(folder.to_str().unwrap(), "/home/ann/huggingface");
+        eprintln!("$ {line}\n{found}"); // to write the guide from
         let lines: Vec<&str> = found.lines().map(str::trim_end).collect();
         assert!(is_as_in_the_guide(&lines, &expected), "$ {line}\n{found}");
         if line.contains("--accept-licenses") {

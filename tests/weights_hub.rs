@@ -20,7 +20,8 @@ fn a_pull_shows_licences_and_later_ones_need_no_network() {
     assert!(run.stdout.starts_with("model "), "{run:#?}");
     setting.assert_here();
     let asked = setting.hub.seen().len();
-    for line in ["pull", "pull all", "pull model --offline"] {
+    assert!(run.stdout.contains("what is still missing: the heads"), "no bundle that predicts");
+    for line in ["pull", "pull all", "pull all --offline"] {
         let again = setting.run_at(REFUSED, line).assert_code(0);
         assert_eq!((again.stdout, again.stderr), (run.stdout.clone(), String::new()));
     }

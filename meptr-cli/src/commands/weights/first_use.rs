@@ -158,7 +158,7 @@ impl Offer {
     /// Small files, and those of a list without sizes, are not counted: nobody was asked yet.
     fn size(&self) -> String {
         match self.bytes {
-            0 => "of a size that the list does not state".to_owned(),
+            0 => "an unknown number of bytes (the list does not say)".to_owned(),
             bytes => format!("about {}", DecimalBytes(bytes)),
         }
     }

@@ -54,6 +54,8 @@ pub struct Pulled {
     pub files: Vec<LocalFile>,
     /// The folder of a bundle that predicts.
     pub bundle: Option<PathBuf>,
+    /// Whether it is used from now on where none is named.
+    is_default: bool,
 }
 
 /// Fetches a name; a bundle, or the parts of one, then predicts where none is named.
@@ -71,34 +73,30 @@ pub fn pull(
     let explained = |error| hub.explained(error, name);
     let mut plan = hub::plan(&catalog, name, options, &watch).map_err(explained)?;
     watch.clear();
-    let (mut files, manifest) = fetch_manifest(&mut plan, options)?;
+    let is_listed = catalog.bundle(name).is_some(); // then the list knows the licences
+    let (mut files, manifest) =
+        if is_listed { (Vec::new(), None) } else { fetch_manifest(&mut plan, options)? };
     if plan.missing().0 > 0 {
         settle_terms((hub, name), &plan, manifest.as_ref(), (accepts, &watch))?;
     }
     files.extend(plan.fetch(options, &watch)?);
     watch.clear();
     let assembly = catalog.bundle(name).and_then(|bundle| bundle.assembly.as_ref());
-    let bundle = match (assembly, files.first()) {
-        (Some(assembly), _) => Some(complete(hub, name, assembly, &files)?),
+    let (bundle, is_default) = match (assembly, files.first()) {
+        (Some(assembly), _) => (Some(complete(hub, name, assembly, &files)?), true),
         (None, Some(first)) if manifest.is_some() => {
             let folder = root_of(first);
             Bundle::open(&folder)?; // every file is the one that the bundle was made of
-            if first.repository.is_some() {
-                note_default(hub, name);
-            }
-            Some(folder)
+            (Some(folder), first.repository.is_some() && note_default(hub, name))
         }
-        _ => None,
+        _ => (None, false),
     };
-    Ok(Pulled { files, bundle })
+    Ok(Pulled { files, bundle, is_default })
 }
 
 /// Has a bundle used where none is named. A cache that cannot be written is no reason to fail.
-fn note_default(hub: &HubArgs, name: &str) {
-    let noted = hub.bundles().and_then(|bundles| Ok(bundles.set_default(name)?));
-    if let Err(error) = noted {
-        tracing::warn!("`meptr predict` needs `--weights {name}`: {error:#}");
-    }
+fn note_default(hub: &HubArgs, name: &str) -> bool {
+    hub.bundles().is_ok_and(|bundles| bundles.set_default(name).is_ok())
 }
 
 /// Shows the licences and gets them accepted.
@@ -187,9 +185,10 @@ fn report(pulled: &Pulled, name: &str, catalog: &Catalog) -> anyhow::Result<Fini
                 "{name} is a bundle that predicts, in {}",
                 folder.display()
             ))?;
-            output::line(format_args!(
-                "it is used from now on: meptr predict VIDEO; or: meptr predict --weights {name} VIDEO"
-            ))?;
+            output::line(format_args!("use it with: meptr predict --weights {name} VIDEO"))?;
+            if pulled.is_default {
+                output::line(format_args!("or, as it is the one got last: meptr predict VIDEO"))?;
+            }
         }
         None if catalog.bundle(name).is_some() => {
             output::line(format_args!("what is still missing: {HEADS_ARE_MISSING}"))?;
