@@ -164,24 +164,24 @@ fn with_everything_here_not_one_connection_is_made() {
     let sound = setting.folder.path().join("sound.wav");
     write_sound(&sound);
     let folder = setting.folder.path();
-    for offline in ["0", "1"] {
-        for endpoint in [REFUSED, "http://hub.invalid", "https://hub.invalid"] {
-            let with_proxy = |mut command: std::process::Command| -> Run {
-                for name in ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
-                    command.env(name, &address);
-                }
-                command.env_remove("no_proxy").env_remove("NO_PROXY");
-                command.env("HF_HUB_OFFLINE", offline).output().unwrap().into()
-            };
-            for line in ["pull model", "path model", "verify model", "list"] {
-                with_proxy(setting.command_at(endpoint, line)).assert_code(0);
+    for (offline, endpoint) in
+        [("0", REFUSED), ("0", "http://hub.invalid"), ("1", "https://hub.invalid")]
+    {
+        let with_proxy = |mut command: std::process::Command| -> Run {
+            for name in ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
+                command.env(name, &address);
             }
-            for weights in [&["--weights", "ann/heads"][..], &[]] {
-                let mut predict = command(PROGRAM, folder, endpoint);
-                predict.args(["predict", "--format", "json"]).args(weights).arg(&sound);
-                let run = with_proxy(predict).assert_code(0);
-                assert!(run.stdout.contains("demo-untrained"), "{run:#?}");
-            }
+            command.env_remove("no_proxy").env_remove("NO_PROXY");
+            command.env("HF_HUB_OFFLINE", offline).output().unwrap().into()
+        };
+        for line in ["pull model", "path model", "verify model", "list"] {
+            with_proxy(setting.command_at(endpoint, line)).assert_code(0);
+        }
+        for weights in [&["--weights", "ann/heads"][..], &[]] {
+            let mut predict = command(PROGRAM, folder, endpoint);
+            predict.args(["predict", "--format", "json"]).args(weights).arg(&sound);
+            let run = with_proxy(predict).assert_code(0);
+            assert!(run.stdout.contains("demo-untrained"), "{run:#?}");
         }
     }
     assert_eq!(setting.hub.seen().len(), asked);
