@@ -36,8 +36,6 @@ pub struct ExtractArgs {
     /// Weight bundle, named as for `meptr predict`
     #[arg(long, value_name = "DIR|NAME")]
     weights: Option<PathBuf>,
-    #[command(flatten)]
-    first_use: FirstUseArgs,
     /// Number type of stored features: f32, or f16 for half the space
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     storage: Storage,
@@ -47,6 +45,8 @@ pub struct ExtractArgs {
     /// List of all videos and what became of them, to write at the end: .json or .csv
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    first_use: FirstUseArgs,
 }
 
 /// Extracts every video whose stored features do not hold; one that fails does not stop the others.

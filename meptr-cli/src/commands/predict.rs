@@ -25,8 +25,6 @@ pub struct PredictArgs {
     /// offer to pull one, else `demo`]
     #[arg(long, value_name = "DIR|NAME", overrides_with = "weights")]
     weights: Option<PathBuf>,
-    #[command(flatten)]
-    first_use: FirstUseArgs,
     /// How results are written [default: by the ending of --output, else table]
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -39,14 +37,16 @@ pub struct PredictArgs {
     /// Face detector to use instead of that of the weights
     #[arg(long, value_enum, value_name = "MODEL")]
     face_detector: Option<FaceDetectorArg>,
-    #[command(flatten)]
-    words: WordsArgs,
-    #[command(flatten)]
-    split: SplitArgs,
     /// Write what the models saw into this folder: chosen frames and crops as PNG, sound as WAV;
     /// a folder below it for each video when there are several
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
+    #[command(flatten)]
+    words: WordsArgs,
+    #[command(flatten)]
+    split: SplitArgs,
+    #[command(flatten)]
+    first_use: FirstUseArgs,
     #[command(flatten)]
     limits: LimitArgs,
 }

@@ -204,13 +204,13 @@ impl Offer {
                 .map(|part| format!("{}: {}", part.part.name, licence_of(&part.part)))
                 .collect();
             text.push_str(&format!(
-                ". `{command} --accept-licenses` fetches {} under these licences: {}",
+                "\n  `{command} --accept-licenses` fetches {} under these licences: {}",
                 self.size(),
                 licences.join(", ")
             ));
         }
         if !self.is_enough {
-            text.push_str(&format!(". To be added: {HEADS_ARE_MISSING}"));
+            text.push_str(&format!("\n  To be added: {HEADS_ARE_MISSING}"));
         }
         text
     }
