@@ -17,6 +17,7 @@ pub mod predictor;
 pub mod progress;
 pub mod sample;
 pub mod speech;
+pub mod synth;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;
