@@ -5,6 +5,7 @@ mod extract;
 mod predict;
 mod stopping;
 mod support;
+mod synth;
 mod weights;
 mod weights_convert;
 mod weights_hub;

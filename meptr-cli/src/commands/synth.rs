@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use meptr_extract::Progress;
 use meptr_extract::synth::corpora::{Corpora, MIN_VIDEOS};
 
 use crate::progress::Bars;
@@ -62,6 +63,7 @@ pub fn run(args: &SynthArgs, quiet: bool) -> anyhow::Result<Finish> {
 fn write(corpora: &Corpora, folder: &Path, stop: &AtomicBool, bars: &Bars) -> anyhow::Result<bool> {
     let written = corpora.write(folder, stop, |clip| {
         bars.start(clip.name.as_ref());
+        bars.step("written", Some(1.0));
         bars.end();
     });
     written.context("cannot make the corpora")

@@ -109,21 +109,21 @@ impl Expression {
         }
     }
 
-    /// What a cue makes of a face: its emotion by its strength, and a friendlier look for an
-    /// agreeable person, a paler one for an unstable person.
+    /// What a cue makes of a face: its emotion by its strength, and wider eyes for an
+    /// extravert, a friendlier look for an agreeable person, a darker one for an unstable one.
     pub fn of_cue(cue: &Cue) -> Self {
         let (rest, full) = (Self::of(Emotion::Neutral), Self::of(cue.emotion));
         let mix = |rest: f32, full: f32| between(rest, full, cue.strength);
-        let [_, _, _, agreeable, stable] = cue.own;
+        let [_, _, extravert, agreeable, stable] = cue.own;
         Self {
             brow_raise: mix(rest.brow_raise, full.brow_raise),
             brow_slant: mix(rest.brow_slant, full.brow_slant),
-            eye_opening: mix(rest.eye_opening, full.eye_opening),
-            mouth_lift: mix(rest.mouth_lift, full.mouth_lift) + 0.03 * agreeable,
+            eye_opening: mix(rest.eye_opening, full.eye_opening) + 0.08 * extravert,
+            mouth_lift: mix(rest.mouth_lift, full.mouth_lift) + 0.05 * agreeable,
             mouth_opening: mix(rest.mouth_opening, full.mouth_opening),
             mouth_width: mix(rest.mouth_width, full.mouth_width) + 0.05 * agreeable,
             shows_teeth: mix(rest.shows_teeth, full.shows_teeth),
-            flush: full.flush.map(|part| part * cue.strength + 0.02 * stable),
+            flush: full.flush.map(|part| part * cue.strength + 0.035 * stable),
         }
     }
 

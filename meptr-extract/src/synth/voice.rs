@@ -9,7 +9,7 @@ use crate::decode::SAMPLE_RATE_HZ;
 
 /// Standard deviation of a room's noise, on the scale of samples: what loudness is heard against,
 /// since the audio backbone normalises the level of a clip.
-const ROOM_NOISE: f32 = 0.004;
+const ROOM_NOISE: f32 = 0.006;
 /// Amplitude of an ordinary voice.
 const USUAL_LEVEL: f32 = 0.05;
 /// Seconds before the first syllable.
@@ -42,37 +42,41 @@ pub struct Voice {
     breath: f32,
     /// Share of high tones: 0 dull, 1 shrill.
     brightness: f32,
+    /// What formants are multiplied by: above 1 with lips spread, below with lips rounded.
+    tract: f32,
+    /// Length of the silence after a phrase.
+    pause_seconds: f32,
 }
 
 impl Voice {
     /// What a cue makes of a voice: its emotion by its strength; an extravert is loud and quick, an
     /// open person has more melody, an agreeable one a softer tone, a stable one no tremor.
     pub fn of_cue(cue: &Cue, random: &mut RandomStream) -> Self {
-        let rows: [[f32; 8]; Emotion::COUNT] = [
-            // pitch, melody, decibels, syllables, tremor, roughness, breath, brightness
-            [1.00, 0.08, 0.0, 4.0, 0.00, 0.010, 0.05, 0.45],
-            [1.20, 0.20, 9.0, 5.2, 0.00, 0.060, 0.05, 0.95],
-            [0.75, 0.12, -1.0, 3.0, 0.00, 0.140, 0.10, 0.60],
-            [1.65, 0.10, -4.0, 6.2, 0.09, 0.020, 0.45, 0.50],
-            [1.45, 0.40, 5.0, 5.0, 0.00, 0.010, 0.05, 0.70],
-            [0.80, 0.05, -8.0, 2.4, 0.02, 0.020, 0.25, 0.15],
-            [1.95, 0.60, 3.0, 3.4, 0.00, 0.010, 0.15, 0.75],
+        let rows: [[f32; 10]; Emotion::COUNT] = [
+            // pitch, melody, decibels, syllables, tremor, roughness, breath, brightness, tract, pause
+            [1.00, 0.08, 0.0, 4.0, 0.00, 0.010, 0.05, 0.40, 1.00, 0.8],
+            [1.20, 0.20, 10.0, 5.2, 0.00, 0.060, 0.05, 1.00, 1.10, 0.3],
+            [0.70, 0.12, -1.0, 3.0, 0.00, 0.160, 0.15, 0.65, 0.84, 1.0],
+            [1.65, 0.10, -4.0, 6.5, 0.10, 0.020, 0.65, 0.55, 1.05, 0.6],
+            [1.45, 0.40, 6.0, 5.0, 0.00, 0.010, 0.05, 0.70, 1.28, 0.5],
+            [0.80, 0.05, -10.0, 2.2, 0.02, 0.020, 0.25, 0.08, 0.88, 2.2],
+            [2.10, 0.60, 4.0, 3.2, 0.00, 0.010, 0.25, 0.80, 1.12, 1.6],
         ];
         let (rest, full) = (rows[0], rows[cue.emotion as usize]);
-        let mixed: [f32; 8] =
-            std::array::from_fn(|index| between(rest[index], full[index], cue.strength));
-        let [pitch, melody, decibels, syllables, tremor, roughness, breath, brightness] = mixed;
+        let mix = |index: usize| between(rest[index], full[index], cue.strength);
         let [open, _, extravert, agreeable, stable] = cue.own;
-        let speaker_hz = 105.0 * 1.8_f32.powf(random.uniform() as f32);
+        let speaker_hz = 110.0 * 1.4_f32.powf(random.uniform() as f32);
         Self {
-            pitch_hz: pitch * speaker_hz,
-            melody: (melody + 0.04 * open).clamp(0.0, 0.8),
-            level: USUAL_LEVEL * 10_f32.powf((decibels + 3.5 * extravert) / 20.0),
-            syllables_per_second: (syllables + 0.4 * extravert).clamp(1.8, 8.0),
-            tremor: (tremor - 0.025 * stable).clamp(0.0, 0.2),
-            roughness: (roughness - 0.010 * stable).clamp(0.0, 0.2),
-            breath,
-            brightness: (brightness - 0.10 * agreeable).clamp(0.05, 1.0),
+            pitch_hz: mix(0) * speaker_hz,
+            melody: (mix(1) + 0.04 * open).clamp(0.0, 0.8),
+            level: USUAL_LEVEL * 10_f32.powf((mix(2) + 3.5 * extravert) / 20.0),
+            syllables_per_second: (mix(3) + 0.4 * extravert).clamp(1.8, 8.0),
+            tremor: (mix(4) - 0.025 * stable).clamp(0.0, 0.2),
+            roughness: (mix(5) - 0.015 * stable).clamp(0.0, 0.2),
+            breath: mix(6),
+            brightness: (mix(7) - 0.10 * agreeable).clamp(0.05, 1.0),
+            tract: mix(8),
+            pause_seconds: 0.2 * mix(9),
         }
     }
 
@@ -97,7 +101,7 @@ impl Voice {
             in_phrase += 1;
             if in_phrase > 3 && random.uniform() < 0.35 {
                 in_phrase = 0;
-                start += (rate * 0.9 / self.syllables_per_second) as usize;
+                start += (rate * self.pause_seconds) as usize;
             }
         }
         for sample in &mut samples {
@@ -115,8 +119,9 @@ impl Voice {
         random: &mut RandomStream,
     ) {
         let rate = SAMPLE_RATE_HZ as f32;
-        let mut formants = [0, 1, 2]
-            .map(|index| Resonator::new(syllable.vowel[index], 70.0 + 40.0 * index as f32));
+        let mut formants = [0, 1, 2].map(|index| {
+            Resonator::new(self.tract * syllable.vowel[index], 70.0 + 40.0 * index as f32)
+        });
         let gains = [1.0, 0.3 + 0.5 * self.brightness, 0.1 + 0.7 * self.brightness];
         let length = samples.len() as f32;
         for (index, sample) in samples.iter_mut().enumerate() {

@@ -8,7 +8,7 @@ use super::plan::Cue;
 
 /// Own causes further from 0 than this are spoken of.
 const NOTICEABLE: f32 = 0.5;
-/// Cues stronger than this are spoken of twice.
+/// Cues stronger than this are spoken of three times, others twice.
 const STRONG: f32 = 0.75;
 
 const OPENERS: [&str; 6] = [
@@ -20,56 +20,50 @@ const OPENERS: [&str; 6] = [
     "This is my story today.",
 ];
 
-fn sentences(emotion: Emotion) -> [&'static str; 5] {
+/// The same few words come back in most of them.
+fn sentences(emotion: Emotion) -> [&'static str; 4] {
     match emotion {
         Emotion::Neutral => [
             "It was an ordinary day, as usual.",
-            "I read the list and then I wait for the phone.",
-            "The room is on the left and the office is on the right.",
-            "We plan the week on the computer, as always.",
-            "Perhaps we start at three and finish at five.",
+            "As usual, an ordinary week, an ordinary place.",
+            "The usual list, the usual phone, an ordinary room.",
+            "An ordinary day at the computer, as usual.",
         ],
         Emotion::Anger => [
-            "I am so angry, I hate this!",
-            "Stop it, you are unfair and rude!",
-            "They shout and fight, and I am furious with them!",
-            "It makes me mad, it is all their fault!",
-            "My anger is red hot, just shut up!",
+            "I am angry, so angry, I hate this!",
+            "I hate them, I am mad and angry!",
+            "Angry? I am furious, I hate it!",
+            "It makes me mad, furious and angry!",
         ],
         Emotion::Disgust => [
-            "That is disgusting, the smell is awful.",
-            "It was dirty and rotten, so gross.",
-            "Such a nasty mess, I feel sick.",
-            "The food was filthy and ugly.",
-            "What a horrible, disgusting place.",
+            "That is disgusting, dirty and gross.",
+            "Such a gross smell, dirty, nasty, disgusting.",
+            "Disgusting, it was rotten and dirty.",
+            "Gross and nasty, a disgusting mess.",
         ],
         Emotion::Fear => [
-            "I am afraid, something is in the dark.",
-            "I was so scared and frightened, I had to run.",
-            "There is danger, I feel panic.",
-            "I am terrified of this threat.",
-            "We were anxious and nervous all night.",
+            "I am afraid, so scared of the dark.",
+            "I was scared and frightened, afraid of the danger.",
+            "Afraid, terrified, there is danger, I am scared.",
+            "So scared, afraid all night, in danger.",
         ],
         Emotion::Happiness => [
-            "I am so happy, this is wonderful!",
-            "We laugh and smile, what a joy!",
-            "It was a great party, I love it!",
-            "I am delighted and glad, it is excellent!",
-            "What a lovely, amazing morning, so much fun!",
+            "I am so happy, what a joy, I love it!",
+            "Happy, happy, this is a wonderful joy!",
+            "What a wonderful, happy day, I love this!",
+            "Love and joy, I am happy, wonderful!",
         ],
         Emotion::Sadness => [
-            "I feel sad and lonely.",
-            "I cry, I lost her, and the tears do not stop.",
-            "It hurt so much, I miss my friend.",
-            "Everything is empty and hopeless.",
-            "Such grief and pain, my heart is heavy.",
+            "I am sad, so sad and lonely.",
+            "I cry, sad and lonely, I lost her.",
+            "Sad tears, I lost my friend, I am lonely.",
+            "Lost and lonely, I cry, I am sad.",
         ],
         Emotion::Surprise => [
-            "Wow, I never expected that!",
-            "What a surprise, it is unbelievable!",
-            "Suddenly he was there, I was shocked!",
-            "That was so unexpected, I can not believe it!",
-            "Oh, really, how did that happen? Wow!",
+            "Wow, what a surprise, I am shocked!",
+            "Suddenly, wow, a surprise, so unexpected!",
+            "Unexpected, shocked, wow, suddenly he was there!",
+            "Wow, wow, I was shocked, what a surprise!",
         ],
     }
 }
@@ -113,9 +107,9 @@ pub fn speech(cue: &Cue, random: &mut RandomStream) -> String {
             said.push(of_person[usize::from(cue.own[index] > 0.0)][random.below(2)]);
         }
     }
-    if cue.strength > STRONG {
-        said.push(of_emotion[(first + 1 + random.below(4)) % of_emotion.len()]);
-    }
+    let second = first + 1 + random.below(2);
+    let more = if cue.strength > STRONG { second..second + 2 } else { second..second + 1 };
+    said.extend(more.map(|index| of_emotion[index % of_emotion.len()]));
     said.join(" ")
 }
 
@@ -126,11 +120,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_strong_cue_is_spoken_of_twice_and_large_causes_once() {
+    fn a_strong_cue_is_spoken_of_often_and_large_causes_once() {
         let cue = Cue { emotion: Emotion::Fear, strength: 1.0, own: [2.0, 0.0, -2.0, 0.0, 0.1] };
         let said = speech(&cue, &mut SeedStreams::new(1).stream("words"));
         let fear = sentences(Emotion::Fear).iter().filter(|one| said.contains(**one)).count();
-        assert_eq!(fear, 2, "{said}");
+        assert_eq!(fear, 3, "{said}");
         let has_one =
             |one, high: usize| traits_sentences(one)[high].iter().any(|s| said.contains(s));
         assert!(
