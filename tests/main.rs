@@ -8,6 +8,7 @@ mod hub_support;
 mod predict;
 mod stopping;
 mod support;
+mod synth;
 mod weights;
 mod weights_convert;
 mod weights_hub;

@@ -35,6 +35,7 @@ struct Cli {
 enum Command {
     Predict(Box<commands::predict::PredictArgs>),
     Extract(commands::extract::ExtractArgs),
+    Synth(commands::synth::SynthArgs),
     #[command(subcommand)]
     Weights(commands::weights::WeightsCommand),
 }
@@ -69,6 +70,7 @@ fn run(cli: &Cli) -> anyhow::Result<Finish> {
     match &cli.command {
         Command::Predict(args) => commands::predict::run(args, cli.quiet),
         Command::Extract(args) => commands::extract::run(args, cli.quiet),
+        Command::Synth(args) => commands::synth::run(args, cli.quiet),
         Command::Weights(command) => commands::weights::run(command, cli.quiet),
     }
 }

@@ -18,6 +18,7 @@ pub mod progress;
 pub mod sample;
 pub mod speech;
 mod unfit;
+pub mod synth;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;

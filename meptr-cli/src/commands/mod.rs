@@ -2,4 +2,5 @@
 
 pub mod extract;
 pub mod predict;
+pub mod synth;
 pub mod weights;
