@@ -9,6 +9,7 @@ mod predict;
 mod stopping;
 mod support;
 mod synth;
+mod train;
 mod weights;
 mod weights_convert;
 mod weights_hub;
