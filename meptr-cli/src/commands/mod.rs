@@ -5,5 +5,6 @@ mod experiment;
 pub mod extract;
 pub mod predict;
 pub mod search;
+pub mod synth;
 pub mod train;
 pub mod weights;

@@ -30,6 +30,7 @@ use crate::decode::{
 use crate::detect::Detector;
 use crate::progress::Progress;
 use crate::speech::Whisper;
+use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
 use ear::{Cutter, Ear};
 use eye::Eye;
@@ -129,11 +130,17 @@ impl Extractor {
     pub fn open(bundle: &Bundle, device: &Device, limits: Limits, listens: bool) -> Result<Self> {
         let transcriber = bundle.manifest().parts.transcriber.as_ref().filter(|_| listens);
         let open_whisper = |part: &FolderPart| Whisper::open(&bundle.path(&part.folder), device);
+        let mut unfit = Unfit::default();
+        let whisper = unfit.note(transcriber.map(open_whisper).transpose())?;
+        let eye = unfit.note(Eye::open(bundle, device))?;
+        let ear = unfit.note(Ear::open(bundle, device))?;
+        let reader = unfit.note(WordReader::open(bundle, device))?;
+        unfit.finish()?;
         Ok(Self {
-            whisper: transcriber.map(open_whisper).transpose()?,
-            eye: Eye::open(bundle, device)?,
-            ear: Ear::open(bundle, device)?,
-            reader: WordReader::open(bundle, device)?,
+            whisper: whisper.expect(NOTED),
+            eye: eye.expect(NOTED),
+            ear: ear.expect(NOTED),
+            reader: reader.expect(NOTED),
             limits,
         })
     }

@@ -31,6 +31,7 @@ use crate::decode::VideoInfo;
 use crate::detect::{Detector, FaceDetector};
 use crate::extractor::{Extraction, Extractor, Steps, Words};
 use crate::progress::{Progress, Unwatched};
+use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
 use board::Board;
 use cast::Cast;
@@ -60,16 +61,16 @@ impl Predictor {
     pub fn open_with(bundle: &Path, options: &PredictorOptions) -> Result<Self> {
         let device = options.device.open()?;
         let bundle = Bundle::open(bundle)?;
-        let mut extractor =
-            Extractor::open(&bundle, &device, options.limits.clone(), options.listens)?;
+        let mut unfit = Unfit::default();
+        let extractor = Extractor::open(&bundle, &device, options.limits.clone(), options.listens);
+        let extractor = unfit.note(extractor)?;
+        let scorer = unfit.note(Scorer::open(&bundle, &device))?;
+        unfit.finish()?;
+        let mut extractor = extractor.expect(NOTED);
         if let Some(model) = options.face_model {
             extractor.set_face_detector(Box::new(FaceDetector::bundled(model, &device)?));
         }
-        Ok(Self {
-            extractor,
-            scorer: Scorer::open(&bundle, &device)?,
-            weights: weights_summary(&bundle),
-        })
+        Ok(Self { extractor, scorer: scorer.expect(NOTED), weights: weights_summary(&bundle) })
     }
 
     /// Finds bodies with another detector than the bundle's.

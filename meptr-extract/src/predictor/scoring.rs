@@ -10,6 +10,7 @@ use meptr_core::prediction::{EmotionScore, TraitScore};
 use meptr_core::weights::load_file;
 use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait};
 
+use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
 
 /// What the fusion model says.
@@ -38,20 +39,28 @@ impl Scorer {
     /// When a weight file does not fit its configuration.
     pub fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
         let parts = &bundle.manifest().parts;
+        let mut unfit = Unfit::default();
         let heads = PerModality::try_from_fn(|modality| {
             let part = &parts.heads[modality];
             let path = bundle.path(&part.file);
-            load_file(&path, device, models::may_be_left, |vb| {
+            let head = load_file(&path, device, models::may_be_left, |vb| {
                 CrossTaskModel::load(&part.config, vb)
-            })
+            });
+            unfit.note(head.map_err(Error::from))
         })?;
         let fusion = &parts.fusion;
         let score_transform = fusion.config.score_transform;
         let path = bundle.path(&fusion.file);
         let fusion = load_file(&path, device, models::may_be_left, |vb| {
             FusionModel::load(&fusion.config, vb)
-        })?;
-        Ok(Self { heads, fusion, score_transform })
+        });
+        let fusion = unfit.note(fusion.map_err(Error::from))?;
+        unfit.finish()?;
+        let PerModality { body, face, scene, audio, text } = heads;
+        let [body, face, scene, audio, text] =
+            [body, face, scene, audio, text].map(|head| head.expect(NOTED));
+        let heads = PerModality { body, face, scene, audio, text };
+        Ok(Self { heads, fusion: fusion.expect(NOTED), score_transform })
     }
 
     /// Runs one modality's model over its sequence.
