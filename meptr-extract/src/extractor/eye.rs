@@ -90,11 +90,12 @@ impl Eye {
         self.bodies = Some(detector);
     }
 
-    /// Looks at frames, in their order; `tracker` has followed the bodies of those before.
+    /// Looks at frames, in their order; `tracker`, if there is one, has followed the bodies of those
+    /// before.
     pub(super) fn look(
         &self,
         frames: &[&RgbImage],
-        tracker: &mut BotSort,
+        tracker: Option<&mut BotSort>,
         steps: &mut Steps,
     ) -> Result<Seen> {
         let boxes_of = |detector: &Option<Box<dyn Detector>>| match detector {
@@ -103,7 +104,10 @@ impl Eye {
         };
         let faces = steps.time("faces", || boxes_of(&self.faces))?;
         let bodies = steps.time("bodies", || boxes_of(&self.bodies))?;
-        let bodies = tracker.follow(bodies);
+        let bodies = match tracker.filter(|_| self.bodies.is_some()) {
+            Some(tracker) => steps.time("following bodies", || tracker.follow(frames, bodies)),
+            None => bodies,
+        };
         let boxes: Vec<FrameBoxes> = frames
             .iter()
             .zip(faces.into_iter().zip(bodies))

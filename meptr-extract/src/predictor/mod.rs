@@ -28,6 +28,7 @@ pub use request::{DeviceChoice, PersonChoice, PredictorOptions, Request};
 pub use scoring::{FusedScores, HeadScores, Scorer};
 
 use crate::decode::VideoInfo;
+use crate::detect::tracker::BotSortConfig;
 use crate::detect::{Detector, FaceDetector};
 use crate::extractor::{Extraction, Extractor, Steps, Words};
 use crate::progress::{Progress, Unwatched};
@@ -73,9 +74,16 @@ impl Predictor {
         Ok(Self { extractor, scorer: scorer.expect(NOTED), weights: weights_summary(&bundle) })
     }
 
-    /// Finds bodies with another detector than the bundle's.
+    /// Finds bodies with another detector than the bundle's; they are tracked, see
+    /// [`Extractor::set_body_detector`].
     pub fn set_body_detector(&mut self, detector: Box<dyn Detector>) {
         self.extractor.set_body_detector(detector);
+    }
+
+    /// Follows bodies in another way than the reference does by default, or not at all, see
+    /// [`Extractor::set_body_tracking`].
+    pub fn set_body_tracking(&mut self, tracking: Option<BotSortConfig>) {
+        self.extractor.set_body_tracking(tracking);
     }
 
     /// Predicts a video the reference's way: the whole of it in one pass, all people pooled.
