@@ -16,8 +16,9 @@ use meptr_train::evaluate::{
 
 use super::experiment::StageArg;
 use super::train::SummaryFormat;
+use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
-use crate::{Finish, demo, output};
+use crate::{Finish, output};
 
 /// Score the models of a bundle on stored features with labels
 ///
@@ -25,8 +26,8 @@ use crate::{Finish, demo, output};
 /// (CCC) of the traits, with those of every emotion and trait.
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
-    /// Weight bundle [default: the untrained demo weights inside the program]
-    #[arg(long, value_name = "DIR")]
+    /// Weight bundle: a folder, or a name as for `meptr predict`, which also says the default
+    #[arg(long, value_name = "BUNDLE")]
     weights: Option<PathBuf>,
     /// Folder of the feature store, filled with the bundle's backbones
     #[arg(long, value_name = "DIR")]
@@ -52,6 +53,8 @@ pub struct EvaluateArgs {
     /// Where to compute: auto, cpu, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    first_use: FirstUseArgs,
 }
 
 /// A split.
@@ -68,13 +71,7 @@ enum SplitArg {
 /// # Errors
 /// When bundle, corpus, features or labels cannot be used, or a file cannot be written.
 pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
-    let folder = match &args.weights {
-        Some(folder) => folder.clone(),
-        None => {
-            tracing::warn!("{}", demo::HINT);
-            demo::folder()?
-        }
-    };
+    let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
     let bundle = Bundle::open(&folder)
         .with_context(|| format!("cannot use the weights in `{}`", folder.display()))?;
     let corpus = DescribedCorpus::read(&args.corpus)?;

@@ -10,7 +10,7 @@ use meptr_train::evaluate::Stage;
 use meptr_train::experiment::{Device, Experiment, ExperimentConfig, Overrides, Sources};
 use meptr_train::settings::{Table, Value, parse_assignment};
 
-use crate::demo;
+use super::weights::FirstUseArgs;
 
 /// The experiment.
 #[derive(Debug, Args)]
@@ -27,8 +27,9 @@ pub struct ExperimentArgs {
     /// Descriptions of the corpora, as for `meptr extract`
     #[arg(long, value_name = "CORPUS.toml", num_args = 1..)]
     corpora: Vec<PathBuf>,
-    /// Bundle whose backbones made the features [default: the demo weights inside the program]
-    #[arg(long, value_name = "DIR")]
+    /// Bundle whose backbones made the features: a folder, or a name as for `meptr extract`, which
+    /// also says the default
+    #[arg(long, value_name = "BUNDLE")]
     base: Option<PathBuf>,
     /// Run to build upon: its settings, and its models of earlier stages
     #[arg(long, value_name = "RUN")]
@@ -36,6 +37,8 @@ pub struct ExperimentArgs {
     /// Start of everything random, in all stages
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    #[command(flatten)]
+    pub first_use: FirstUseArgs,
 }
 
 /// Something trained alone.
@@ -95,7 +98,8 @@ impl ExperimentArgs {
         let overrides = Overrides {
             store: absolute(self.store.as_deref())?,
             corpora: self.corpora.iter().map(std::path::absolute).collect::<Result<_, _>>()?,
-            base: absolute(self.base.as_deref())?,
+            base: absolute(self.base.as_deref().filter(|base| base.exists()))?
+                .or_else(|| self.base.clone()),
             from: absolute(self.from.as_deref())?,
             seed: self.seed,
             settings: self.set.clone(),
@@ -124,17 +128,15 @@ impl Prepared {
     ///
     /// # Errors
     /// [`meptr_train::Error::UnfitData`] lists everything that is wrong; else when the demo bundle
-    /// cannot be unpacked or the device cannot be had.
+    /// cannot be had or the device cannot be had.
     pub fn open(
         (config, mut problems): (ExperimentConfig, Vec<String>),
         run: &Path,
         stages: &[Stage],
         device: DeviceChoice,
+        base: impl FnOnce(Option<&Path>) -> anyhow::Result<PathBuf>,
     ) -> anyhow::Result<Self> {
-        let folder = match &config.base {
-            Some(folder) => folder.clone(),
-            None => demo::folder()?,
-        };
+        let folder = base(config.base.as_deref())?;
         let base = Bundle::open(&folder).map_err(|error| problems.push(chain(&error))).ok();
         let sources = base.as_ref().filter(|_| !config.store.as_os_str().is_empty()).map(|base| {
             let weights = weights_digests(base.manifest());

@@ -14,6 +14,7 @@ use meptr_train::settings::Table;
 use meptr_train::stage::FusionData;
 
 use super::experiment::{ExperimentArgs, Prepared, StageArg, modality, task};
+use super::weights::asked;
 use crate::progress::TrainingBars;
 use crate::{Finish, interrupt, output};
 
@@ -92,7 +93,8 @@ pub fn run(args: &SearchArgs, quiet: bool) -> anyhow::Result<Finish> {
     problems.sort();
     problems.dedup();
     let stage = [Stage::from(args.stage)];
-    let prepared = Prepared::open((config, problems), &args.out, &stage, args.device)?;
+    let bundle = |base: Option<&Path>| args.experiment.first_use.bundle(base, quiet, &asked);
+    let prepared = Prepared::open((config, problems), &args.out, &stage, args.device, bundle)?;
     let mut search = Search::open(&args.out, &base)?;
     let stop = interrupt::flag()?;
     let mut bars = TrainingBars::new(quiet, stop);

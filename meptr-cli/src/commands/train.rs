@@ -12,6 +12,7 @@ use meptr_train::evaluate::Stage;
 use meptr_train::experiment::{BundleText, Experiment, ExperimentConfig, RunSummary, TrainedFile};
 
 use super::experiment::{ExperimentArgs, Prepared};
+use super::weights::asked;
 use crate::progress::TrainingBars;
 use crate::{Finish, interrupt, output};
 
@@ -82,7 +83,9 @@ impl StagesArg {
 pub fn run(args: &TrainArgs, quiet: bool) -> anyhow::Result<Finish> {
     let (run, stages) = (&args.out, args.stages.stages());
     let Prepared { config, sources, base, device } =
-        Prepared::open(args.config()?, run, &stages, args.device)?;
+        Prepared::open(args.config()?, run, &stages, args.device, |base| {
+            args.experiment.first_use.bundle(base, quiet, &asked)
+        })?;
     if !args.resume {
         config.write(run)?;
     }
@@ -169,6 +172,7 @@ fn bundle(
         face_detector: None,
         body_detector: None,
         transcriber: None,
+        storage: None,
     };
     if target.exists() {
         let remove = std::fs::remove_dir_all(target);

@@ -127,6 +127,8 @@ impl ExperimentConfig {
         let folder = path.parent().unwrap_or(Path::new(""));
         for key in PATHS {
             match table.get_mut(key) {
+                // A bundle may go by another name than that of a folder.
+                Some(Value::String(base)) if key == "base" && !folder.join(&*base).exists() => {}
                 Some(Value::String(path)) => *path = below(folder, path),
                 Some(Value::Array(paths)) => paths.iter_mut().for_each(|path| {
                     if let Value::String(path) = path {
