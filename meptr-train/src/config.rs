@@ -65,7 +65,7 @@ mod tests {
             let path = entry.unwrap().path();
             let unknown = match path.file_name().unwrap().to_str().unwrap() {
                 "corpus.toml" => read_toml::<crate::data::CorpusConfig>(&path).unwrap().1,
-                "train.toml" => {
+                "train.toml" | "synthetic.toml" => {
                     let table = crate::experiment::ExperimentConfig::table(&path).unwrap();
                     crate::experiment::ExperimentConfig::of(&[table]).1
                 }
