@@ -163,6 +163,7 @@ impl ClipVision {
             norm_eps: eps,
             activation: vision.hidden_act,
             norm_place: NormPlace::BeforeBranch,
+            key_has_bias: true,
         };
         let side = vision.patch_size;
         let tower = vb.pp("vision_model");

@@ -129,13 +129,12 @@ impl Extractor {
     pub fn open(bundle: &Bundle, device: &Device, limits: Limits, listens: bool) -> Result<Self> {
         let transcriber = bundle.manifest().parts.transcriber.as_ref().filter(|_| listens);
         let open_whisper = |part: &FolderPart| Whisper::open(&bundle.path(&part.folder), device);
-        Ok(Self {
-            whisper: transcriber.map(open_whisper).transpose()?,
-            eye: Eye::open(bundle, device)?,
-            ear: Ear::open(bundle, device)?,
-            reader: WordReader::open(bundle, device)?,
-            limits,
-        })
+        let ((eye, reader), (ear, whisper)) = at_once(
+            device,
+            || (Eye::open(bundle, device), WordReader::open(bundle, device)),
+            || (Ear::open(bundle, device), transcriber.map(open_whisper).transpose()),
+        );
+        Ok(Self { whisper: whisper?, eye: eye?, ear: ear?, reader: reader?, limits })
     }
 
     /// Whether there is a face detector, and whether there is a body detector.
@@ -249,6 +248,15 @@ impl Extractor {
         let features = steps.time("bert", || self.reader.read(&text))?;
         Ok(features.ok_or_else(|| "nothing is said".to_owned()))
     }
+}
+
+/// Runs both, on the CPU at the same time.
+pub(crate) fn at_once<A: Send, B: Send>(
+    device: &Device,
+    one: impl FnOnce() -> A + Send,
+    other: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    if device.is_cpu() { rayon::join(one, other) } else { (one(), other()) }
 }
 
 /// One reading of a video.

@@ -29,7 +29,7 @@ pub use scoring::{FusedScores, HeadScores, Scorer};
 
 use crate::decode::VideoInfo;
 use crate::detect::{Detector, FaceDetector};
-use crate::extractor::{Extraction, Extractor, Steps, Words};
+use crate::extractor::{Extraction, Extractor, Steps, Words, at_once};
 use crate::progress::{Progress, Unwatched};
 use crate::{Error, Result};
 use board::Board;
@@ -60,16 +60,17 @@ impl Predictor {
     pub fn open_with(bundle: &Path, options: &PredictorOptions) -> Result<Self> {
         let device = options.device.open()?;
         let bundle = Bundle::open(bundle)?;
-        let mut extractor =
-            Extractor::open(&bundle, &device, options.limits.clone(), options.listens)?;
+        let limits = options.limits.clone();
+        let (extractor, scorer) = at_once(
+            &device,
+            || Extractor::open(&bundle, &device, limits, options.listens),
+            || Scorer::open(&bundle, &device),
+        );
+        let mut extractor = extractor?;
         if let Some(model) = options.face_model {
             extractor.set_face_detector(Box::new(FaceDetector::bundled(model, &device)?));
         }
-        Ok(Self {
-            extractor,
-            scorer: Scorer::open(&bundle, &device)?,
-            weights: weights_summary(&bundle),
-        })
+        Ok(Self { extractor, scorer: scorer?, weights: weights_summary(&bundle) })
     }
 
     /// Finds bodies with another detector than the bundle's.
