@@ -172,7 +172,7 @@ fn add_line(line: &[f32], first: usize, before: usize, weight: &[f32], output: &
         let first_two = a.iter().zip(weight_a).zip(b.iter().zip(weight_b));
         let all = first_two.zip(c.iter().zip(weight_c));
         for (output, (((a, wa), (b, wb)), (c, wc))) in output.iter_mut().zip(all) {
-            *output += a * wa + b * wb + c * wc;
+            *output = ((*output + a * wa) + b * wb) + c * wc;
         }
         return;
     }

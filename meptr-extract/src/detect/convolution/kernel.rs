@@ -157,10 +157,7 @@ fn block<S: Simd, const P: usize, const C: usize>(
 ) {
     let (weights, _) = S::as_simd_f32s(panel.values);
     let (bias, _) = S::as_simd_f32s(panel.bias);
-    let mut sums = [[bias[0]; C]; P];
-    for sums in &mut sums {
-        sums.copy_from_slice(&bias[..C]);
-    }
+    let mut sums = [[simd.splat_f32s(0.0); C]; P];
     let mut starts = [0; P];
     let (mut row, mut column) = (first / rows.columns, first % rows.columns);
     for start in &mut starts {
@@ -190,8 +187,8 @@ fn block<S: Simd, const P: usize, const C: usize>(
     for (number, sums) in sums.iter().enumerate() {
         let start = (first + number) * panel.outputs + panel.first;
         let into = &mut rows.output[start..start + width];
-        for (into, sums) in into.chunks_mut(S::F32_LANES).zip(sums) {
-            simd.partial_store_f32s(into, *sums);
+        for ((into, sum), bias) in into.chunks_mut(S::F32_LANES).zip(sums).zip(bias) {
+            simd.partial_store_f32s(into, simd.add_f32s(*sum, *bias));
         }
     }
 }
