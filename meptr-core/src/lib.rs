@@ -9,6 +9,7 @@
 
 pub mod bundle;
 pub mod convert;
+mod digest;
 pub mod error;
 #[cfg(feature = "hub")]
 pub mod hub;

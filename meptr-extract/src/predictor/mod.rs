@@ -28,9 +28,11 @@ pub use request::{DeviceChoice, PersonChoice, PredictorOptions, Request};
 pub use scoring::{FusedScores, HeadScores, Scorer};
 
 use crate::decode::VideoInfo;
+use crate::detect::tracker::BotSortConfig;
 use crate::detect::{Detector, FaceDetector};
 use crate::extractor::{Extraction, Extractor, Steps, Words, at_once};
 use crate::progress::{Progress, Unwatched};
+use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
 use board::Board;
 use cast::Cast;
@@ -66,16 +68,26 @@ impl Predictor {
             || Extractor::open(&bundle, &device, limits, options.listens),
             || Scorer::open(&bundle, &device),
         );
-        let mut extractor = extractor?;
+        let mut unfit = Unfit::default();
+        let (extractor, scorer) = (unfit.note(extractor)?, unfit.note(scorer)?);
+        unfit.finish()?;
+        let mut extractor = extractor.expect(NOTED);
         if let Some(model) = options.face_model {
             extractor.set_face_detector(Box::new(FaceDetector::bundled(model, &device)?));
         }
-        Ok(Self { extractor, scorer: scorer?, weights: weights_summary(&bundle) })
+        Ok(Self { extractor, scorer: scorer.expect(NOTED), weights: weights_summary(&bundle) })
     }
 
-    /// Finds bodies with another detector than the bundle's.
+    /// Finds bodies with another detector than the bundle's; they are tracked, see
+    /// [`Extractor::set_body_detector`].
     pub fn set_body_detector(&mut self, detector: Box<dyn Detector>) {
         self.extractor.set_body_detector(detector);
+    }
+
+    /// Follows bodies in another way than the reference does by default, or not at all, see
+    /// [`Extractor::set_body_tracking`].
+    pub fn set_body_tracking(&mut self, tracking: Option<BotSortConfig>) {
+        self.extractor.set_body_tracking(tracking);
     }
 
     /// Predicts a video the reference's way: the whole of it in one pass, all people pooled.

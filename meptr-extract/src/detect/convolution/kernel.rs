@@ -149,6 +149,7 @@ fn blocks<S: Simd, const P: usize, const C: usize>(simd: S, rows: &mut Rows, pan
 }
 
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "indices that are constants keep sums in registers")]
 fn block<S: Simd, const P: usize, const C: usize>(
     simd: S,
     rows: &mut Rows,
@@ -174,7 +175,7 @@ fn block<S: Simd, const P: usize, const C: usize>(
         for (pixel, start) in pixels.iter_mut().zip(starts) {
             *pixel = &rows.x[start + kernel_row * rows.row_length..][..run];
         }
-        for (depth, weights) in weights.chunks_exact(C).enumerate() {
+        for (depth, weights) in (0..run).zip(weights.chunks_exact(C)) {
             for p in 0..P {
                 let value = simd.splat_f32s(pixels[p][depth]);
                 for c in 0..C {
@@ -183,12 +184,19 @@ fn block<S: Simd, const P: usize, const C: usize>(
             }
         }
     }
+    // An array of its own: the sums stay in registers only if no index of theirs is computed.
+    let mut finished = [[simd.splat_f32s(0.0); C]; P];
+    for p in 0..P {
+        for c in 0..C {
+            finished[p][c] = simd.add_f32s(sums[p][c], bias[c]);
+        }
+    }
     let width = (C * S::F32_LANES).min(panel.outputs - panel.first);
-    for (number, sums) in sums.iter().enumerate() {
+    for (number, finished) in finished.iter().enumerate() {
         let start = (first + number) * panel.outputs + panel.first;
         let into = &mut rows.output[start..start + width];
-        for ((into, sum), bias) in into.chunks_mut(S::F32_LANES).zip(sums).zip(bias) {
-            simd.partial_store_f32s(into, simd.add_f32s(*sum, *bias));
+        for (into, finished) in into.chunks_mut(S::F32_LANES).zip(finished) {
+            simd.partial_store_f32s(into, *finished);
         }
     }
 }
