@@ -9,6 +9,9 @@ use crate::backbones::vector_math;
 /// Vectors of output channels in a panel.
 const PANEL_VECTORS: usize = 2;
 
+/// Products that are added up one after the other; sums of such sums round less than one of all.
+const MAX_CHAIN: usize = 128;
+
 /// Weights by panel of output channels, then by depth: `kernel x kernel x inputs`.
 #[derive(Debug)]
 pub(super) struct Panels {
@@ -175,11 +178,25 @@ fn block<S: Simd, const P: usize, const C: usize>(
         for (pixel, start) in pixels.iter_mut().zip(starts) {
             *pixel = &rows.x[start + kernel_row * rows.row_length..][..run];
         }
-        for (depth, weights) in (0..run).zip(weights.chunks_exact(C)) {
+        for start in (0..run).step_by(MAX_CHAIN) {
+            let length = MAX_CHAIN.min(run - start);
+            let mut chain = [[simd.splat_f32s(0.0); C]; P];
+            let mut parts = [&rows.x[..0]; P];
+            for (part, pixel) in parts.iter_mut().zip(pixels) {
+                *part = &pixel[start..][..length];
+            }
+            let weights = weights[start * C..][..length * C].chunks_exact(C);
+            for (depth, weights) in (0..length).zip(weights) {
+                for p in 0..P {
+                    let value = simd.splat_f32s(parts[p][depth]);
+                    for c in 0..C {
+                        chain[p][c] = simd.mul_add_e_f32s(value, weights[c], chain[p][c]);
+                    }
+                }
+            }
             for p in 0..P {
-                let value = simd.splat_f32s(pixels[p][depth]);
                 for c in 0..C {
-                    sums[p][c] = simd.mul_add_e_f32s(value, weights[c], sums[p][c]);
+                    sums[p][c] = simd.add_f32s(sums[p][c], chain[p][c]);
                 }
             }
         }
