@@ -1,6 +1,8 @@
 //! Safetensors files, with every tensor accounted for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -56,13 +58,20 @@ pub fn save_file(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> 
 }
 
 struct Source {
-    file: MmapedSafetensors,
-    shapes: BTreeMap<String, (Vec<usize>, safetensors::Dtype)>,
+    stored: BTreeMap<String, Stored>,
     asked: Mutex<Asked>,
 }
 
-#[derive(Default)]
+/// Where a tensor lies in the file.
+struct Stored {
+    shape: Vec<usize>,
+    dtype: safetensors::Dtype,
+    start: u64,
+    bytes: usize,
+}
+
 struct Asked {
+    file: File,
     names: BTreeSet<String>,
     problems: Vec<String>,
 }
@@ -70,22 +79,22 @@ struct Asked {
 impl Source {
     fn open(path: &Path) -> Result<Self> {
         let read = |source| Error::Read { path: path.to_owned(), source };
-        let head = std::fs::File::open(path).map_err(read)?;
-        if head.metadata().map_err(read)?.len() == 0 {
+        let file = File::open(path).map_err(read)?;
+        let length = file.metadata().map_err(read)?.len();
+        if length == 0 {
             return Err(read(std::io::Error::other("the file is empty"))); // cannot be mapped
         }
-        #[expect(unsafe_code, reason = "mapping spares a second copy of up to 700 MB")]
+        #[expect(unsafe_code, reason = "the library checks the header of a whole file in memory")]
         // SAFETY: the map is read-only and private to this value. As with every mapped file, a
         // process that shortens it while we read could end ours; weight files are written under a
         // temporary name and renamed, so nothing of ours does that.
-        let file = unsafe { MmapedSafetensors::new(path) }
+        let map = unsafe { MmapedSafetensors::new(path) }
             .map_err(Error::doing(format!("reading the weights `{}`", path.display())))?;
-        let shapes = file
-            .tensors()
-            .into_iter()
-            .map(|(name, view)| (name, (view.shape().to_vec(), view.dtype())))
-            .collect();
-        Ok(Self { file, shapes, asked: Mutex::default() })
+        let stored = stored(&map, length);
+        Ok(Self {
+            stored,
+            asked: Mutex::new(Asked { file, names: BTreeSet::new(), problems: Vec::new() }),
+        })
     }
 
     fn get(
@@ -97,35 +106,83 @@ impl Source {
     ) -> candle::Result<Tensor> {
         let mut asked = self.asked.lock().expect("no other thread panics with the lock");
         asked.names.insert(name.to_owned());
-        let problem = match self.shapes.get(name) {
-            None => Some(format!("`{name}` {:?} is missing", needed.dims())),
-            Some((found, _)) if found != needed.dims() => Some(format!(
-                "`{name}` has the shape {found:?}, the model needs {:?}",
+        let found = match self.stored.get(name) {
+            None => Err(format!("`{name}` {:?} is missing", needed.dims())),
+            Some(stored) if stored.shape != needed.dims() => Err(format!(
+                "`{name}` has the shape {:?}, the model needs {:?}",
+                stored.shape,
                 needed.dims()
             )),
-            Some((_, kind)) if !is_float(*kind) => {
-                Some(format!("`{name}` holds {kind:?}, the model needs F16, BF16 or F32"))
+            Some(Stored { dtype, .. }) if !is_float(*dtype) => {
+                Err(format!("`{name}` holds {dtype:?}, the model needs F16, BF16 or F32"))
             }
-            Some(_) => None,
+            Some(stored) => Ok(stored),
         };
-        if let Some(problem) = problem {
-            // Go on with a stand-in, which never leaves `load_file`, to find all problems at once.
-            // It takes no memory: a wrong configuration may ask for any size.
-            asked.problems.push(problem);
-            return Tensor::zeros((), dtype, device)?.broadcast_as(needed);
+        match found {
+            Ok(stored) => stored.load(&mut asked.file, device)?.to_dtype(dtype),
+            Err(problem) => {
+                // Go on with a stand-in, which never leaves `load_file`, to find all problems at
+                // once. It takes no memory: a wrong configuration may ask for any size.
+                asked.problems.push(problem);
+                Tensor::zeros((), dtype, device)?.broadcast_as(needed)
+            }
         }
-        self.file.load(name, device)?.to_dtype(dtype)
     }
 
     fn problems(&self, may_be_left: impl Fn(&str) -> bool) -> Vec<String> {
         let asked = self.asked.lock().expect("no other thread panics with the lock");
         let superfluous = self
-            .shapes
+            .stored
             .keys()
             .filter(|name| !asked.names.contains(*name) && !may_be_left(name))
             .map(|name| format!("`{name}` is superfluous"));
         asked.problems.iter().cloned().chain(superfluous).collect()
     }
+}
+
+/// Where the tensors of a file of `length` bytes lie: one after the other at its end, as the
+/// library has checked.
+fn stored(map: &MmapedSafetensors, length: u64) -> BTreeMap<String, Stored> {
+    let mut views = map.tensors();
+    views.sort_by_key(|(_, view)| (view.data().as_ptr(), view.data().len()));
+    let all: usize = views.iter().map(|(_, view)| view.data().len()).sum();
+    let mut start = length - all as u64;
+    let place = |(name, view): (String, safetensors::tensor::TensorView)| {
+        let bytes = view.data().len();
+        let stored = Stored { shape: view.shape().to_vec(), dtype: view.dtype(), start, bytes };
+        start += bytes as u64;
+        (name, stored)
+    };
+    views.into_iter().map(place).collect()
+}
+
+impl Stored {
+    /// Reads the tensor. Read rather than mapped pages are in memory once, not twice.
+    fn load(&self, file: &mut File, device: &Device) -> candle::Result<Tensor> {
+        file.seek(SeekFrom::Start(self.start))?;
+        if self.dtype == safetensors::Dtype::F32 {
+            return Tensor::from_vec(
+                read_f32(file, self.bytes / 4)?,
+                self.shape.as_slice(),
+                device,
+            );
+        }
+        let mut bytes = vec![0; self.bytes];
+        file.read_exact(&mut bytes)?;
+        Tensor::from_raw_buffer(&bytes, self.dtype.try_into()?, &self.shape, device)
+    }
+}
+
+fn read_f32(file: &mut File, count: usize) -> io::Result<Vec<f32>> {
+    let mut values = Vec::with_capacity(count);
+    let mut buffer = vec![0; 1 << 18]; // stays in the cache
+    while values.len() < count {
+        let part = buffer.len().min(4 * (count - values.len()));
+        file.read_exact(&mut buffer[..part])?;
+        let (numbers, _) = buffer[..part].as_chunks::<4>();
+        values.extend(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+    }
+    Ok(values)
 }
 
 fn is_float(kind: safetensors::Dtype) -> bool {
@@ -152,7 +209,7 @@ impl SimpleBackend for SharedSource {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.0.shapes.contains_key(name)
+        self.0.stored.contains_key(name)
     }
 }
 

@@ -151,6 +151,7 @@ impl Bert {
             norm_eps: eps,
             activation: config.hidden_act,
             norm_place: NormPlace::AfterResidual,
+            key_has_bias: true,
         };
         let embeddings = vb.pp("embeddings");
         let table = |rows, name: &str| embeddings.pp(name).get((rows, width), "weight");

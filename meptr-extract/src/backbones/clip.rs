@@ -105,6 +105,10 @@ impl FolderConfig for ClipConfig {
     }
 }
 
+/// Pictures that go through the layers together on the CPU: what stands between the products then
+/// stays in its cache, and is not given back to the system and fetched again for every layer.
+const AT_ONCE_ON_CPU: usize = 8;
+
 const LAYER_NAMES: LayerNames = LayerNames {
     query: "self_attn.q_proj",
     key: "self_attn.k_proj",
@@ -163,6 +167,7 @@ impl ClipVision {
             norm_eps: eps,
             activation: vision.hidden_act,
             norm_place: NormPlace::BeforeBranch,
+            key_has_bias: true,
         };
         let side = vision.patch_size;
         let tower = vb.pp("vision_model");
@@ -201,8 +206,6 @@ impl ClipVision {
     /// - `pixel_values`: `(pictures, 3, image_size, image_size)`, normalised
     /// - returns `(pictures, projection_dim)`, not of length 1
     ///
-    ///
-    ///
     /// # Errors
     /// When the shape differs from the above.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
@@ -211,6 +214,18 @@ impl ClipVision {
         if (channels, height, width) != (3, size, size) {
             candle::bail!("pictures of 3 x {size} x {size}, not {:?}", pixel_values.dims());
         }
+        if !pixel_values.device().is_cpu() || pictures <= AT_ONCE_ON_CPU {
+            return self.look(pixel_values);
+        }
+        let part = |start: usize| {
+            self.look(&pixel_values.narrow(0, start, AT_ONCE_ON_CPU.min(pictures - start))?)
+        };
+        let parts: Result<Vec<Tensor>> = (0..pictures).step_by(AT_ONCE_ON_CPU).map(part).collect();
+        Tensor::cat(&parts?, 0)
+    }
+
+    fn look(&self, pixel_values: &Tensor) -> Result<Tensor> {
+        let pictures = pixel_values.dim(0)?;
         let hidden = self.embed(pixel_values)?;
         let lengths = vec![hidden.dim(1)?; pictures];
         let hidden = self.encoder.forward(self.pre_norm.forward(&hidden)?, &lengths)?;

@@ -1,6 +1,6 @@
-//! The transformer encoder that the three frozen backbones share.
+//! The transformer encoder that the frozen backbones share.
 //!
-//! CLIP, BERT and Wav2Vec2 run the same blocks and differ in where the norms stand, in the
+//! CLIP, BERT, Wav2Vec2 and Whisper's encoder run the same blocks and differ in where the norms stand, in the
 //! activation and in the names of the weights. Forward only: nothing here carries gradients.
 
 use candle::{D, Result, Tensor};
@@ -25,21 +25,23 @@ pub enum Activation {
 
 /// Sizes of an encoder.
 #[derive(Debug, Clone)]
-pub(super) struct EncoderConfig {
+pub(crate) struct EncoderConfig {
     /// Width of the sequence, a multiple of `heads`.
-    pub(super) width: usize,
-    pub(super) heads: usize,
+    pub(crate) width: usize,
+    pub(crate) heads: usize,
     /// Width between the two layers of the feed-forward block.
-    pub(super) inner_width: usize,
-    pub(super) layers: usize,
-    pub(super) norm_eps: f64,
-    pub(super) activation: Activation,
-    pub(super) norm_place: NormPlace,
+    pub(crate) inner_width: usize,
+    pub(crate) layers: usize,
+    pub(crate) norm_eps: f64,
+    pub(crate) activation: Activation,
+    pub(crate) norm_place: NormPlace,
+    /// Whether the keys of the attention have a bias.
+    pub(crate) key_has_bias: bool,
 }
 
 /// Where a layer norm stands relative to the branch it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NormPlace {
+pub(crate) enum NormPlace {
     /// `x + branch(norm(x))`.
     BeforeBranch,
     /// `norm(x + branch(x))`.
@@ -48,26 +50,26 @@ pub(super) enum NormPlace {
 
 /// What a checkpoint calls the parts of one layer.
 #[derive(Debug)]
-pub(super) struct LayerNames {
-    pub(super) query: &'static str,
-    pub(super) key: &'static str,
-    pub(super) value: &'static str,
-    pub(super) attention_output: &'static str,
-    pub(super) attention_norm: &'static str,
-    pub(super) inner: &'static str,
-    pub(super) outer: &'static str,
-    pub(super) feed_forward_norm: &'static str,
+pub(crate) struct LayerNames {
+    pub(crate) query: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) value: &'static str,
+    pub(crate) attention_output: &'static str,
+    pub(crate) attention_norm: &'static str,
+    pub(crate) inner: &'static str,
+    pub(crate) outer: &'static str,
+    pub(crate) feed_forward_norm: &'static str,
 }
 
 /// A stack of transformer layers (Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>).
-#[derive(Debug)]
-pub(super) struct Encoder {
+#[derive(Debug, Clone)]
+pub(crate) struct Encoder {
     layers: Vec<Layer>,
 }
 
 impl Encoder {
     /// Takes layer `n` from below `vb.pp(n)`.
-    pub(super) fn load(
+    pub(crate) fn load(
         config: &EncoderConfig,
         names: &LayerNames,
         vb: &VarBuilder,
@@ -82,7 +84,7 @@ impl Encoder {
     /// - `lengths`: per row the number of real steps, 1 to `time`; later steps are never attended
     ///   to, and what is returned for them has no meaning
     /// - returns `(batch, time, width)`, no norm after the last layer
-    pub(super) fn forward(&self, hidden: Tensor, lengths: &[usize]) -> Result<Tensor> {
+    pub(crate) fn forward(&self, hidden: Tensor, lengths: &[usize]) -> Result<Tensor> {
         let (batch, time, width) = hidden.dims3()?;
         check_lengths(lengths, batch, time)?;
         let mut hidden = hidden.reshape((batch * time, width))?;
@@ -100,7 +102,7 @@ fn check_lengths(lengths: &[usize], batch: usize, time: usize) -> Result<()> {
     Ok(())
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Layer {
     attention: Attention,
     attention_norm: LayerNorm,
@@ -146,7 +148,7 @@ impl Layer {
 }
 
 /// Multi-head self-attention with one product for queries, keys and values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Attention {
     query_key_value: Linear,
     output: Linear,
@@ -159,7 +161,12 @@ impl Attention {
         let part = |name: &str| Linear::load(width, width, &vb.pp(name));
         // Scaling the queries at load spares a pass over the scores of every call.
         let scale = 1.0 / ((width / config.heads) as f64).sqrt();
-        let (query, key, value) = (part(names.query)?, part(names.key)?, part(names.value)?);
+        let key = if config.key_has_bias {
+            part(names.key)?
+        } else {
+            Linear::load_without_bias(width, width, &vb.pp(names.key))?
+        };
+        let (query, value) = (part(names.query)?, part(names.value)?);
         Ok(Self {
             query_key_value: Linear::stacked(&[query.scaled(scale)?, key, value])?,
             output: part(names.attention_output)?,
@@ -233,15 +240,21 @@ fn attend(query: &Tensor, key: &Tensor, value: &Tensor, max_scores: usize) -> Re
 /// `x W^T + b`.
 ///
 /// Weights: `weight` `(outputs, inputs)`, `bias` `(outputs,)`.
-#[derive(Debug)]
-pub(super) struct Linear {
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
     weight: Tensor,
     bias: Tensor,
 }
 
 impl Linear {
-    pub(super) fn load(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+    pub(crate) fn load(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
         Ok(Self { weight: vb.get((outputs, inputs), "weight")?, bias: vb.get(outputs, "bias")? })
+    }
+
+    fn load_without_bias(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        let weight = vb.get((outputs, inputs), "weight")?;
+        let bias = Tensor::zeros(outputs, weight.dtype(), weight.device())?;
+        Ok(Self { weight, bias })
     }
 
     fn scaled(self, scale: f64) -> Result<Self> {
@@ -255,7 +268,7 @@ impl Linear {
     }
 
     /// `x` is `(rows, inputs)`; returns `(rows, outputs)`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::add_bias(x.matmul(&self.weight.t()?)?, &self.bias)
     }
 
@@ -271,20 +284,20 @@ impl Linear {
 /// Layer norm over the last dimension.
 ///
 /// Weights: `weight` and `bias` `(width,)`.
-#[derive(Debug)]
-pub(super) struct LayerNorm {
+#[derive(Debug, Clone)]
+pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
 }
 
 impl LayerNorm {
-    pub(super) fn load(width: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
+    pub(crate) fn load(width: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
         Ok(Self { weight: vb.get(width, "weight")?, bias: vb.get(width, "bias")?, eps })
     }
 
     /// `x` is `(.., width)`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }
@@ -326,6 +339,7 @@ mod tests {
             norm_eps: 1e-5,
             activation: Activation::Gelu,
             norm_place: NormPlace::AfterResidual,
+            key_has_bias: true,
         };
         let names = LayerNames {
             query: "q",

@@ -14,11 +14,11 @@
 mod audio_input;
 mod bert;
 mod clip;
-mod encoder;
+pub(crate) mod encoder;
 pub(crate) mod folder;
-mod ops;
+pub(crate) mod ops;
 mod text_input;
-mod vector_math;
+pub(crate) mod vector_math;
 mod wav2vec2;
 
 pub use audio_input::AudioInput;

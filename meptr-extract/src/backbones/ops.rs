@@ -23,7 +23,7 @@ fn is_plain_cpu(x: &Tensor) -> bool {
 
 /// `x + bias`, `x` being `(rows, width)` and `bias` `(width,)`; overwrites `x`, which must be a
 /// product that nothing else holds.
-pub(super) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
+pub(crate) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
     if !is_plain_cpu(&x) {
         return x.broadcast_add(bias);
     }
@@ -32,7 +32,7 @@ pub(super) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
 }
 
 /// `x + bias + residual`; overwrites `x` like [`add_bias`].
-pub(super) fn add_bias_and(x: Tensor, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
+pub(crate) fn add_bias_and(x: Tensor, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
     if !is_plain_cpu(&x) || !residual.is_contiguous() {
         return x.broadcast_add(bias)? + residual;
     }
@@ -41,7 +41,7 @@ pub(super) fn add_bias_and(x: Tensor, bias: &Tensor, residual: &Tensor) -> Resul
 }
 
 /// `activation(x + bias)`; overwrites `x` like [`add_bias`].
-pub(super) fn activate(x: Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
+pub(crate) fn activate(x: Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
     if is_plain_cpu(&x) {
         x.inplace_op2(bias, &Activate(activation))?;
         return Ok(x);
@@ -54,7 +54,7 @@ pub(super) fn activate(x: Tensor, bias: &Tensor, activation: Activation) -> Resu
 }
 
 /// Softmax over the last dimension; overwrites `x` like [`add_bias`].
-pub(super) fn softmax(x: Tensor) -> Result<Tensor> {
+pub(crate) fn softmax(x: Tensor) -> Result<Tensor> {
     if !is_plain_cpu(&x) {
         return candle_nn::ops::softmax_last_dim(&x);
     }
@@ -63,7 +63,7 @@ pub(super) fn softmax(x: Tensor) -> Result<Tensor> {
 }
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension.
-pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     if is_plain_cpu(x) {
         return x.apply_op3_no_bwd(weight, bias, &LayerNorm { eps: eps as f32 });
     }
@@ -230,7 +230,7 @@ impl CustomOp3 for LayerNorm {
 ///
 /// The windows of a contiguous sequence are rows that overlap in memory, so the CPU multiplies
 /// them where they lie; elsewhere they are copied out first.
-pub(super) fn windows_matmul(
+pub(crate) fn windows_matmul(
     x: &Tensor,
     weight: &Tensor,
     kernel: usize,

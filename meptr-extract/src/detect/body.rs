@@ -2,6 +2,7 @@
 
 use candle::{DType, Device, Tensor, bail};
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::yolo::{Yolo, YoloConfig, YoloLetterbox};
@@ -91,6 +92,9 @@ impl BodyDetector {
     /// # Errors
     /// When the shape differs or the device fails.
     pub fn raw_output(&self, inputs: &Tensor) -> candle::Result<Tensor> {
+        if inputs.device().is_cpu() {
+            return self.network.forward(&pictures_on_cpu(inputs)?);
+        }
         let channels = inputs.to_dtype(DType::F32)?.affine(1.0 / 255.0, 0.0)?.chunk(3, 3)?;
         let [red, green, blue] = &channels[..] else { bail!("three channels, not {inputs:?}") };
         let pictures = Tensor::cat(&[blue, green, red], 3)?.permute((0, 3, 1, 2))?.contiguous()?;
@@ -101,8 +105,9 @@ impl BodyDetector {
         let first = images.first().expect("a batch has pictures");
         let letterbox = YoloLetterbox::new(first.width(), first.height(), INPUT_SIZE, true);
         let [width, height] = letterbox.input_size();
-        let inputs: Vec<u8> = images.iter().flat_map(|image| letterbox.sample(image)).collect();
-        let inputs = Tensor::from_vec(inputs, (images.len(), height, width, 3), &self.device)?;
+        let inputs: Vec<Vec<u8>> = images.par_iter().map(|image| letterbox.sample(image)).collect();
+        let inputs =
+            Tensor::from_vec(inputs.concat(), (images.len(), height, width, 3), &self.device)?;
         let output = self.raw_output(&inputs)?.to_device(&Device::Cpu)?;
         (0..images.len())
             .map(|index| persons(&output.get(index)?, self.person, &letterbox))
@@ -120,6 +125,26 @@ impl Detector for BodyDetector {
         }
         Ok(found)
     }
+}
+
+/// Bytes `(batch, height, width, 3)` as the network's input, BGR in 0 to 1; its channels still lie
+/// last, where the CPU wants them.
+fn pictures_on_cpu(inputs: &Tensor) -> candle::Result<Tensor> {
+    let dims = inputs.dims4()?;
+    if dims.3 != 3 {
+        bail!("three channels, not {inputs:?}");
+    }
+    let bytes: Vec<u8> = inputs.flatten_all()?.to_vec1()?;
+    let mut values = vec![0.0; bytes.len()];
+    let task = 3 << 14;
+    values.par_chunks_mut(task).zip(bytes.par_chunks(task)).for_each(|(values, bytes)| {
+        for (values, bytes) in values.chunks_exact_mut(3).zip(bytes.chunks_exact(3)) {
+            for (value, byte) in values.iter_mut().zip(bytes.iter().rev()) {
+                *value = f32::from(*byte) * (1.0 / 255.0);
+            }
+        }
+    });
+    Tensor::from_vec(values, dims, inputs.device())?.permute((0, 3, 1, 2))
 }
 
 /// The persons of one picture, best first, in pixels of the picture.
@@ -140,8 +165,7 @@ pub fn persons(
     let [xs, ys, widths, heights] = boxes else { bail!("no boxes in {output:?}") };
     let is_person = |anchor: usize| {
         let score = classes[person][anchor];
-        let best = classes.iter().map(|class| class[anchor]).fold(0.0, f32::max);
-        score > MIN_SCORE && score == best
+        score > MIN_SCORE && classes.iter().all(|class| class[anchor] <= score)
     };
     let persons = (0..xs.len()).filter(|anchor| is_person(*anchor)).map(|anchor| {
         let center = [xs[anchor], ys[anchor]];

@@ -2,6 +2,7 @@
 
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::blazeface::{FullRange, Letterbox, RawOutput, ShortRange};
@@ -16,8 +17,6 @@ const MAX_LOGIT: f32 = 100.0;
 const VALUES: usize = 16;
 /// Pictures looked at together on a GPU; bounds the memory to about 15 MB for each.
 const MAX_BATCH: usize = 32;
-/// On the CPU, where features of more pictures than these leave its cache and take longer.
-const MAX_BATCH_ON_CPU: usize = 2;
 
 /// The two face detectors of MediaPipe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,12 +170,13 @@ impl FaceDetector {
 
 impl Detector for FaceDetector {
     fn detect(&self, images: &[&RgbImage]) -> Result<Vec<Vec<Detection>>> {
-        let mut found = Vec::with_capacity(images.len());
-        let batch_size = if self.device.is_cpu() { MAX_BATCH_ON_CPU } else { MAX_BATCH };
-        for batch in images.chunks(batch_size) {
-            found.extend(self.detect_batch(batch).map_err(Error::doing("looking for faces"))?);
-        }
-        Ok(found)
+        let batch = |images| self.detect_batch(images);
+        let found: candle::Result<Vec<Vec<Vec<Detection>>>> = if self.device.is_cpu() {
+            images.par_chunks(1).map(batch).collect() // each thread has pictures of its own
+        } else {
+            images.chunks(MAX_BATCH).map(batch).collect()
+        };
+        Ok(found.map_err(Error::doing("looking for faces"))?.concat())
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod blazeface;
 mod body;
+mod convolution;
 mod crop;
 mod detector;
 mod face;

@@ -132,11 +132,14 @@ impl Extractor {
     pub fn open(bundle: &Bundle, device: &Device, limits: Limits, listens: bool) -> Result<Self> {
         let transcriber = bundle.manifest().parts.transcriber.as_ref().filter(|_| listens);
         let open_whisper = |part: &FolderPart| Whisper::open(&bundle.path(&part.folder), device);
+        let ((eye, reader), (ear, whisper)) = at_once(
+            device,
+            || (Eye::open(bundle, device), WordReader::open(bundle, device)),
+            || (Ear::open(bundle, device), transcriber.map(open_whisper).transpose()),
+        );
         let mut unfit = Unfit::default();
-        let whisper = unfit.note(transcriber.map(open_whisper).transpose())?;
-        let eye = unfit.note(Eye::open(bundle, device))?;
-        let ear = unfit.note(Ear::open(bundle, device))?;
-        let reader = unfit.note(WordReader::open(bundle, device))?;
+        let whisper = unfit.note(whisper)?;
+        let (eye, ear, reader) = (unfit.note(eye)?, unfit.note(ear)?, unfit.note(reader)?);
         unfit.finish()?;
         Ok(Self {
             whisper: whisper.expect(NOTED),
@@ -269,6 +272,15 @@ impl Extractor {
         let features = steps.time("bert", || self.reader.read(&text))?;
         Ok(features.ok_or_else(|| "nothing is said".to_owned()))
     }
+}
+
+/// Runs both, on the CPU at the same time.
+pub(crate) fn at_once<A: Send, B: Send>(
+    device: &Device,
+    one: impl FnOnce() -> A + Send,
+    other: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    if device.is_cpu() { rayon::join(one, other) } else { (one(), other()) }
 }
 
 /// One reading of a video.

@@ -30,7 +30,7 @@ pub use scoring::{FusedScores, HeadScores, Scorer};
 use crate::decode::VideoInfo;
 use crate::detect::tracker::BotSortConfig;
 use crate::detect::{Detector, FaceDetector};
-use crate::extractor::{Extraction, Extractor, Steps, Words};
+use crate::extractor::{Extraction, Extractor, Steps, Words, at_once};
 use crate::progress::{Progress, Unwatched};
 use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
@@ -62,10 +62,14 @@ impl Predictor {
     pub fn open_with(bundle: &Path, options: &PredictorOptions) -> Result<Self> {
         let device = options.device.open()?;
         let bundle = Bundle::open(bundle)?;
+        let limits = options.limits.clone();
+        let (extractor, scorer) = at_once(
+            &device,
+            || Extractor::open(&bundle, &device, limits, options.listens),
+            || Scorer::open(&bundle, &device),
+        );
         let mut unfit = Unfit::default();
-        let extractor = Extractor::open(&bundle, &device, options.limits.clone(), options.listens);
-        let extractor = unfit.note(extractor)?;
-        let scorer = unfit.note(Scorer::open(&bundle, &device))?;
+        let (extractor, scorer) = (unfit.note(extractor)?, unfit.note(scorer)?);
         unfit.finish()?;
         let mut extractor = extractor.expect(NOTED);
         if let Some(model) = options.face_model {

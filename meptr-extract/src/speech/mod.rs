@@ -7,6 +7,7 @@
 
 mod attempt;
 mod config;
+mod encoder;
 mod mel;
 mod model;
 mod repetition;

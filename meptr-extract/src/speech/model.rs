@@ -1,12 +1,10 @@
 //! The Whisper network: audio encoder and text decoder.
 
 use candle::{D, Device, Result, Tensor};
-use candle_nn::{
-    Conv1d, Conv1dConfig, LayerNorm, Linear, Module, VarBuilder, conv1d, layer_norm, linear,
-    linear_no_bias, ops,
-};
+use candle_nn::{LayerNorm, Linear, Module, VarBuilder, layer_norm, linear, linear_no_bias, ops};
 
 use super::config::WhisperConfig;
+use super::encoder::Encoder;
 
 /// Whisper, an encoder of log-mel windows and a decoder of tokens.
 ///
@@ -116,66 +114,6 @@ impl Decoding<'_> {
         }
         let tokens = Tensor::new(tokens.concat(), &self.device)?.reshape((tokens.len(), count))?;
         self.decoder.forward(&tokens, &self.rows, &mut self.said)?.to_vec2()
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Encoder {
-    conv1: Conv1d,
-    conv2: Conv1d,
-    embed_positions: Tensor, // (max_source_positions, d), sinusoids as the file has them
-    layers: Vec<EncoderLayer>,
-    layer_norm: LayerNorm,
-}
-
-impl Encoder {
-    fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
-        let d = config.d_model;
-        let same = Conv1dConfig { padding: 1, ..Default::default() };
-        let half = Conv1dConfig { padding: 1, stride: 2, ..Default::default() };
-        Ok(Self {
-            conv1: conv1d(config.num_mel_bins, d, 3, same, vb.pp("conv1"))?,
-            conv2: conv1d(d, d, 3, half, vb.pp("conv2"))?,
-            embed_positions: vb.get((config.max_source_positions, d), "embed_positions.weight")?,
-            layers: (0..config.encoder_layers)
-                .map(|layer| EncoderLayer::load(config, vb.pp(format!("layers.{layer}"))))
-                .collect::<Result<_>>()?,
-            layer_norm: layer_norm(d, 1e-5, vb.pp("layer_norm"))?,
-        })
-    }
-
-    fn forward(&self, features: &Tensor) -> Result<Tensor> {
-        let x = self.conv1.forward(features)?.gelu_erf()?;
-        let x = self.conv2.forward(&x)?.gelu_erf()?.transpose(1, 2)?; // (batch, positions, d)
-        let mut x = x.broadcast_add(&self.embed_positions)?;
-        for layer in &self.layers {
-            x = layer.forward(&x)?;
-        }
-        self.layer_norm.forward(&x)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct EncoderLayer {
-    self_attn: Attention,
-    self_attn_layer_norm: LayerNorm,
-    feed_forward: FeedForward,
-}
-
-impl EncoderLayer {
-    fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
-        let (d, heads) = (config.d_model, config.encoder_attention_heads);
-        Ok(Self {
-            self_attn: Attention::load(d, heads, vb.pp("self_attn"))?,
-            self_attn_layer_norm: layer_norm(d, 1e-5, vb.pp("self_attn_layer_norm"))?,
-            feed_forward: FeedForward::load(d, config.encoder_ffn_dim, vb)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let normed = self.self_attn_layer_norm.forward(x)?;
-        let read = self.self_attn.forward(&normed, &self.self_attn.keys_values(&normed)?, None)?;
-        self.feed_forward.forward(&(x + read)?)
     }
 }
 

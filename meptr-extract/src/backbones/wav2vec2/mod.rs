@@ -75,6 +75,7 @@ impl Wav2Vec2 {
             norm_eps: eps,
             activation: config.hidden_act,
             norm_place: config.norm_place(),
+            key_has_bias: true,
         };
         let features = config.conv_dim.last().copied().unwrap_or_default();
         let (from_features, to_output) = (vb.pp("feature_projection"), vb.pp("encoder"));

@@ -2,6 +2,7 @@
 
 use candle::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Rows and columns of the kernel.
@@ -110,11 +111,13 @@ impl CustomOp3 for Window {
         let weight = contiguous(weight, weight_layout)?;
         let bias = contiguous(bias, bias_layout)?;
         let mut output = vec![0.0; batch * rows * columns * channels];
-        output.par_chunks_mut(columns * channels).enumerate().for_each(|(index, output_row)| {
+        let arch = Arch::new();
+        output.par_chunks_mut(columns * channels).enumerate().for_each(|(index, output)| {
             let picture =
                 &x[index / rows * height * width * channels..][..height * width * channels];
             let source = Source { picture, height, width };
-            self.fill_row(&source, index % rows, weight, bias, output_row);
+            let row = index % rows;
+            arch.dispatch(Row { window: self, source, row, weight, bias, output });
         });
         Ok((CpuStorage::F32(output), Shape::from((batch, rows, columns, channels))))
     }
@@ -126,31 +129,59 @@ struct Source<'a> {
     width: usize,
 }
 
-impl Window {
-    fn fill_row(
-        &self,
-        source: &Source,
-        row: usize,
-        weight: &[f32],
-        bias: &[f32],
-        output_row: &mut [f32],
-    ) {
+/// One row of the output.
+struct Row<'a> {
+    window: &'a Window,
+    source: Source<'a>,
+    row: usize,
+    weight: &'a [f32],
+    bias: &'a [f32],
+    output: &'a mut [f32],
+}
+
+impl WithSimd for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { window, source, row, weight, bias, output } = self;
         let channels = bias.len();
-        for (column, output) in output_row.chunks_exact_mut(channels).enumerate() {
+        for (column, output) in output.chunks_exact_mut(channels).enumerate() {
             output.copy_from_slice(bias);
-            for tap in 0..KERNEL * KERNEL {
-                let y = (row * self.stride + tap / KERNEL).checked_sub(self.padding_before);
-                let x = (column * self.stride + tap % KERNEL).checked_sub(self.padding_before);
-                let (Some(y), Some(x)) = (y, x) else { continue };
-                if y >= source.height || x >= source.width {
-                    continue;
-                }
-                let input = &source.picture[(y * source.width + x) * channels..][..channels];
-                let weight = &weight[tap * channels..][..channels];
-                for ((output, input), weight) in output.iter_mut().zip(input).zip(weight) {
-                    *output += input * weight;
-                }
+            for (kernel_row, weight) in weight.chunks_exact(KERNEL * channels).enumerate() {
+                let y = (row * window.stride + kernel_row).checked_sub(window.padding_before);
+                let Some(y) = y.filter(|y| *y < source.height) else { continue };
+                let line =
+                    &source.picture[y * source.width * channels..][..source.width * channels];
+                add_line(line, column * window.stride, window.padding_before, weight, output);
             }
+        }
+    }
+}
+
+/// Adds the three pixels of a line, from `first - before` on, to an output pixel.
+#[inline(always)]
+fn add_line(line: &[f32], first: usize, before: usize, weight: &[f32], output: &mut [f32]) {
+    let channels = output.len();
+    let inner = first.checked_sub(before).and_then(|x| line.get(x * channels..(x + 3) * channels));
+    if let Some(pixels) = inner {
+        let (a, rest) = pixels.split_at(channels);
+        let (b, c) = rest.split_at(channels);
+        let (weight_a, rest) = weight.split_at(channels);
+        let (weight_b, weight_c) = rest.split_at(channels);
+        let first_two = a.iter().zip(weight_a).zip(b.iter().zip(weight_b));
+        let all = first_two.zip(c.iter().zip(weight_c));
+        for (output, (((a, wa), (b, wb)), (c, wc))) in output.iter_mut().zip(all) {
+            *output = ((*output + a * wa) + b * wb) + c * wc;
+        }
+        return;
+    }
+    for (tap, weight) in weight.chunks_exact(channels).enumerate() {
+        let x = (first + tap).checked_sub(before);
+        let pixel = x.and_then(|x| line.get(x * channels..(x + 1) * channels));
+        for (output, (x, weight)) in output.iter_mut().zip(pixel.into_iter().flatten().zip(weight))
+        {
+            *output += x * weight;
         }
     }
 }

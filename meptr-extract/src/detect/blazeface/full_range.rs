@@ -9,7 +9,7 @@ use super::layers::{PointwiseConv, Stem, depth_to_space, upsample};
 
 /// Narrows and widens twice, each time after looking at the neighbouring pixels.
 ///
-/// `pointwise(depthwise(relu(pointwise(depthwise(x)))))`. Weights, from operator `op` on: `op + 1`,
+/// `relu(pointwise(depthwise(relu(pointwise(depthwise(x))))) + shortcut)`. Weights, from operator `op` on: `op + 1`,
 /// `op + 2`, `op + 4` and `op + 5`; the operators between pad.
 #[derive(Debug)]
 struct Bottleneck {
@@ -32,19 +32,19 @@ impl Bottleneck {
         let weights = |offset: usize| vb.pp(format!("op{}", op + offset));
         Ok(Self {
             first_depthwise: DepthwiseConv::load(inputs, stride, 1, weights(1))?,
-            first_pointwise: PointwiseConv::load(inputs, inner, weights(2))?,
+            first_pointwise: PointwiseConv::load(inputs, inner, true, weights(2))?,
             second_depthwise: DepthwiseConv::load(inner, 1, 1, weights(4))?,
-            second_pointwise: PointwiseConv::load(inner, outputs, weights(5))?,
+            second_pointwise: PointwiseConv::load(inner, outputs, true, weights(5))?,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.first_pointwise.forward(&self.first_depthwise.forward(x)?)?.relu()?;
-        self.second_pointwise.forward(&self.second_depthwise.forward(&x)?)
+    fn forward(&self, x: &Tensor, shortcut: Option<&Tensor>) -> Result<Tensor> {
+        let x = self.first_pointwise.forward(&self.first_depthwise.forward(x)?)?;
+        self.second_pointwise.forward_plus(&self.second_depthwise.forward(&x)?, shortcut)
     }
 }
 
-/// Some [`Bottleneck`]s with a shortcut, `relu(x + bottleneck(x))`; 7 operators each.
+/// Some [`Bottleneck`]s with their input as the shortcut; 7 operators each.
 #[derive(Debug)]
 struct Stage(Vec<Bottleneck>);
 
@@ -55,7 +55,7 @@ impl Stage {
     }
 
     fn forward(&self, x: Tensor) -> Result<Tensor> {
-        self.0.iter().try_fold(x, |x, block| (&x + block.forward(&x)?)?.relu())
+        self.0.iter().try_fold(x, |x, block| block.forward(&x, Some(&x)))
     }
 }
 
@@ -72,7 +72,7 @@ impl Head {
     fn load(outputs: usize, op: usize, vb: &VarBuilder) -> Result<Self> {
         let inner = 4 * outputs;
         Ok(Self {
-            pointwise: PointwiseConv::load(48, inner, vb.pp(format!("op{op}")))?,
+            pointwise: PointwiseConv::load(48, inner, false, vb.pp(format!("op{op}")))?,
             depthwise: DepthwiseConv::load(inner, 2, 1, vb.pp(format!("op{}", op + 2)))?,
         })
     }
@@ -123,7 +123,7 @@ impl FullRange {
     /// When one is missing or has another shape.
     pub fn load(vb: VarBuilder) -> Result<Self> {
         let pointwise = |inputs, outputs, op: usize| {
-            PointwiseConv::load(inputs, outputs, vb.pp(format!("op{op}")))
+            PointwiseConv::load(inputs, outputs, true, vb.pp(format!("op{op}")))
         };
         Ok(Self {
             stem: Stem::load(32, 3, [1, 1], vb.pp("op1"))?,
@@ -156,15 +156,15 @@ impl FullRange {
     /// When the shape differs or the device fails.
     pub fn forward(&self, pictures: &Tensor) -> Result<RawOutput> {
         let x = self.stage_96.forward(self.stem.forward(pictures)?)?;
-        let x_48 = self.stage_48.forward(self.down_48.forward(&x)?.relu()?)?;
-        let x_24 = self.stage_24.forward(self.down_24.forward(&x_48)?.relu()?)?;
-        let x_12 = self.stage_12.forward(self.down_12.forward(&x_24)?.relu()?)?;
-        let x_6 = self.stage_6.forward(self.down_6.forward(&x_12)?.relu()?)?;
+        let x_48 = self.stage_48.forward(self.down_48.forward(&x, None)?)?;
+        let x_24 = self.stage_24.forward(self.down_24.forward(&x_48, None)?)?;
+        let x_12 = self.stage_12.forward(self.down_12.forward(&x_24, None)?)?;
+        let x_6 = self.stage_6.forward(self.down_6.forward(&x_12, None)?)?;
 
         let join =
             |coarse: &Tensor, narrow: &PointwiseConv, fine: &Tensor, lateral: &PointwiseConv| {
-                let coarse = upsample(&narrow.forward(coarse)?.relu()?)?;
-                lateral.forward(fine)?.relu()? + coarse
+                let coarse = upsample(&narrow.forward(coarse)?)?;
+                lateral.forward(fine)? + coarse
             };
         let x = self.up_12.forward(join(&x_6, &self.narrow_6, &x_12, &self.lateral_12)?)?;
         let x = self.up_24.forward(join(&x, &self.narrow_12, &x_24, &self.lateral_24)?)?;

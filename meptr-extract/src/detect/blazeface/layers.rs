@@ -3,29 +3,56 @@
 use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-/// Mixes the channels of each pixel: `y = x W^T + b`, a 1x1 convolution.
+use crate::detect::convolution::{CpuConvolution, Ending, Steps};
+
+/// Mixes the channels of each pixel, a 1x1 convolution: `y = ending(x W^T + b + shortcut)`.
 ///
 /// Weights: `weight` `(outputs, inputs, 1, 1)`, `bias` `(outputs,)`.
 #[derive(Debug)]
-pub(super) struct PointwiseConv {
-    weight: Tensor, // (inputs, outputs)
-    bias: Tensor,
+pub(super) struct PointwiseConv(Product);
+
+#[derive(Debug)]
+enum Product {
+    Cpu(CpuConvolution),
+    Other { weight: Tensor, bias: Tensor, is_rectified: bool }, // weight (inputs, outputs)
 }
 
 impl PointwiseConv {
-    pub(super) fn load(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+    /// `is_rectified`: whether negative sums become 0.
+    pub(super) fn load(
+        inputs: usize,
+        outputs: usize,
+        is_rectified: bool,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         let weight = vb.get((outputs, inputs, 1, 1), "weight")?;
-        let weight = weight.reshape((outputs, inputs))?.t()?.contiguous()?;
-        Ok(Self { weight, bias: vb.get(outputs, "bias")? })
+        let bias = vb.get(outputs, "bias")?;
+        Ok(Self(if vb.device().is_cpu() {
+            let steps = Steps { stride: 1, padding: [0, 0] };
+            let ending = if is_rectified { Ending::Relu } else { Ending::Linear };
+            Product::Cpu(CpuConvolution::new(&weight, &bias, steps, ending)?)
+        } else {
+            let weight = weight.reshape((outputs, inputs))?.t()?.contiguous()?;
+            Product::Other { weight, bias, is_rectified }
+        }))
     }
 
     /// `(batch, height, width, inputs)` to `(batch, height, width, outputs)`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_plus(x, None)
+    }
+
+    /// The same with a shortcut of the output's shape.
+    pub(super) fn forward_plus(&self, x: &Tensor, shortcut: Option<&Tensor>) -> Result<Tensor> {
+        let (weight, bias, is_rectified) = match &self.0 {
+            Product::Cpu(product) => return product.forward(&[x.into()], shortcut),
+            Product::Other { weight, bias, is_rectified } => (weight, bias, is_rectified),
+        };
         let (batch, height, width, inputs) = x.dims4()?;
-        x.reshape((batch * height * width, inputs))?
-            .matmul(&self.weight)?
-            .broadcast_add(&self.bias)?
-            .reshape((batch, height, width, ()))
+        let y = x.reshape((batch * height * width, inputs))?.matmul(weight)?;
+        let y = y.broadcast_add(bias)?.reshape((batch, height, width, ()))?;
+        let y = shortcut.map_or(Ok(y.clone()), |shortcut| y + shortcut)?;
+        if *is_rectified { y.relu() } else { Ok(y) }
     }
 }
 
@@ -33,10 +60,18 @@ impl PointwiseConv {
 ///
 /// Weights: `weight` `(outputs, 3, kernel, kernel)`, `bias` `(outputs,)`.
 #[derive(Debug)]
-pub(super) struct Stem {
-    weight: Tensor,
-    bias: Tensor,
-    padding: [usize; 2],
+pub(super) enum Stem {
+    /// On the CPU.
+    Cpu(CpuConvolution),
+    /// Elsewhere.
+    Other {
+        /// As loaded.
+        weight: Tensor,
+        /// As loaded.
+        bias: Tensor,
+        /// Zeros before and after.
+        padding: [usize; 2],
+    },
 }
 
 impl Stem {
@@ -48,16 +83,26 @@ impl Stem {
         vb: VarBuilder,
     ) -> Result<Self> {
         let weight = vb.get((outputs, 3, kernel, kernel), "weight")?;
-        Ok(Self { weight, bias: vb.get(outputs, "bias")?, padding })
+        let bias = vb.get(outputs, "bias")?;
+        // The short-range network, whose stem is wide, enlarges every rounding by thousands: it keeps
+        // the order of sums of Candle's convolution, which is that of its reference.
+        if vb.device().is_cpu() && kernel == 3 {
+            let steps = Steps { stride: 2, padding };
+            return Ok(Self::Cpu(CpuConvolution::new(&weight, &bias, steps, Ending::Relu)?));
+        }
+        Ok(Self::Other { weight, bias, padding })
     }
 
     /// `(batch, size, size, 3)` to `(batch, size / 2, size / 2, outputs)`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let [before, after] = self.padding;
+        let (weight, bias, [before, after]) = match self {
+            Self::Cpu(convolution) => return convolution.forward(&[x.into()], None),
+            Self::Other { weight, bias, padding } => (weight, bias, *padding),
+        };
         let x = x.permute((0, 3, 1, 2))?; // (batch, 3, size, size)
         let x = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
-        let x = x.contiguous()?.conv2d(&self.weight, 0, 2, 1, 1)?;
-        x.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(&self.bias)?.relu()
+        let x = x.contiguous()?.conv2d(weight, 0, 2, 1, 1)?;
+        x.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(bias)?.relu()
     }
 }
 

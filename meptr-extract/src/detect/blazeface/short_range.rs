@@ -51,16 +51,16 @@ impl Block {
         let weights = |op: usize| vb.pp(format!("op{op}"));
         Ok(Self {
             depthwise: DepthwiseConv::load(inputs, stride, padding_before, weights(depthwise))?,
-            pointwise: PointwiseConv::load(inputs, outputs, weights(pointwise))?,
+            pointwise: PointwiseConv::load(inputs, outputs, true, weights(pointwise))?,
             stride,
             more_channels: outputs - inputs,
         })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let change = self.pointwise.forward(&self.depthwise.forward(x)?)?;
         let kept = if self.stride == 1 { x.clone() } else { max_pool(x)? };
-        (kept.pad_with_zeros(3, 0, self.more_channels)? + change)?.relu()
+        let kept = kept.pad_with_zeros(3, 0, self.more_channels)?;
+        self.pointwise.forward_plus(&self.depthwise.forward(x)?, Some(&kept))
     }
 }
 
@@ -92,7 +92,8 @@ impl ShortRange {
     /// # Errors
     /// When one is missing or has another shape.
     pub fn load(vb: VarBuilder) -> Result<Self> {
-        let head = |inputs, outputs, op: &str| PointwiseConv::load(inputs, outputs, vb.pp(op));
+        let head =
+            |inputs, outputs, op: &str| PointwiseConv::load(inputs, outputs, false, vb.pp(op));
         Ok(Self {
             stem: Stem::load(24, 5, [1, 2], vb.pp("op0"))?,
             blocks: BLOCKS.map(|row| Block::load(row, &vb)).into_iter().collect::<Result<_>>()?,

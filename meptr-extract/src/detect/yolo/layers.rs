@@ -1,24 +1,74 @@
 //! The building blocks: convolution, residual block, pyramid pooling.
 
-use candle::{Result, Tensor};
+use candle::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 
 use super::names::Names;
+use crate::detect::convolution::{CpuConvolution, Ending, Part, Steps};
 
 /// Added to BatchNorm's variance.
 const EPSILON: f64 = 1e-3;
+
+/// The dimension of the channels: the CPU works channels last, `(batch, height, width, channels)`,
+/// other devices channels first.
+pub(super) fn channel_dim(x: &Tensor) -> usize {
+    if x.device().is_cpu() { 3 } else { 1 }
+}
+
+/// A convolution with what follows it. Keeps the size at stride 1 and halves it at stride 2.
+#[derive(Debug)]
+enum Convolution {
+    Cpu(CpuConvolution),
+    Other { weight: Tensor, bias: Tensor, stride: usize, ending: Ending }, // bias (1, outputs, 1, 1)
+}
+
+impl Convolution {
+    /// - `weight`: `(outputs, inputs, kernel, kernel)`, contiguous
+    /// - `bias`: `(outputs,)`
+    fn new(weight: Tensor, bias: &Tensor, stride: usize, ending: Ending) -> Result<Self> {
+        if weight.device().is_cpu() {
+            let padding = weight.dim(3)? / 2;
+            let steps = Steps { stride, padding: [padding, padding] };
+            return Ok(Self::Cpu(CpuConvolution::new(&weight, bias, steps, ending)?));
+        }
+        let bias = bias.reshape((1, (), 1, 1))?;
+        Ok(Self::Other { weight, bias, stride, ending })
+    }
+
+    fn forward(&self, parts: &[Part], shortcut: Option<&Tensor>) -> Result<Tensor> {
+        let (weight, bias, stride, ending) = match self {
+            Self::Cpu(convolution) => return convolution.forward(parts, shortcut),
+            Self::Other { weight, bias, stride, ending } => (weight, bias, *stride, *ending),
+        };
+        let whole = |part: &Part| {
+            let (_, _, height, width) = part.x.dims4()?;
+            if part.is_doubled {
+                return part.x.upsample_nearest2d(2 * height, 2 * width);
+            }
+            Ok(part.x.clone())
+        };
+        let parts: Vec<Tensor> = parts.iter().map(whole).collect::<Result<_>>()?;
+        let x = match parts.as_slice() {
+            [one] => one.contiguous()?,
+            several => Tensor::cat(several, 1)?,
+        };
+        let x = x.conv2d(weight, weight.dim(3)? / 2, stride, 1, 1)?.broadcast_add(bias)?;
+        let x = match ending {
+            Ending::Silu => x.silu()?,
+            Ending::Sigmoid => candle_nn::ops::sigmoid(&x)?,
+            Ending::Linear => x,
+            Ending::Relu => x.relu()?, // without shortcuts in these networks
+        };
+        shortcut.map_or(Ok(x.clone()), |shortcut| x + shortcut)
+    }
+}
 
 /// Convolution and BatchNorm in one, then `x * sigmoid(x)`.
 ///
 /// Keeps the size at stride 1 and halves it at stride 2. Weights: `conv.weight` `(outputs, inputs,
 /// kernel, kernel)` and `bn.{weight,bias,running_mean,running_var}` `(outputs,)`.
 #[derive(Debug)]
-pub(super) struct Conv {
-    weight: Tensor,
-    bias: Tensor, // (1, outputs, 1, 1)
-    stride: usize,
-    padding: usize,
-}
+pub(super) struct Conv(Convolution);
 
 /// Channels in and out of a layer.
 pub(super) type Channels = [usize; 2];
@@ -35,12 +85,37 @@ impl Conv {
         let scale = (norm("weight")? / (norm("running_var")? + EPSILON)?.sqrt()?)?;
         let bias = (norm("bias")? - (norm("running_mean")? * &scale)?)?;
         let weight = weight.broadcast_mul(&scale.reshape((outputs, 1, 1, 1))?)?.contiguous()?;
-        let bias = bias.reshape((1, outputs, 1, 1))?;
-        Ok(Self { weight, bias, stride, padding: kernel / 2 })
+        Ok(Self(Convolution::new(weight, &bias, stride, Ending::Silu)?))
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.conv2d(&self.weight, self.padding, self.stride, 1, 1)?.broadcast_add(&self.bias)?.silu()
+        self.0.forward(&[x.into()], None)
+    }
+
+    /// Of the channels of all parts, one after the other.
+    pub(super) fn forward_joined(&self, parts: &[Part]) -> Result<Tensor> {
+        self.0.forward(parts, None)
+    }
+}
+
+/// A 1x1 convolution with a bias of its own, and no BatchNorm. Weights: `weight` `(outputs, inputs,
+/// 1, 1)`, `bias` `(outputs,)`.
+#[derive(Debug)]
+pub(super) struct Last(Convolution);
+
+impl Last {
+    pub(super) fn load(
+        [inputs, outputs]: Channels,
+        is_probability: bool,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let weight = vb.get((outputs, inputs, 1, 1), "weight")?.contiguous()?;
+        let ending = if is_probability { Ending::Sigmoid } else { Ending::Linear };
+        Ok(Self(Convolution::new(weight, &vb.get(outputs, "bias")?, 1, ending)?))
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.0.forward(&[x.into()], None)
     }
 }
 
@@ -59,8 +134,8 @@ impl Bottleneck {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.cv2.forward(&self.cv1.forward(x)?)?;
-        if self.has_shortcut { x + y } else { Ok(y) }
+        let y = self.cv1.forward(x)?;
+        self.cv2.0.forward(&[(&y).into()], self.has_shortcut.then_some(x))
     }
 }
 
@@ -92,13 +167,14 @@ impl C2f {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut steps = self.cv1.forward(x)?.chunk(2, 1)?;
+    pub(super) fn forward(&self, parts: &[Part]) -> Result<Tensor> {
+        let both = self.cv1.forward_joined(parts)?;
+        let mut steps = both.chunk(2, channel_dim(&both))?;
         for block in &self.blocks {
-            let last = steps.last().expect("chunk gives two halves").contiguous()?;
-            steps.push(block.forward(&last)?);
+            let last = steps.last().expect("chunk gives two halves");
+            steps.push(block.forward(last)?);
         }
-        self.cv2.forward(&Tensor::cat(&steps, 1)?)
+        self.cv2.forward_joined(&steps.iter().map(Part::from).collect::<Vec<_>>())
     }
 }
 
@@ -123,14 +199,57 @@ impl Sppf {
         let over_5 = max_over_5(&x)?;
         let over_9 = max_over_5(&over_5)?;
         let over_13 = max_over_5(&over_9)?;
-        self.cv2.forward(&Tensor::cat(&[x, over_5, over_9, over_13], 1)?)
+        let parts = [&x, &over_5, &over_9, &over_13];
+        self.cv2.forward_joined(&parts.map(Part::from))
     }
 }
 
 /// The maximum over 5x5 pixels, of which those outside do not count.
 fn max_over_5(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        return x.apply_op1_no_bwd(&MaxOver5);
+    }
     // A repeated border pixel lies in the window anyway, so it does not change the maximum.
     x.pad_with_same(2, 2, 2)?.pad_with_same(3, 2, 2)?.max_pool2d_with_stride(5, 1)
+}
+
+/// The same channels last: first along the rows, then across them.
+struct MaxOver5;
+
+impl CustomOp1 for MaxOver5 {
+    fn name(&self) -> &'static str {
+        "max-over-5"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, height, width, channels) = layout.shape().dims4()?;
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle::bail!("pooling needs its input in one piece");
+        };
+        let x = &x.as_slice::<f32>()?[start..end];
+        let along = max_of_neighbours(x, width, channels);
+        let both = max_of_neighbours(&along, height, width * channels);
+        Ok((CpuStorage::F32(both), layout.shape().clone()))
+    }
+}
+
+/// The maximum of five neighbours along a dimension of `size` steps of `length` numbers.
+fn max_of_neighbours(x: &[f32], size: usize, length: usize) -> Vec<f32> {
+    let mut all = x.to_vec();
+    let lines =
+        all.chunks_exact_mut((size * length).max(1)).zip(x.chunks_exact((size * length).max(1)));
+    for (line, x) in lines {
+        for (step, into) in line.chunks_exact_mut(length).enumerate() {
+            for neighbour in step.saturating_sub(2)..(step + 3).min(size) {
+                let others = &x[neighbour * length..][..length];
+                let larger = |into: &mut f32, other: &f32| {
+                    *into = if *other > *into { *other } else { *into }
+                };
+                into.iter_mut().zip(others).for_each(|(into, other)| larger(into, other));
+            }
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -142,8 +261,10 @@ mod tests {
     #[test]
     fn pixels_outside_do_not_count_for_the_maximum() -> Result<()> {
         let x = Tensor::new(&[-9f32, -1.0, -2.0, -3.0, -4.0, -5.0], &Device::Cpu)?;
-        let y = max_over_5(&x.reshape((1, 1, 1, 6))?)?;
-        assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [-1.0, -1.0, -1.0, -1.0, -2.0, -3.0]);
+        for shape in [(1, 1, 6, 1), (1, 6, 1, 1)] {
+            let y = max_over_5(&x.reshape(shape)?)?;
+            assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [-1.0, -1.0, -1.0, -1.0, -2.0, -3.0]);
+        }
         Ok(())
     }
 }

@@ -1,11 +1,14 @@
 //! The network.
 
-use candle::{D, Device, Result, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, VarBuilder, conv2d, ops};
+use candle::{Device, Result, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
 
 use super::YoloConfig;
-use super::layers::{C2f, Channels, Conv, Sppf};
+use super::layers::{C2f, Channels, Conv, Last, Sppf};
 use super::names::Names;
+use crate::backbones::ops;
+use crate::detect::convolution::Part;
 
 /// Steps in which the distance from anchor to edge is told.
 const DISTANCE_BINS: usize = 16;
@@ -20,7 +23,7 @@ pub struct Yolo {
     backbone: Backbone,
     neck: Neck,
     heads: Vec<Head>,
-    distances: Tensor, // (16,): what each bin stands for, in strides
+    distances: Tensor, // (16, 1): what each bin stands for, in strides
 }
 
 /// Layers 0 to 9.
@@ -56,7 +59,7 @@ struct Head {
 }
 
 #[derive(Debug)]
-struct Branch(Conv, Conv, Conv2d);
+struct Branch(Conv, Conv, Last);
 
 impl Yolo {
     /// Takes the weights named above.
@@ -73,8 +76,8 @@ impl Yolo {
             let boxes = [inputs, box_width, 4 * DISTANCE_BINS];
             let classes = [inputs, class_width, config.classes];
             Ok(Head {
-                boxes: Branch::load(boxes, head.pp("cv2").pp(grid))?,
-                classes: Branch::load(classes, head.pp("cv3").pp(grid))?,
+                boxes: Branch::load(boxes, false, head.pp("cv2").pp(grid))?,
+                classes: Branch::load(classes, true, head.pp("cv3").pp(grid))?,
             })
         });
         let heads = heads.collect::<Result<_>>()?;
@@ -83,7 +86,7 @@ impl Yolo {
             backbone: Backbone::load(config, names, &vb)?,
             neck: Neck::load(config, names, &vb)?,
             heads,
-            distances: distances.flatten_all()?,
+            distances: distances.reshape((DISTANCE_BINS, 1))?,
         })
     }
 
@@ -97,28 +100,56 @@ impl Yolo {
     /// # Errors
     /// When the shape differs or the device fails.
     pub fn forward(&self, pictures: &Tensor) -> Result<Tensor> {
+        if !pictures.device().is_cpu() {
+            return self.look(&pictures.contiguous()?);
+        }
+        // Each thread takes pictures of its own as long as there are enough.
+        let pictures = pictures.permute((0, 2, 3, 1))?;
+        let one = |index| self.look(&pictures.narrow(0, index, 1)?);
+        match pictures.dim(0)? {
+            0 | 1 => self.look(&pictures),
+            batch => {
+                let found: Result<Vec<Tensor>> = (0..batch).into_par_iter().map(one).collect();
+                Tensor::cat(&found?, 0)
+            }
+        }
+    }
+
+    /// The same of pictures with their channels where the device wants them.
+    fn look(&self, pictures: &Tensor) -> Result<Tensor> {
         let scales = self.neck.forward(self.backbone.forward(pictures)?)?;
         let grids = scales.iter().zip(&self.heads).zip(STRIDES).map(|((x, head), stride)| {
-            let boxes = self.boxes(&head.boxes.forward(x)?, stride)?;
-            let classes = ops::sigmoid(&head.classes.forward(x)?)?.flatten_from(2)?;
+            let bins = head.boxes.forward(x)?;
+            let classes = anchor_rows(&head.classes.forward(x)?)?.transpose(1, 2)?;
+            let size = if x.device().is_cpu() { [1, 2] } else { [2, 3] };
+            let [rows, columns] = size.map(|dim| bins.dims()[dim]);
+            let boxes = self.boxes(&anchor_rows(&bins)?, [rows, columns], stride)?;
             Tensor::cat(&[boxes, classes], 1)
         });
         Tensor::cat(&grids.collect::<Result<Vec<_>>>()?, 2)
     }
 
-    /// From bins to boxes: `(batch, 64, rows, columns)` to `(batch, 4, anchors)`.
-    fn boxes(&self, bins: &Tensor, stride: usize) -> Result<Tensor> {
-        let (batch, _, rows, columns) = bins.dims4()?;
-        let anchors = rows * columns;
-        let bins = bins.reshape((batch, 4, DISTANCE_BINS, anchors))?.transpose(2, 3)?;
-        let probabilities = ops::softmax(&bins.contiguous()?, D::Minus1)?;
-        let distance = probabilities.broadcast_mul(&self.distances)?.sum(D::Minus1)?; // (b, 4, anchors)
+    /// From bins to boxes: `(batch, anchors, 64)` to `(batch, 4, anchors)`.
+    fn boxes(&self, bins: &Tensor, [rows, columns]: [usize; 2], stride: usize) -> Result<Tensor> {
+        let (batch, anchors, _) = bins.dims3()?;
+        let bins = bins.reshape((batch * anchors * 4, DISTANCE_BINS))?;
+        let distance = ops::softmax(bins)?.matmul(&self.distances)?;
+        let distance = distance.reshape((batch, anchors, 4))?.transpose(1, 2)?.contiguous()?;
         let (to_start, to_end) = (distance.narrow(1, 0, 2)?, distance.narrow(1, 2, 2)?);
-        let centers = anchor_centers(rows, columns, bins.device())?;
+        let centers = anchor_centers(rows, columns, distance.device())?;
         let start = centers.broadcast_sub(&to_start)?;
         let end = centers.broadcast_add(&to_end)?;
         let boxes = Tensor::cat(&[((&start + &end)? / 2.0)?, (end - start)?], 1)?;
         boxes * stride as f64
+    }
+}
+
+/// The channels of all pixels, `(batch, anchors, channels)`, contiguous.
+fn anchor_rows(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        x.flatten(1, 2)
+    } else {
+        x.flatten_from(2)?.transpose(1, 2)?.contiguous()
     }
 }
 
@@ -155,10 +186,10 @@ impl Backbone {
     /// The features at 1/8, 1/16 and 1/32 of the picture's size.
     fn forward(&self, x: &Tensor) -> Result<[Tensor; 3]> {
         let [first, second] = &self.stem;
-        let x = self.stage_4.forward(&second.forward(&first.forward(x)?)?)?;
-        let x_8 = self.stage_8.forward(&self.down_8.forward(&x)?)?;
-        let x_16 = self.stage_16.forward(&self.down_16.forward(&x_8)?)?;
-        let x_32 = self.stage_32.forward(&self.down_32.forward(&x_16)?)?;
+        let x = self.stage_4.forward(&[(&second.forward(&first.forward(x)?)?).into()])?;
+        let x_8 = self.stage_8.forward(&[(&self.down_8.forward(&x)?).into()])?;
+        let x_16 = self.stage_16.forward(&[(&self.down_16.forward(&x_8)?).into()])?;
+        let x_32 = self.stage_32.forward(&[(&self.down_32.forward(&x_16)?).into()])?;
         Ok([x_8, x_16, self.pooling.forward(&x_32)?])
     }
 }
@@ -182,33 +213,32 @@ impl Neck {
     }
 
     fn forward(&self, [x_8, x_16, x_32]: [Tensor; 3]) -> Result<[Tensor; 3]> {
-        let up_16 = self.up_16.forward(&Tensor::cat(&[doubled(&x_32)?, x_16], 1)?)?;
-        let y_8 = self.up_8.forward(&Tensor::cat(&[doubled(&up_16)?, x_8], 1)?)?;
-        let y_16 = Tensor::cat(&[self.down_16.forward(&y_8)?, up_16], 1)?;
-        let y_16 = self.join_16.forward(&y_16)?;
-        let y_32 = Tensor::cat(&[self.down_32.forward(&y_16)?, x_32], 1)?;
-        let y_32 = self.join_32.forward(&y_32)?;
+        let doubled = |x| Part { x, is_doubled: true };
+        let up_16 = self.up_16.forward(&[doubled(&x_32), (&x_16).into()])?;
+        let y_8 = self.up_8.forward(&[doubled(&up_16), (&x_8).into()])?;
+        let y_16 = self.down_16.forward(&y_8)?;
+        let y_16 = self.join_16.forward(&[&y_16, &up_16].map(Part::from))?;
+        let y_32 = self.down_32.forward(&y_16)?;
+        let y_32 = self.join_32.forward(&[&y_32, &x_32].map(Part::from))?;
         Ok([y_8, y_16, y_32])
     }
 }
 
-/// Every pixel four times.
-fn doubled(x: &Tensor) -> Result<Tensor> {
-    let (_, _, height, width) = x.dims4()?;
-    x.upsample_nearest2d(2 * height, 2 * width)
-}
-
 impl Branch {
-    fn load([inputs, inner, outputs]: [usize; 3], vb: VarBuilder) -> Result<Self> {
+    fn load(
+        [inputs, inner, outputs]: [usize; 3],
+        is_probability: bool,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         Ok(Self(
             Conv::load([inputs, inner], 3, 1, vb.pp(0))?,
             Conv::load([inner, inner], 3, 1, vb.pp(1))?,
-            conv2d(inner, outputs, 1, Conv2dConfig::default(), vb.pp(2))?,
+            Last::load([inner, outputs], is_probability, vb.pp(2))?,
         ))
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::Module::forward(&self.2, &self.1.forward(&self.0.forward(x)?)?)
+        self.2.forward(&self.1.forward(&self.0.forward(x)?)?)
     }
 }
 

@@ -1,0 +1,101 @@
+//! Whisper's audio encoder.
+
+use candle::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::config::WhisperConfig;
+use crate::backbones::Activation;
+use crate::backbones::encoder::{
+    Encoder as Transformer, EncoderConfig, LayerNames, LayerNorm, NormPlace,
+};
+use crate::backbones::ops;
+
+/// Steps that a convolution's kernel spans.
+const KERNEL: usize = 3;
+/// Added to the variance in every layer norm.
+const NORM_EPS: f64 = 1e-5;
+
+const LAYER_NAMES: LayerNames = LayerNames {
+    query: "self_attn.q_proj",
+    key: "self_attn.k_proj",
+    value: "self_attn.v_proj",
+    attention_output: "self_attn.out_proj",
+    attention_norm: "self_attn_layer_norm",
+    inner: "fc1",
+    outer: "fc2",
+    feed_forward_norm: "final_layer_norm",
+};
+
+/// Two convolutions along the time, positions, and a transformer encoder with a norm at its end.
+///
+/// Weights: `conv1`, `conv2`, `embed_positions.weight`, `layers.N`, `layer_norm`.
+#[derive(Debug, Clone)]
+pub(super) struct Encoder {
+    convolutions: [Convolution; 2],
+    embed_positions: Tensor, // (max_source_positions, d), sinusoids as the file has them
+    transformer: Transformer,
+    norm: LayerNorm,
+}
+
+impl Encoder {
+    pub(super) fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
+        let d = config.d_model;
+        let transformer = EncoderConfig {
+            width: d,
+            heads: config.encoder_attention_heads,
+            inner_width: config.encoder_ffn_dim,
+            layers: config.encoder_layers,
+            norm_eps: NORM_EPS,
+            activation: Activation::Gelu,
+            norm_place: NormPlace::BeforeBranch,
+            key_has_bias: false,
+        };
+        Ok(Self {
+            convolutions: [
+                Convolution::load(config.num_mel_bins, d, 1, vb.pp("conv1"))?,
+                Convolution::load(d, d, 2, vb.pp("conv2"))?,
+            ],
+            embed_positions: vb.get((config.max_source_positions, d), "embed_positions.weight")?,
+            transformer: Transformer::load(&transformer, &LAYER_NAMES, &vb.pp("layers"))?,
+            norm: LayerNorm::load(d, NORM_EPS, &vb.pp("layer_norm"))?,
+        })
+    }
+
+    /// `(batch, mels, frames)` to `(batch, positions, d)`.
+    pub(super) fn forward(&self, features: &Tensor) -> Result<Tensor> {
+        let (batch, _, _) = features.dims3()?;
+        let [first, second] = &self.convolutions;
+        let embed = |window: usize| {
+            let x = second.forward(&first.forward(&features.get(window)?.t()?)?)?;
+            x + &self.embed_positions
+        };
+        let x = Tensor::stack(&(0..batch).map(embed).collect::<Result<Vec<_>>>()?, 0)?;
+        let lengths = vec![x.dim(1)?; batch];
+        self.norm.forward(&self.transformer.forward(x, &lengths)?)
+    }
+}
+
+/// A convolution along the steps with a zero on either side, then GELU.
+///
+/// Weights: `weight` `(outputs, inputs, 3)`, `bias` `(outputs,)`.
+#[derive(Debug, Clone)]
+struct Convolution {
+    weight: Tensor, // (1, outputs, 3 inputs)
+    bias: Tensor,
+    stride: usize,
+}
+
+impl Convolution {
+    fn load(inputs: usize, outputs: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((outputs, inputs, KERNEL), "weight")?.transpose(1, 2)?.contiguous()?;
+        let weight = weight.reshape((1, outputs, KERNEL * inputs))?;
+        Ok(Self { weight, bias: vb.get(outputs, "bias")?, stride })
+    }
+
+    /// `(steps, inputs)` to `(steps / stride, outputs)`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let padded = x.contiguous()?.pad_with_zeros(0, 1, 1)?.unsqueeze(0)?;
+        let product = ops::windows_matmul(&padded, &self.weight, KERNEL, self.stride)?;
+        ops::activate(product.squeeze(0)?, &self.bias, Activation::Gelu)
+    }
+}
