@@ -2,6 +2,7 @@
 
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use meptr_core::device::BatchSize;
 use serde::{Deserialize, Serialize};
 
 use super::blazeface::{FullRange, Letterbox, RawOutput, ShortRange};
@@ -14,8 +15,10 @@ const MIN_MERGED_IOU: f32 = 0.3;
 const MAX_LOGIT: f32 = 100.0;
 /// Box and six keypoints of an anchor.
 const VALUES: usize = 16;
-/// Pictures looked at together on a GPU; bounds the memory to about 15 MB for each.
-const MAX_BATCH: usize = 32;
+/// Bytes that a picture takes on the device at the fullest moment, roughly.
+const BYTES_PER_PICTURE: u64 = 20 << 20;
+/// Pictures looked at together on a GPU with memory to spare.
+const MAX_BATCH: usize = 64;
 /// On the CPU, where features of more pictures than these leave its cache and take longer.
 const MAX_BATCH_ON_CPU: usize = 2;
 
@@ -73,6 +76,7 @@ pub struct FaceDetector {
     model: FaceModel,
     network: Network,
     anchors: Vec<[f32; 2]>,
+    batch: BatchSize,
     device: Device,
 }
 
@@ -93,7 +97,8 @@ impl FaceDetector {
             FaceModel::FullRange => Network::FullRange(Box::new(FullRange::load(vb)?)),
             FaceModel::ShortRange => Network::ShortRange(Box::new(ShortRange::load(vb)?)),
         };
-        Ok(Self { model, network, anchors: model.anchors(), device })
+        let batch = BatchSize::fitting(&device, BYTES_PER_PICTURE, MAX_BATCH_ON_CPU, MAX_BATCH);
+        Ok(Self { model, network, anchors: model.anchors(), batch, device })
     }
 
     /// Takes the published weights, which are part of the program.
@@ -171,12 +176,10 @@ impl FaceDetector {
 
 impl Detector for FaceDetector {
     fn detect(&self, images: &[&RgbImage]) -> Result<Vec<Vec<Detection>>> {
-        let mut found = Vec::with_capacity(images.len());
-        let batch_size = if self.device.is_cpu() { MAX_BATCH_ON_CPU } else { MAX_BATCH };
-        for batch in images.chunks(batch_size) {
-            found.extend(self.detect_batch(batch).map_err(Error::doing("looking for faces"))?);
-        }
-        Ok(found)
+        let found = self.batch.run(images.len(), |batch| {
+            self.detect_batch(&images[batch]).map_err(Error::doing("looking for faces"))
+        })?;
+        Ok(found.into_iter().flatten().collect())
     }
 }
 

@@ -15,6 +15,7 @@ mod words;
 use std::path::{Path, PathBuf};
 
 use candle::{Device, Tensor};
+use meptr_core::Precision;
 use meptr_core::bundle::{Bundle, FolderPart};
 use meptr_core::prediction::ChosenFrame;
 
@@ -45,6 +46,15 @@ pub struct Extractor {
     reader: WordReader,
     whisper: Option<Whisper>,
     limits: Limits,
+}
+
+/// Where backbones compute, and with which numbers. Detectors always use f32.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The device.
+    pub device: Device,
+    /// The numbers.
+    pub precision: Precision,
 }
 
 /// What is asked about one video.
@@ -127,13 +137,25 @@ impl Extractor {
     /// # Errors
     /// When a part cannot be read or does not fit its configuration.
     pub fn open(bundle: &Bundle, device: &Device, limits: Limits, listens: bool) -> Result<Self> {
+        let place = Place { device: device.clone(), precision: Precision::F32 };
+        Self::open_at(bundle, &place, limits, listens)
+    }
+
+    /// The same, with backbones that may compute with other numbers than f32.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_at(bundle: &Bundle, place: &Place, limits: Limits, listens: bool) -> Result<Self> {
         let transcriber = bundle.manifest().parts.transcriber.as_ref().filter(|_| listens);
-        let open_whisper = |part: &FolderPart| Whisper::open(&bundle.path(&part.folder), device);
+        let open_whisper = |part: &FolderPart| {
+            let folder = bundle.path(&part.folder);
+            Whisper::open_as(&folder, &place.device, place.precision)
+        };
         Ok(Self {
             whisper: transcriber.map(open_whisper).transpose()?,
-            eye: Eye::open(bundle, device)?,
-            ear: Ear::open(bundle, device)?,
-            reader: WordReader::open(bundle, device)?,
+            eye: Eye::open(bundle, place)?,
+            ear: Ear::open(bundle, place)?,
+            reader: WordReader::open(bundle, place)?,
             limits,
         })
     }
@@ -177,6 +199,7 @@ impl Extractor {
             sink,
             watch: Watch::new(&plan),
             cutter: Cutter::new(&plan),
+            unheard: Vec::new(),
             dump,
             listener: self.whisper.as_ref().filter(|_| has_no_words).map(Listener::new),
             cues: Vec::new(),
@@ -257,6 +280,8 @@ struct Pass<'a> {
     sink: &'a mut dyn FeatureSink,
     watch: Watch,
     cutter: Cutter,
+    /// Pieces of sound that wait for others.
+    unheard: Vec<ear::Cut>,
     dump: Option<Dump>,
     listener: Option<Listener<'a>>,
     cues: Vec<Cue>,
@@ -283,7 +308,7 @@ impl Pass<'_> {
                     listener.take(start_seconds, &samples, &mut self.steps)?;
                 }
                 let cuts = self.cutter.push(start_seconds, &samples);
-                self.hear(cuts)
+                self.hear(cuts, false)
             }
             Event::Subtitle(cue) => {
                 self.cues.push(cue);
@@ -297,7 +322,7 @@ impl Pass<'_> {
                 self.report = report;
                 self.look(None)?;
                 let cuts = self.cutter.finish();
-                self.hear(cuts)
+                self.hear(cuts, true)
             }
         }
     }
@@ -319,10 +344,17 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn hear(&mut self, cuts: Vec<ear::Cut>) -> Result<()> {
-        for cut in cuts {
-            let ear = &self.extractor.ear;
-            let piece = self.steps.time("wav2vec2", || ear.hear(&cut.samples))?;
+    /// Listens to pieces of sound as soon as there are as many as the device takes at a time, or
+    /// nothing more comes.
+    fn hear(&mut self, cuts: Vec<ear::Cut>, is_end: bool) -> Result<()> {
+        self.unheard.extend(cuts);
+        let ear = &self.extractor.ear;
+        if !ear.has_enough(&self.unheard) && !is_end {
+            return Ok(());
+        }
+        let cuts = std::mem::take(&mut self.unheard);
+        let pieces = self.steps.time("wav2vec2", || ear.hear(&cuts))?;
+        for (cut, piece) in cuts.iter().zip(pieces) {
             self.sink.sound(cut.window, piece, &mut self.steps)?;
         }
         Ok(())

@@ -20,16 +20,17 @@ mod summary;
 use std::path::Path;
 
 use meptr_core::bundle::{Bundle, Standing};
+use meptr_core::device::Opened;
 use meptr_core::prediction::{
     MediaSummary, Scope, Segment, Transcript, VideoPrediction, WeightFileSummary, WeightsSummary,
 };
 
-pub use request::{DeviceChoice, PersonChoice, PredictorOptions, Request};
+pub use request::{PersonChoice, PredictorOptions, Request};
 pub use scoring::{FusedScores, HeadScores, Scorer};
 
 use crate::decode::VideoInfo;
 use crate::detect::{Detector, FaceDetector};
-use crate::extractor::{Extraction, Extractor, Steps, Words};
+use crate::extractor::{Extraction, Extractor, Place, Steps, Words};
 use crate::progress::{Progress, Unwatched};
 use crate::{Error, Result};
 use board::Board;
@@ -41,6 +42,7 @@ pub struct Predictor {
     extractor: Extractor,
     scorer: Scorer,
     weights: WeightsSummary,
+    is_on_gpu: bool,
 }
 
 impl Predictor {
@@ -58,10 +60,14 @@ impl Predictor {
     /// When the device cannot be had, the bundle is not whole, or a part does not fit its
     /// configuration.
     pub fn open_with(bundle: &Path, options: &PredictorOptions) -> Result<Self> {
-        let device = options.device.open()?;
         let bundle = Bundle::open(bundle)?;
-        let mut extractor =
-            Extractor::open(&bundle, &device, options.limits.clone(), options.listens)?;
+        let Opened { device, note } = options.device.open()?;
+        if let Some(note) = note {
+            tracing::warn!("{note}");
+        }
+        let place = Place { device: device.clone(), precision: options.precision };
+        let (limits, listens) = (options.limits.clone(), options.listens);
+        let mut extractor = Extractor::open_at(&bundle, &place, limits, listens)?;
         if let Some(model) = options.face_model {
             extractor.set_face_detector(Box::new(FaceDetector::bundled(model, &device)?));
         }
@@ -69,7 +75,13 @@ impl Predictor {
             extractor,
             scorer: Scorer::open(&bundle, &device)?,
             weights: weights_summary(&bundle),
+            is_on_gpu: !device.is_cpu(),
         })
+    }
+
+    /// Whether it computes on a GPU.
+    pub fn is_on_gpu(&self) -> bool {
+        self.is_on_gpu
     }
 
     /// Finds bodies with another detector than the bundle's.
