@@ -2,7 +2,8 @@
 # Builds meptr for NVIDIA GPUs, on any Linux x86-64 machine: neither a GPU nor a driver nor an
 # installed CUDA toolkit is needed. The program starts on machines without a GPU too.
 #
-#   scripts/build-cuda.sh              puts `meptr` and `gpu_check` into target/cuda/bin
+#   scripts/build-cuda.sh              puts `meptr` into target/cuda/bin
+#   scripts/build-cuda.sh --checks     and what scripts/gpu-check.sh takes along, in one archive
 #
 # CUDA_HOME         a toolkit that is there already; without it, one is put together from PyPI
 #                   wheels in target/cuda-toolkit (105 MB to download, 270 MB on disk)
@@ -67,18 +68,41 @@ export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
 # Candle has its CUDA libraries linked, and a program so linked does not start without them. The
 # flag makes `cudarc` open them at run time. Only with --target does it not reach build scripts,
 # one of which stops at the contradiction.
-cargo build --release --locked --workspace --bins --examples --features cuda \
-    --target-dir target/cuda --target "$target" \
-    --config "target.$target.rustflags=[\"--cfg\", \"feature=\\\"dynamic-loading\\\"\"]" "$@"
+options=(
+    --release --locked --features cuda --target-dir target/cuda --target "$target"
+    --config "target.$target.rustflags=[\"--cfg\", \"feature=\\\"dynamic-loading\\\"\"]"
+)
+built=target/cuda/$target/release
+cargo build --workspace --bins "${options[@]}"
 
-mkdir -p target/cuda/bin
-for program in meptr examples/gpu_check; do
-    built=target/cuda/$target/release/$program
-    [ -e "$built" ] || continue
-    if readelf -d "$built" | grep NEEDED | grep -E 'libcu|libnv'; then
-        echo "build-cuda: $program would not start on a machine without the above" >&2
+# A program without debug information that opens NVIDIA's libraries only when it needs them.
+place() { # FROM TO
+    if readelf -d "$1" | grep NEEDED | grep -E 'libcu|libnv'; then
+        echo "build-cuda: ${1##*/} would not start on a machine without the above" >&2
         exit 1
     fi
-    strip -o "target/cuda/bin/${program##*/}" "$built"
-done
-ls -lh target/cuda/bin >&2
+    mkdir -p "${2%/*}"
+    strip -o "$2" "$1"
+}
+place "$built/meptr" target/cuda/bin/meptr
+
+if [ "${1:-}" = --checks ]; then
+    # Golden tests that decode nothing: they need no library of FFmpeg.
+    tests=(golden_models backbones golden_speech golden_traces golden_full_runs)
+    bundle=$(mktemp -d)
+    trap 'rm -rf "$bundle"' EXIT
+    cargo build --workspace --examples "${options[@]}"
+    cargo test --workspace --no-run "${tests[@]/#/--test=}" "${options[@]}" \
+        --message-format=json-render-diagnostics |
+        grep -o '"executable":"[^"]*"' | cut -d'"' -f4 | sort -u |
+        while read -r program; do
+            name=${program##*/}
+            name=${name%-*} # without the compiler's hash
+            [[ " ${tests[*]} " != *" $name "* ]] || place "$program" "$bundle/tests/$name"
+        done
+    place "$built/examples/gpu_check" "$bundle/bin/gpu_check"
+    cp target/cuda/bin/meptr "$bundle/bin/"
+    # The programs hold the same kernels: a dictionary larger than all of them stores these once.
+    tar -C "$bundle" -c bin tests | xz -6 --lzma2=preset=6,dict=512MiB > target/cuda/gpu-check.tar.xz
+fi
+ls -lh target/cuda/bin target/cuda/gpu-check.tar.xz 2>/dev/null >&2 || true

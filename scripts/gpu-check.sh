@@ -57,9 +57,8 @@ say "golden data on $device"
 export MEPTR_TEST_DEVICE=$device MEPTR_GOLDEN=${MEPTR_GOLDEN:-$PWD/tests/golden}
 for test in "$out"/tests/*; do
     echo "-- ${test##*/}"
-    # One after another: they share the device's one queue of work.
-    (cd meptr-core && step "golden ${test##*/}" 120 "$OLDPWD/$test" --test-threads=1 --quiet
-        [ ${#failed[@]} -eq 0 ]) || failed+=("golden ${test##*/}")
+    # One test after another: they share the device's one queue of work.
+    step "golden ${test##*/}" 120 "$test" --test-threads=1
 done
 
 say "backbones on $device against the processor"
@@ -90,8 +89,7 @@ PY
             python3 - "$out/full-$precision.json" "$precision" <<'PY'
 import json, sys
 for video in json.load(open(sys.argv[1]))["videos"]:
-    steps = ", ".join(f"{name} {seconds:.2f}" for name, seconds in video["steps"].items()) \
-        if isinstance(video["steps"], dict) else video["steps"]
+    steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in video["steps"])
     print(f"full size, {sys.argv[2]}: {steps}")
 PY
         done

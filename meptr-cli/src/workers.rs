@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 
 use clap::Args;
-use meptr_core::device::Opened;
 use meptr_core::{DeviceChoice, Precision};
 use meptr_extract::extractor::Place;
 
@@ -21,15 +20,12 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// Opens a device, and says so where it is not the one that would have been taken.
+    /// Opens a device.
     ///
     /// # Errors
     /// When it cannot be had, or not with these numbers.
     pub fn place(&self, device: DeviceChoice) -> anyhow::Result<Place> {
-        let Opened { device, note } = device.open()?;
-        if let Some(note) = note {
-            tracing::warn!("{note}");
-        }
+        let device = device.open()?;
         self.check(!device.is_cpu())?;
         Ok(Place { device, precision: self.precision })
     }

@@ -18,7 +18,7 @@ pub fn device() -> Device {
     let open = || match std::env::var("MEPTR_TEST_DEVICE") {
         Ok(name) => {
             let choice: DeviceChoice = name.parse().expect("MEPTR_TEST_DEVICE names a device");
-            choice.open().expect("MEPTR_TEST_DEVICE can be had").device
+            choice.open().expect("MEPTR_TEST_DEVICE can be had")
         }
         Err(_) => Device::Cpu,
     };

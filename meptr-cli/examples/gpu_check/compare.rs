@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use candle::{DType, Device, Tensor};
 use meptr_core::Precision;
+use meptr_extract::detect::{FaceDetector, FaceModel};
 
 use super::{models, say};
 
@@ -16,12 +17,14 @@ fn tolerance(precision: Precision) -> f32 {
     }
 }
 
-/// Compares every backbone in every precision.
+/// Compares every frozen network, in every precision that it has.
 pub(crate) fn run(device: &Device, is_quick: bool) -> Result<()> {
     let mut is_near = true;
-    for (name, compute) in BACKBONES {
+    for (name, compute) in NETWORKS {
         let expected = compute(is_quick, Precision::F32, &Device::Cpu)?;
-        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+        let is_detector = matches!(name, "faces" | "bodies"); // those use f32 only
+        let precisions = [Precision::F32, Precision::F16, Precision::Bf16];
+        for precision in precisions.into_iter().take(if is_detector { 1 } else { 3 }) {
             if device.is_cpu() && precision == Precision::Bf16 && name == "whisper" {
                 continue; // Candle has no such convolution on the processor
             }
@@ -34,13 +37,24 @@ pub(crate) fn run(device: &Device, is_quick: bool) -> Result<()> {
             is_near &= off <= allowed;
         }
     }
-    ensure!(is_near, "a backbone is further off than it may be");
+    ensure!(is_near, "a network is further off than it may be");
     Ok(())
 }
 
 type Compute = fn(bool, Precision, &Device) -> Result<Tensor>;
 
-const BACKBONES: [(&str, Compute); 4] = [
+const NETWORKS: [(&str, Compute); 6] = [
+    ("faces", |_, _, device| {
+        let detector = FaceDetector::bundled(FaceModel::FullRange, device)?;
+        let side = FaceModel::FullRange.input_size();
+        let squares = (models::wave(&[2, side, side, 3], device)?.affine(127.0, 127.0))?;
+        let output = detector.raw_output(&squares)?;
+        Ok(Tensor::cat(&[output.regressors.flatten_all()?, output.scores.flatten_all()?], 0)?)
+    }),
+    ("bodies", |_, _, device| {
+        let pictures = models::wave(&[2, 3, 384, 640], device)?.affine(0.5, 0.5)?;
+        Ok(models::yolo(device)?.forward(&pictures)?)
+    }),
     ("clip", |is_quick, precision, device| {
         let pictures = models::wave(&[3, 3, 224, 224], device)?;
         Ok(models::clip(is_quick, precision, device)?.forward(&pictures)?)

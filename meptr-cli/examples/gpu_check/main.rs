@@ -31,8 +31,7 @@ fn main() -> Result<()> {
 
 fn open(name: &str) -> Result<Device> {
     let choice: DeviceChoice = name.parse().map_err(anyhow::Error::msg)?;
-    let opened = choice.open().with_context(|| format!("opening {name}"))?;
-    Ok(opened.device)
+    choice.open().with_context(|| format!("opening {name}"))
 }
 
 /// Prints a line of the result.

@@ -3,12 +3,17 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use candle::{Device, Tensor};
-use meptr_core::models::{FusionConfig, FusionInput, FusionModel, ModalityInput};
+use candle::{DType, Device, Tensor};
+use meptr_core::models::{
+    CrossTaskModel, FusionConfig, FusionInput, FusionModel, HeadConfig, ModalityInput,
+};
 use meptr_core::nn::Mode;
 use meptr_core::rng::SeedStreams;
-use meptr_core::weights::Trainable;
-use meptr_core::{PerModality, Precision};
+use meptr_core::weights::{Trainable, generate};
+use meptr_core::{Modality, PerModality, Precision};
+use meptr_extract::RgbImage;
+use meptr_extract::detect::{Detector, FaceDetector, FaceModel};
+use meptr_extract::image::ClipInput;
 use meptr_train::data::Labels;
 use meptr_train::loss::{Objective, ObjectiveConfig};
 use meptr_train::optim::{Optimiser, OptimiserConfig, Rates};
@@ -38,6 +43,7 @@ pub(crate) fn run(device: &Device, is_quick: bool) -> Result<()> {
         measuring.clip(precision)?;
         measuring.wav2vec2(precision)?;
         measuring.whisper(precision)?;
+        measuring.prediction(precision)?;
     }
     measuring.training()
 }
@@ -154,6 +160,58 @@ impl Measuring<'_> {
             Ok(())
         })?;
         self.report("whisper-decoder", precision, seconds, None);
+        Ok(())
+    }
+
+    /// All of a prediction but decoding and listening to speech: 15 s of sound, 30 pictures of 720
+    /// lines with a face and a body each, 40 tokens, at full size.
+    fn prediction(&self, precision: Precision) -> Result<()> {
+        let device = self.device;
+        let clip = models::clip(self.is_quick, precision, device)?;
+        let wav2vec2 = models::wav2vec2(self.is_quick, precision, device)?;
+        let bert = models::bert(precision, device)?;
+        let faces = FaceDetector::bundled(FaceModel::FullRange, device)?;
+        let bodies = models::yolo(device)?;
+        let input = ClipInput::new(224);
+        let head = |modality| {
+            let config = HeadConfig::published(modality);
+            Ok(generate(1, device, |vb| CrossTaskModel::load(&config, vb))?.0)
+        };
+        let heads: PerModality<CrossTaskModel> = PerModality::try_from_fn(head)?;
+        let config = FusionConfig::published();
+        let fusion = generate(1, device, |vb| FusionModel::load(&config, vb))?.0;
+        let count = if self.is_quick { 2 } else { 30 };
+        let samples = if self.is_quick { 2 } else { 15 } * SAMPLE_RATE_HZ;
+        let bytes = (0..1280 * 720 * 3).map(|byte| (byte * 7919 % 256) as u8).collect();
+        let picture = RgbImage::new(1280, 720, bytes);
+        let (pictures, crops) = (vec![&picture; count], vec![picture.clone(); count]);
+        let sound: Vec<f32> = (0..samples).map(|sample| (sample as f32 * 0.01).sin()).collect();
+        let seconds = self.seconds(|| {
+            faces.detect(&pictures)?;
+            let frames = Tensor::zeros((count, 3, 384, 640), DType::F32, device)?;
+            bodies.forward(&frames)?.to_device(&Device::Cpu)?;
+            let seen: Result<Vec<Tensor>> = (0..3)
+                .map(|_| Ok(clip.forward(&input.prepare(&crops, device)?)?.unsqueeze(0)?))
+                .collect();
+            let sound = Tensor::from_slice(&sound, (1, samples), device)?;
+            let heard = wav2vec2.forward(&sound, &[samples])?;
+            let words = bert.forward(&models::tokens(40, device)?, &[40])?;
+            let sequences: Vec<Tensor> = seen?.into_iter().chain([heard, words]).collect();
+            let read = |modality: Modality| -> Result<Option<ModalityInput>> {
+                let sequence = &sequences[modality as usize];
+                let output = heads[modality].forward(sequence, None, &mut Mode::Eval)?;
+                Ok(Some(ModalityInput {
+                    vector: output.fused_vector()?,
+                    emotion_logits: Some(output.emotion_logits),
+                    trait_values: Some(output.personality_scores),
+                    is_present: None,
+                }))
+            };
+            let output = fusion.forward(&PerModality::try_from_fn(read)?, &mut Mode::Eval)?;
+            output.emotion_logits.to_vec2::<f32>()?;
+            Ok(())
+        })?;
+        self.report("predict", precision, seconds, None);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use meptr_core::weights::generate;
 use meptr_extract::backbones::{
     Bert, BertConfig, ClipConfig, ClipVision, Wav2Vec2, Wav2Vec2Config,
 };
+use meptr_extract::detect::yolo::{Yolo, YoloConfig};
 use meptr_extract::speech::{WhisperConfig, WhisperModel};
 
 const SEED: u64 = 1;
@@ -66,6 +67,10 @@ pub(crate) fn whisper(
     let load =
         |vb: candle_nn::VarBuilder| WhisperModel::load(&config, vb.to_dtype(precision.dtype()));
     Ok(generate(SEED, device, load)?.0)
+}
+
+pub(crate) fn yolo(device: &Device) -> Result<Yolo> {
+    Ok(generate(SEED, device, |vb| Yolo::load(&YoloConfig::nano(1), vb))?.0)
 }
 
 /// Numbers of a shape, in -1 to 1.

@@ -20,26 +20,21 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
-/// A device that is ready.
-#[derive(Debug, Clone)]
-pub struct Opened {
-    /// The device.
-    pub device: Device,
-    /// Why it is the processor although a GPU would have been taken; for the user to read.
-    pub note: Option<String>,
-}
-
 impl DeviceChoice {
-    /// Opens the device and tries it out.
+    /// Opens the device and tries it out; warns, with the reason, when it is the processor although
+    /// a GPU would have been taken.
     ///
     /// Each call opens a GPU anew, with an order of work of its own: tensors of two calls do not
     /// mix, even on one GPU.
     ///
     /// # Errors
     /// When a GPU was asked for by number and cannot be had; the message says what is missing.
-    pub fn open(self) -> Result<Opened> {
+    pub fn open(self) -> Result<Device> {
         let (gpu, note) = choose(self, &ThisMachine)?;
-        Ok(Opened { device: gpu.unwrap_or(Device::Cpu), note })
+        if let Some(note) = note {
+            tracing::warn!("{note}");
+        }
+        Ok(gpu.unwrap_or(Device::Cpu))
     }
 }
 

@@ -10,5 +10,5 @@ mod gpu;
 mod machine;
 
 pub use batch::{BatchSize, is_out_of_memory};
-pub use choice::{DeviceChoice, Opened, Precision};
+pub use choice::{DeviceChoice, Precision};
 pub use gpu::free_memory;

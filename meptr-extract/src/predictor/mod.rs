@@ -20,7 +20,6 @@ mod summary;
 use std::path::Path;
 
 use meptr_core::bundle::{Bundle, Standing};
-use meptr_core::device::Opened;
 use meptr_core::prediction::{
     MediaSummary, Scope, Segment, Transcript, VideoPrediction, WeightFileSummary, WeightsSummary,
 };
@@ -61,10 +60,7 @@ impl Predictor {
     /// configuration.
     pub fn open_with(bundle: &Path, options: &PredictorOptions) -> Result<Self> {
         let bundle = Bundle::open(bundle)?;
-        let Opened { device, note } = options.device.open()?;
-        if let Some(note) = note {
-            tracing::warn!("{note}");
-        }
+        let device = options.device.open()?;
         let place = Place { device: device.clone(), precision: options.precision };
         let (limits, listens) = (options.limits.clone(), options.listens);
         let mut extractor = Extractor::open_at(&bundle, &place, limits, listens)?;
