@@ -85,10 +85,24 @@ fn is_elsewhere(gradients: &Gradients) -> bool {
     gradients.values().any(|gradient| !gradient.device().is_cpu())
 }
 
+/// Squares that are summed together on a device.
+const ROW: usize = 1024;
+
 /// Sum of the squares of all gradients, in f64, where they are.
 fn squares_on_device(gradients: &Gradients) -> Result<Tensor> {
     let flat: Result<Vec<Tensor>> = gradients.values().map(Tensor::flatten_all).collect();
-    Tensor::cat(&flat?, 0)?.to_dtype(DType::F64)?.sqr()?.sum_all()
+    let squares = Tensor::cat(&flat?, 0)?.to_dtype(DType::F64)?.sqr()?;
+    // Row by row first: a sum over everything runs on a single core of a GPU.
+    let count = squares.elem_count();
+    let in_rows = count / ROW * ROW;
+    let mut sums = Vec::new();
+    if in_rows > 0 {
+        sums.push(squares.narrow(0, 0, in_rows)?.reshape(((), ROW))?.sum(1)?);
+    }
+    if in_rows < count {
+        sums.push(squares.narrow(0, in_rows, count - in_rows)?);
+    }
+    Tensor::cat(&sums, 0)?.sum_all()
 }
 
 fn squared(value: &f32) -> f64 {
@@ -177,8 +191,8 @@ mod tests {
     #[test]
     fn on_a_device_all_is_the_same() -> Result<()> {
         let gradients = |factor: f32, names: &[&str]| -> Result<Gradients> {
-            let values: Vec<f32> = (0..60).map(|i| (i as f32 * factor).sin()).collect();
-            let tensor = Tensor::from_vec(values, (5, 12), &Device::Cpu)?;
+            let values: Vec<f32> = (0..6000).map(|i| (i as f32 * factor).sin()).collect();
+            let tensor = Tensor::from_vec(values, (50, 120), &Device::Cpu)?;
             names.iter().map(|name| Ok(((*name).to_owned(), tensor.clone()))).collect()
         };
         let (first, second) = (gradients(0.3, &["a", "b"])?, gradients(2.0, &["b", "c"])?);
