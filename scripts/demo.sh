@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
 cargo build --release --locked --package meptr-cli
-exec target/release/meptr predict samples/portrait.mp4 "$@"
+exec target/release/meptr predict --weights demo samples/portrait.mp4 "$@"

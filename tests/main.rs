@@ -3,11 +3,17 @@
 mod bad_input;
 mod devices;
 mod extract;
+mod first_use;
+#[path = "support/hub.rs"]
+mod hub_support;
 mod predict;
 mod stopping;
 mod support;
+mod synth;
+mod train;
 mod weights;
 mod weights_convert;
 mod weights_hub;
+mod weights_network;
 #[path = "support/weights.rs"]
 mod weights_support;

@@ -169,6 +169,33 @@ fn tensors_that_do_not_fit_are_listed_in_one_error() -> Result<()> {
     Ok(())
 }
 
+/// Of two backbones, a head and the fusion model, a tensor is renamed in each.
+#[test]
+fn all_files_that_do_not_fit_are_listed_in_one_error() -> Result<()> {
+    let folder = Folder::new()?;
+    let bundle = copy(&folder, "bundle")?;
+    let names = [
+        "clip/model.safetensors",
+        "bert/model.safetensors",
+        "heads/face.safetensors",
+        "fusion.safetensors",
+    ];
+    for name in names {
+        retitle(&bundle.join(name), |tensors| {
+            let first = tensors.keys().find(|one| *one != "__metadata__").expect("one").clone();
+            let tensor = tensors.remove(&first).expect("listed");
+            tensors.insert("a.stranger".to_owned(), tensor);
+        })?;
+        relist(&bundle, name)?;
+    }
+    let error = refusal(&bundle)?;
+    for name in names {
+        let expected = format!("`{}` does not fit", bundle.join(name).display());
+        assert!(error.contains(&expected), "{expected} is not in {error}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_manifest_that_makes_no_sense_is_refused() -> Result<()> {
     let folder = Folder::new()?;

@@ -208,15 +208,139 @@ fn a_bundle_is_assembled_checked_and_published() {
 }
 
 fn predicted(folder: &TempDir, weights: &str) -> Json {
+    let scores = prediction(folder, weights)["emotions"].clone();
+    assert_eq!(scores.as_array().map(Vec::len), Some(7));
+    scores
+}
+
+fn prediction(folder: &TempDir, weights: &str) -> Json {
     let video = root().join("samples/portrait.mp4");
     let mut command = command(PROGRAM, folder.path(), REFUSED);
     command.args(["--quiet", "predict", "--format", "json", "--weights"]);
     let found = command.arg(folder.path().join(weights)).arg(video).output().unwrap();
     let found = Run::from(found).assert_code(0);
     let json: Json = serde_json::from_str(&found.stdout).unwrap();
-    let scores = json["videos"][0]["predictions"][0]["emotions"].clone();
-    assert_eq!(scores.as_array().map(Vec::len), Some(7));
-    scores
+    json["videos"][0]["predictions"][0].clone()
+}
+
+/// Writes every second tensor of a safetensors file to a file of its own, and an index of both.
+fn split(from: &Path, to: &Path) {
+    let bytes = std::fs::read(from).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let (header, data) = bytes[8..].split_at(header);
+    let header: BTreeMap<String, Json> = serde_json::from_slice(header).unwrap();
+    let mut weight_map = BTreeMap::new();
+    std::fs::create_dir_all(to).unwrap();
+    for part in 0..2 {
+        let file = format!("model-{}-of-2.safetensors", part + 1);
+        let (mut tensors, mut kept) = (BTreeMap::new(), Vec::new());
+        let named = header.iter().filter(|(name, _)| *name != "__metadata__");
+        for (name, about) in named.skip(part).step_by(2) {
+            let at = |index: usize| about["data_offsets"][index].as_u64().unwrap() as usize;
+            let mut about = about.clone();
+            about["data_offsets"] = [kept.len(), kept.len() + at(1) - at(0)].into();
+            kept.extend_from_slice(&data[at(0)..at(1)]);
+            tensors.insert(name, about);
+            weight_map.insert(name, file.clone());
+        }
+        let mut head = serde_json::to_vec(&tensors).unwrap();
+        head.resize(head.len().next_multiple_of(8), b' ');
+        let length = (head.len() as u64).to_le_bytes();
+        std::fs::write(to.join(&file), [&length[..], &head, &kept].concat()).unwrap();
+    }
+    let index = serde_json::json!({ "metadata": {}, "weight_map": weight_map });
+    std::fs::write(to.join("model.safetensors.index.json"), index.to_string()).unwrap();
+}
+
+#[test]
+fn weights_in_several_files_become_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = folder.path().join("parts");
+    split(Path::new(&demo("bert/model.safetensors")), &parts);
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(demo(&format!("bert/{file}")), parts.join(file)).unwrap();
+    }
+    let index = "+parts/model.safetensors.index.json";
+    run(&folder, &["convert", index, "--out", "+whole"]).assert_code(0);
+    let one = folder.path().join("one");
+    std::fs::create_dir(&one).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(demo(&format!("bert/{file}")), one.join(file)).unwrap();
+    }
+    run(&folder, &["convert", "+one/model.safetensors", "--out", "+other"]).assert_code(0);
+    let found = tensors(&folder.path().join("whole/model.safetensors"));
+    assert!(found == tensors(&folder.path().join("other/model.safetensors")), "other numbers");
+
+    let base = demo("");
+    let assemble = ["assemble", "--from", &base, "--name", "x", "--standing", "untrained"];
+    let with_parts = ["--bert", "+parts", "--out", "+bundle"];
+    run(&folder, &[&assemble[..], &with_parts].concat()).assert_code(0);
+    assert_eq!(predicted(&folder, "bundle"), predicted(&folder, &base));
+
+    std::fs::remove_file(parts.join("model-2-of-2.safetensors")).unwrap();
+    let found = run(&folder, &["convert", index, "--out", "+gone"]).assert_code(2);
+    assert!(found.stderr.contains("`model-2-of-2.safetensors` is missing"), "{found:#?}");
+}
+
+/// Adds 23-bit noise to all weights, as trained weights have: those of the demo are exact in f16.
+fn make_uneven(from: &Path, to: &Path) {
+    use candle::{DType, Device, Tensor};
+    let tensors = candle::safetensors::load(from, &Device::Cpu).unwrap();
+    let uneven = |tensor: Tensor| -> candle::Result<Tensor> {
+        let tensor = tensor.to_dtype(DType::F32)?;
+        let waves = Tensor::arange(0f32, tensor.elem_count() as f32, &Device::Cpu)?.sin()?;
+        &tensor * ((waves * 0.01)? + 1.0)?.reshape(tensor.dims())?
+    };
+    let uneven = tensors.into_iter().map(|(name, tensor)| (name, uneven(tensor).unwrap()));
+    let uneven: std::collections::HashMap<_, _> = uneven.collect();
+    candle::safetensors::save(&uneven, to).unwrap();
+}
+
+/// The bound that `weights/README.md` states.
+#[test]
+fn predictions_with_f16_weights_stay_within_the_stated_bound() {
+    let readme = std::fs::read_to_string(root().join("weights/README.md")).unwrap();
+    let stated = readme.split("by less than ").nth(1).unwrap().split(' ').next().unwrap();
+    let bound: f64 = stated.parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let base = demo("");
+    let assemble = ["assemble", "--name", "x", "--standing", "untrained"];
+    let full = ["--from", &base, "--out", "+full"];
+    run(&folder, &[&assemble[..], &full].concat()).assert_code(0);
+    let mut manifest = json(&folder.path().join("full/manifest.json"));
+    let files: Vec<String> = manifest["files"].as_object().unwrap().keys().cloned().collect();
+    let is_meant = |name: &&String| name.ends_with(".safetensors") && !name.starts_with("face");
+    for name in files.iter().filter(is_meant) {
+        let path = folder.path().join("full").join(name);
+        std::fs::remove_file(&path).unwrap(); // it may be a second name of the demo's own file
+        make_uneven(Path::new(&demo(name)), &path);
+        let (bytes, sha256) =
+            (path.metadata().unwrap().len(), meptr_core::bundle::sha256_of(&path));
+        manifest["files"][name] = serde_json::json!({ "bytes": bytes, "sha256": sha256.unwrap() });
+    }
+    std::fs::write(folder.path().join("full/manifest.json"), manifest.to_string()).unwrap();
+    let half = ["--from", "+full", "--storage", "f16", "--out", "+half"];
+    let half = half.map(|word| match word {
+        "+full" => folder.path().join("full").to_str().unwrap().to_owned(),
+        word => word.to_owned(),
+    });
+    let half: Vec<&str> = half.iter().map(String::as_str).collect();
+    run(&folder, &[&assemble[..], &half].concat()).assert_code(0);
+    let clip = |bundle: &str| {
+        folder.path().join(bundle).join("clip/model.safetensors").metadata().unwrap().len()
+    };
+    assert!(clip("half") * 19 < clip("full") * 10, "it is not half the size");
+    let numbers = |weights: &str| -> Vec<f64> {
+        let found = prediction(&folder, weights);
+        let emotions = found["emotions"].as_array().unwrap().iter().map(|one| &one["probability"]);
+        let traits = found["traits"].as_array().unwrap().iter().map(|one| &one["score"]);
+        emotions.chain(traits).map(|number| number.as_f64().unwrap()).collect()
+    };
+    let (full, half) = (numbers("full"), numbers("half"));
+    assert_eq!((full.len(), half.len()), (12, 12));
+    let moved = full.iter().zip(&half).map(|(full, half)| (full - half).abs()).fold(0.0, f64::max);
+    eprintln!("moved by {moved:.1e}");
+    assert!(moved > 0.0 && moved < bound, "moved by {moved}, {bound} is stated");
 }
 
 #[test]

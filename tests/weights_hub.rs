@@ -2,73 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
-#[allow(dead_code)]
-#[path = "../meptr-core/tests/hub/look_alike.rs"]
-mod look_alike;
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
+use super::hub_support::look_alike::{Access, Fault, Host, commit};
+use super::hub_support::{MODEL, Setting, WEIGHTS, write_sound};
 use super::weights_support::{PROGRAM, REFUSED, Run, command};
-use look_alike::{Access, Fault, Host, LookAlike, Storage, commit, noise, sha256};
-
-const MODEL: &str = "ann/model";
-const WEIGHTS: &str = "model.safetensors";
-
-struct Setting {
-    hub: LookAlike,
-    folder: TempDir,
-    weights: Vec<u8>,
-}
-
-impl Setting {
-    fn new() -> Self {
-        let (hub, folder) = (LookAlike::start(), tempfile::tempdir().unwrap());
-        let weights = noise(200_000, 1);
-        hub.add(MODEL, WEIGHTS, Storage::Large, weights.clone());
-        hub.add(MODEL, "config.json", Storage::Small, b"{}".to_vec());
-        let list = format!(
-            r#"{{ "schema": 1, "bundles": [ {{ "name": "all", "title": "All", "parts": ["model"] }} ],
-                "parts": [ {{ "name": "model", "title": "A model", "repository": "{MODEL}",
-                "licence": "CC-BY-NC-4.0", "non_commercial": true,
-                "files": [ {{ "path": "config.json" }}, {{ "path": "{WEIGHTS}" }} ] }} ] }}"#
-        );
-        std::fs::write(folder.path().join("list.json"), list).unwrap();
-        Self { hub, folder, weights }
-    }
-
-    fn list(&self) -> PathBuf {
-        self.folder.path().join("list.json")
-    }
-
-    fn run_at(&self, endpoint: &str, line: &str) -> Run {
-        let mut command = command(PROGRAM, self.folder.path(), endpoint);
-        command.args(["weights"]).args(line.split(' ')).arg("--manifest").arg(self.list());
-        command.output().unwrap().into()
-    }
-
-    fn run(&self, line: &str) -> Run {
-        self.run_at(&self.hub.endpoint(), line)
-    }
-
-    fn blob(&self) -> PathBuf {
-        let name = format!("hub/models--ann--model/blobs/{}", sha256(&self.weights));
-        self.folder.path().join(name)
-    }
-
-    fn assert_here(&self) {
-        let folder = self.run_at(REFUSED, "path model").assert_code(0).stdout;
-        let found = std::fs::read(Path::new(folder.trim()).join(WEIGHTS)).unwrap();
-        assert!(found == self.weights, "other bytes");
-    }
-
-    fn downloads(&self) -> usize {
-        self.hub.count(Host::Cdn, "GET", WEIGHTS)
-    }
-}
 
 #[test]
 fn a_pull_shows_licences_and_later_ones_need_no_network() {
@@ -80,7 +20,8 @@ fn a_pull_shows_licences_and_later_ones_need_no_network() {
     assert!(run.stdout.starts_with("model "), "{run:#?}");
     setting.assert_here();
     let asked = setting.hub.seen().len();
-    for line in ["pull", "pull all", "pull model --offline"] {
+    assert!(run.stdout.contains("what is still missing: the heads"), "no bundle that predicts");
+    for line in ["pull", "pull all", "pull all --offline"] {
         let again = setting.run_at(REFUSED, line).assert_code(0);
         assert_eq!((again.stdout, again.stderr), (run.stdout.clone(), String::new()));
     }
@@ -231,12 +172,7 @@ fn a_published_bundle_is_pulled_and_predicts_offline() {
     publish.args(["weights", "publish", "--repository", "ann/heads"]);
     publish.arg("--out").arg(&out).arg(root.join("weights/demo"));
     Run::from(publish.output().unwrap()).assert_code(0);
-    for file in files_below(&out) {
-        let bytes = std::fs::read(out.join(&file)).unwrap();
-        let is_large = file.ends_with(".safetensors");
-        let storage = if is_large { Storage::Large } else { Storage::Small };
-        setting.hub.add("ann/heads", &file, storage, bytes);
-    }
+    setting.upload("ann/heads", &out);
     let sound = setting.folder.path().join("sound.wav");
     write_sound(&sound);
     let predict = |weights: &str| -> Run {
@@ -255,49 +191,4 @@ fn a_published_bundle_is_pulled_and_predicts_offline() {
     assert!(shown.stdout.contains("demo-untrained (untrained"), "{shown:#?}");
     let run = predict("ann/heads").assert_code(0);
     assert!(run.stdout.contains("demo-untrained"), "{run:#?}");
-}
-
-#[test]
-fn predicting_without_weights_says_how_to_get_some() {
-    let folder = tempfile::tempdir().unwrap();
-    let sound = folder.path().join("sound.wav");
-    write_sound(&sound);
-    let predict = |quiet: &[&str]| -> Run {
-        let mut predict = command(PROGRAM, folder.path(), REFUSED);
-        predict.arg("predict").args(quiet).arg(&sound).output().unwrap().into()
-    };
-    let run = predict(&[]).assert_code(0);
-    assert_eq!(run.stderr.matches("meptr weights").count(), 1, "{run:#?}");
-    assert_eq!(predict(&["--quiet"]).assert_code(0).stderr, "");
-}
-
-fn write_sound(path: &Path) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).unwrap();
-    for sample in 0..16_000u32 {
-        let angle = f64::from(sample) * 440.0 * std::f64::consts::TAU / 16_000.0;
-        writer.write_sample((9000.0 * angle.sin()) as i16).unwrap();
-    }
-    writer.finalize().unwrap();
-}
-
-fn files_below(folder: &Path) -> Vec<String> {
-    let mut open = vec![folder.to_owned()];
-    let mut files = Vec::new();
-    while let Some(inner) = open.pop() {
-        for entry in std::fs::read_dir(inner).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                files.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    files
 }

@@ -6,10 +6,6 @@ use anyhow::Context;
 use meptr_core::Bundle;
 use meptr_core::bundle::Manifest;
 
-/// Said when nobody named other weights.
-pub const HINT: &str = "using the untrained demo weights, whose results mean nothing; \
-                        `meptr weights --help` says how to get others, --weights uses them";
-
 macro_rules! demo_files {
     ($($name:literal),* $(,)?) => {
         &[$(($name, include_bytes!(concat!("../../weights/demo/", $name)))),*]

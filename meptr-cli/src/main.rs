@@ -36,6 +36,10 @@ struct Cli {
 enum Command {
     Predict(Box<commands::predict::PredictArgs>),
     Extract(commands::extract::ExtractArgs),
+    Synth(commands::synth::SynthArgs),
+    Train(Box<commands::train::TrainArgs>),
+    Evaluate(commands::evaluate::EvaluateArgs),
+    Search(Box<commands::search::SearchArgs>),
     #[command(subcommand)]
     Weights(commands::weights::WeightsCommand),
 }
@@ -70,6 +74,10 @@ fn run(cli: &Cli) -> anyhow::Result<Finish> {
     match &cli.command {
         Command::Predict(args) => commands::predict::run(args, cli.quiet),
         Command::Extract(args) => commands::extract::run(args, cli.quiet),
+        Command::Synth(args) => commands::synth::run(args, cli.quiet),
+        Command::Train(args) => commands::train::run(args, cli.quiet),
+        Command::Evaluate(args) => commands::evaluate::run(args, cli.quiet),
+        Command::Search(args) => commands::search::run(args, cli.quiet),
         Command::Weights(command) => commands::weights::run(command, cli.quiet),
     }
 }

@@ -1,11 +1,15 @@
-//! Progress bars on standard error: one for the video under way, one for all of them.
+//! Progress on standard error: bars for videos, and for trainings.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use meptr_extract::Progress;
+use meptr_train::experiment::Watch;
+use meptr_train::stage::{Control, EpochReport, StepReport};
 
 /// Cells of a step's bar: hundredths of a per cent.
 const STEP_LENGTH: u64 = 10_000;
@@ -70,4 +74,81 @@ impl Drop for Bars {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is well-formed")
+}
+
+/// How a training goes: a bar on a terminal, else a line per epoch; an interrupt ends it.
+pub struct TrainingBars {
+    bar: Option<ProgressBar>,
+    says_lines: bool,
+    stop: Arc<AtomicBool>,
+    most: usize,
+    score: String,
+}
+
+impl TrainingBars {
+    /// Bars of a run that ends when `stop` is set.
+    pub fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
+        let is_shown = !quiet && std::io::stderr().is_terminal();
+        let template = "{prefix} {wide_bar} {pos}/{len} {msg} {elapsed}";
+        let bar = is_shown.then(|| ProgressBar::new(1).with_style(style(template)));
+        Self { bar, says_lines: !quiet && !is_shown, stop, most: 0, score: String::new() }
+    }
+
+    fn say(&self, text: std::fmt::Arguments<'_>) {
+        // Progress is not worth failing for.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}
+
+impl Watch for TrainingBars {
+    fn begin(&mut self, title: &str, epochs: usize, most: usize) {
+        self.most = most;
+        self.score.clear();
+        if let Some(bar) = &self.bar {
+            bar.reset();
+            bar.set_prefix(title.to_owned());
+        }
+        if self.says_lines && epochs > 0 {
+            self.say(format_args!("{title}: goes on after epoch {epochs}"));
+        }
+    }
+
+    fn step(&mut self, step: &StepReport) -> Control {
+        if let Some(bar) = &self.bar {
+            bar.set_length(step.batches as u64);
+            bar.set_position(step.batch as u64);
+            let StepReport { epoch, loss, .. } = step;
+            bar.set_message(format!("epoch {epoch}/{} loss {loss:.4}{}", self.most, self.score));
+        }
+        match self.stop.load(Ordering::Relaxed) {
+            true => Control::Stop,
+            false => Control::Continue,
+        }
+    }
+
+    fn epoch(&mut self, title: &str, report: &EpochReport) {
+        let EpochReport { epoch, loss, seconds, .. } = report;
+        let score = report.dev_score.value();
+        self.score = format!(" dev {score:.4}");
+        if self.says_lines {
+            let best = if report.is_best { ", best" } else { "" };
+            self.say(format_args!(
+                "{title}: epoch {epoch}: loss {loss:.4}, dev score {score:.4}{best}, {seconds:.1} s"
+            ));
+        }
+    }
+
+    fn rows(&mut self, done: usize, all: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_prefix("stage 2 models read the features");
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        }
+    }
+}
+
+impl Drop for TrainingBars {
+    fn drop(&mut self) {
+        self.bar.iter().for_each(ProgressBar::finish_and_clear);
+    }
 }

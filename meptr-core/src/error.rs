@@ -43,6 +43,12 @@ pub enum Error {
         /// Every missing, superfluous or misshapen tensor.
         problems: Vec<String>,
     },
+    /// Several weight files do not fit.
+    #[error("{}", .0.iter().map(Self::to_string).collect::<Vec<_>>().join("; "))]
+    UnfitFiles(
+        /// One [`Error::UnfitWeights`] for each.
+        Vec<Self>,
+    ),
     /// A bundle's manifest contradicts itself, its files or this program.
     #[error("the bundle `{}` cannot be used: {}", path.display(), .problems.join("; "))]
     UnfitBundle {

@@ -10,6 +10,7 @@
 pub mod bundle;
 pub mod convert;
 pub mod device;
+mod digest;
 pub mod error;
 #[cfg(feature = "hub")]
 pub mod hub;

@@ -12,6 +12,17 @@ pub enum Task {
 }
 
 impl Task {
+    /// Both tasks, in order.
+    pub const ALL: [Self; 2] = [Self::Emotion, Self::Personality];
+
+    /// Name in lower case, as in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Emotion => "emotion",
+            Self::Personality => "personality",
+        }
+    }
+
     /// Values a model gives for it: one per emotion class, or one per trait.
     pub fn outputs(self) -> usize {
         match self {

@@ -4,15 +4,15 @@
 #[allow(dead_code, unreachable_pub)]
 mod golden;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use meptr_core::convert::{
-    Assumed, Backbone, Basis, CheckpointError, ConvertOptions, Layout, Model, Shapes, Storage,
-    Trust, YoloShape, convert_file, identify,
+    Assumed, Backbone, Basis, Checkpoint, CheckpointError, ConvertOptions, Layout, Model, Shapes,
+    Storage, Trust, YoloShape, convert_file, identify,
 };
 use meptr_core::models::{
     CrossTaskConfig, CrossTaskModel, FusionConfig, FusionModel, HeadConfig, UnimodalModel,
@@ -150,6 +150,35 @@ fn ablations_of_the_fusion_model_are_seen() -> Result<()> {
         }
     }
     ensure!(cases > 0, "no ablations");
+    Ok(())
+}
+
+/// Each file of reference data holds several, under the name of what they read and predict.
+#[test]
+fn fusion_models_of_one_task_are_refused_by_name() -> Result<()> {
+    let mut cases = 0;
+    for path in golden::json_files("models")? {
+        let case = golden::Case::open(&path)?;
+        if expected_model(&case.json)?.is_some() {
+            continue;
+        }
+        let shapes = shapes_in(&case.json)?;
+        let models: BTreeSet<&str> =
+            shapes.keys().filter_map(|n| Some(n.split_once('.')?.0)).collect();
+        for model in models {
+            let named = |(name, dims): (&String, &Vec<usize>)| {
+                let name = name.strip_prefix(model)?.strip_prefix('.')?;
+                Some((name.to_owned(), dims.clone()))
+            };
+            let found = identify(&shapes.iter().filter_map(named).collect(), None, None);
+            let Err(error @ CheckpointError::Unsupported { .. }) = found else {
+                panic!("{model} of {}: {found:?}", case.name)
+            };
+            assert!(error.to_string().contains("of one task"), "{error}");
+            cases += 1;
+        }
+    }
+    ensure!(cases > 0, "no single-task models");
     Ok(())
 }
 
@@ -314,6 +343,31 @@ fn values_above_the_range_of_f16_are_named() -> Result<()> {
     };
     assert!(matches!(source, CheckpointError::Overflow { tensor, .. } if tensor == name));
     assert!(!output.exists());
+    Ok(())
+}
+
+/// Two files of the fixtures, which PyTorch wrote, taken for the parts of one checkpoint.
+#[test]
+fn pickles_in_several_files_are_read_as_one() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let files = ["weight_norm_new.pt", "half.pt"];
+    let mut expected = BTreeMap::new();
+    let mut weight_map = BTreeMap::new();
+    for file in files {
+        std::fs::copy(fixture(file), folder.path().join(file))?;
+        let reference = fixture(&format!("{file}.safetensors"));
+        for (name, tensor) in candle::safetensors::load(reference, &Device::Cpu)? {
+            weight_map.insert(name.clone(), file);
+            expected.insert(name, tensor);
+        }
+    }
+    let index = folder.path().join("pytorch_model.bin.index.json");
+    std::fs::write(&index, json!({"metadata": {}, "weight_map": weight_map}).to_string())?;
+    let found = Checkpoint::read(&index, Trust::Tensors)?;
+    assert_eq!((found.layout, found.tensors.len()), (Layout::Shards, expected.len()));
+    for (name, tensor) in &found.tensors {
+        golden::ensure_close(name, tensor, &expected[name], 0.0)?;
+    }
     Ok(())
 }
 

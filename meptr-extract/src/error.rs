@@ -35,6 +35,16 @@ pub enum Error {
         /// FFmpeg's word for it, where it gave one.
         source: Option<ffmpeg_next::Error>,
     },
+    /// FFmpeg cannot make a video file.
+    #[error(
+        "FFmpeg cannot make a file of the kind {what}; it needs its encoders mpeg4, aac and flac"
+    )]
+    Encode {
+        /// Kind of file.
+        what: &'static str,
+        /// FFmpeg's word for it.
+        source: ffmpeg_next::Error,
+    },
     /// The file asks for more than the limits in force allow.
     #[error("`{}` is over the limit: {what}", path.display())]
     OverLimit {

@@ -17,6 +17,8 @@ pub mod predictor;
 pub mod progress;
 pub mod sample;
 pub mod speech;
+pub mod synth;
+mod unfit;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;

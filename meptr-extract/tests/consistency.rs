@@ -18,10 +18,11 @@ use meptr_core::bundle::Bundle;
 use meptr_core::models::FusionInput;
 use meptr_core::{Modality, PerModality};
 use meptr_extract::decode::Limits;
+use meptr_extract::detect::{BoundingBox, Detection, Detector, people};
 use meptr_extract::extractor::{ExtractRequest, Extractor, TranscriptChoice, Windowing};
 use meptr_extract::predictor::{HeadScores, Scorer};
 use meptr_extract::progress::Unwatched;
-use meptr_extract::{DeviceChoice, Predictor, PredictorOptions, Request};
+use meptr_extract::{DeviceChoice, Predictor, PredictorOptions, Request, RgbImage};
 use taken::{Outcome, Taken, whole};
 
 /// The demo bundle, opened by part and as a whole, and what its parts make of the sample.
@@ -155,6 +156,82 @@ fn each_modality_can_be_left_out_of_the_fusion_and_counts() -> Result<()> {
         let expected = Outcome::of_model(&setting.bundle, &input)?;
         ensure!(found.differences(&expected)? == [0.0; 3], "without {left_out}");
         ensure!(found.differences(&complete)?[0] > 0.0, "{left_out} counts for nothing");
+    }
+    Ok(())
+}
+
+/// Finds the same in every picture.
+#[derive(Debug, Clone)]
+struct Everywhere(Vec<Detection>);
+
+impl Detector for Everywhere {
+    fn detect(&self, images: &[&RgbImage]) -> meptr_extract::Result<Vec<Vec<Detection>>> {
+        Ok(vec![self.0.clone(); images.len()])
+    }
+}
+
+fn detection([x1, y1, x2, y2]: [f32; 4], score: f32) -> Detection {
+    let bounds = BoundingBox::new(x1, y1, x2, y2);
+    Detection { bounds, score, keypoints: Vec::new() }
+}
+
+/// The demo bundle with other detectors, on a clip of three pictures of 640x400.
+fn seen_with(faces: Vec<Detection>, bodies: Vec<Detection>, is_tracked: bool) -> Result<Taken> {
+    let folder = tempfile::tempdir()?;
+    let clip = folder.path().join("clip.mkv");
+    Clip::of_video(Video::mpeg4(640, 400, 3)).write(&clip)?;
+    let bundle = &Setting::get().bundle;
+    let mut extractor = Extractor::open(bundle, &Device::Cpu, Limits::default(), false)?;
+    extractor.set_face_detector(Box::new(Everywhere(faces)));
+    extractor.set_body_detector(Box::new(Everywhere(bodies)));
+    if !is_tracked {
+        extractor.set_body_tracking(None);
+    }
+    Ok(Taken::of(&extractor, &clip, &ExtractRequest::default())?.0)
+}
+
+/// In rows of twenty; those of the first and last row and column reach over the edge.
+#[test]
+fn two_hundred_people_in_every_picture_are_all_seen() -> Result<()> {
+    let place = |at: usize| ((at % 20) as f32 * 32.0, (at / 20) as f32 * 40.0);
+    let around = |at: usize, margin: f32| {
+        let (x, y) = place(at);
+        [x - 2.0 + margin, y - 2.0 + margin, x + 34.0 - margin, y + 42.0 - margin]
+    };
+    let faces = (0..200).map(|at| detection(around(at, 4.0), 0.9)).collect();
+    let bodies = (0..200).map(|at| detection(around(at, 0.0), 0.9)).collect();
+    let taken = seen_with(faces, bodies, true)?;
+    let seen = taken.pictures.as_ref().and_then(|pictures| pictures.seen.as_ref());
+    let seen = seen.ok_or_else(|| anyhow::anyhow!("nothing was seen"))?;
+    for modality in [Modality::Face, Modality::Body] {
+        ensure!(seen.places(modality).count() == 600, "{modality}");
+        let Some(features) = taken.features(modality)? else { bail!("no {modality}") };
+        let sum = features.sum_all()?.to_scalar::<f32>()?;
+        ensure!(features.dim(1)? == 600 && sum.is_finite(), "{modality}: {features:?}");
+    }
+    let people = people(&seen.crops);
+    ensure!(people.len() == 200, "{} people", people.len());
+    ensure!(people.iter().all(|person| person.sightings.len() == 3), "{people:?}");
+    Ok(())
+}
+
+/// What is too unlikely to be followed goes where another body is followed.
+#[test]
+fn bodies_of_another_detector_are_tracked_unless_they_must_not_be() -> Result<()> {
+    let bodies = vec![
+        detection([10.0, 20.0, 200.0, 390.0], 0.9),
+        detection([300.5, 0.0, 500.0, 90.0], 0.05),
+    ];
+    for (is_tracked, expected) in [(true, &bodies[..1]), (false, &bodies[..])] {
+        let taken = seen_with(Vec::new(), bodies.clone(), is_tracked)?;
+        let seen = taken.pictures.and_then(|pictures| pictures.seen);
+        let seen = seen.ok_or_else(|| anyhow::anyhow!("nothing was seen"))?;
+        for frame in &seen.boxes {
+            ensure!(frame.bodies.len() == expected.len(), "{:?}", frame.bodies);
+            let bounds = expected.iter().map(|body| body.bounds);
+            let are_same = frame.bodies.iter().copied().eq(bounds);
+            ensure!(is_tracked || are_same, "{:?}", frame.bodies);
+        }
     }
     Ok(())
 }

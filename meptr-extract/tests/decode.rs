@@ -325,6 +325,30 @@ fn sound_that_starts_late_is_preceded_by_silence() -> Result<()> {
 }
 
 #[test]
+fn sound_and_pictures_of_different_length_are_both_whole() -> Result<()> {
+    let folder = Folder::new()?;
+    for (frames, seconds) in [(5, 3.0), (20, 0.25)] {
+        let clip = Clip {
+            video: Some(Video::mpeg4(64, 48, frames)),
+            audio: Some(Audio::pcm(16000, 1, seconds)),
+            subtitles: Vec::new(),
+        };
+        let path = folder.clip("uneven.mkv", &clip)?;
+        let found = decode(&path)?;
+        assert_eq!(found.indices(), (0..frames).collect::<Vec<_>>());
+        assert_eq!(found.sound.len() as f64 / 16000.0, seconds);
+
+        // A window beyond the end of one still has the other.
+        let late = TimeWindow { start_seconds: 0.5, end_seconds: 1.0 };
+        let plan = FramePlan::Windows(vec![late]);
+        let found = decode_with(&path, plan, &DecodeOptions::default())?;
+        assert_eq!(found.frames.is_empty(), frames == 5, "{:?}", found.indices());
+        assert_eq!(found.sound.len() as f64 / 16000.0, seconds);
+    }
+    Ok(())
+}
+
+#[test]
 fn embedded_subtitles_come_out_as_timed_text() -> Result<()> {
     let folder = Folder::new()?;
     let subtitles = vec![(0.2, 0.8, "Good <b>day</b>"), (1.0, 1.5, "two\nlines")];

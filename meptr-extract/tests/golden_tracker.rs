@@ -37,6 +37,7 @@ fn compare(trace: &Value) -> Result<f32> {
         buffer_frames: number(&config["track_buffer"])? as usize,
         max_distance: number(&config["match_thresh"])?,
         weigh_by_score: config["fuse_score"] == Value::Bool(true),
+        follows_camera: false, // the warps are given
     });
     let high = number(&config["track_high_thresh"])?;
     let warps: Vec<Warp> =

@@ -44,6 +44,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::stage::{StageOne, StageThree, StageTwo};
 
     #[derive(Serialize, Deserialize)]
     struct Outer {
@@ -64,12 +65,75 @@ mod tests {
             let path = entry.unwrap().path();
             let unknown = match path.file_name().unwrap().to_str().unwrap() {
                 "corpus.toml" => read_toml::<crate::data::CorpusConfig>(&path).unwrap().1,
+                "train.toml" => {
+                    let table = crate::experiment::ExperimentConfig::table(&path).unwrap();
+                    crate::experiment::ExperimentConfig::of(&[table]).1
+                }
+                "stage1.toml" => shows_the_defaults::<StageOne>(&path, StageOne::problems),
+                "stage2.toml" => shows_the_defaults::<StageTwo>(&path, StageTwo::problems),
+                "stage3.toml" => shows_the_defaults::<StageThree>(&path, StageThree::problems),
                 other => panic!("no test reads configs/{other}"),
             };
             assert!(unknown.is_empty(), "{}: {unknown:?}", path.display());
             count += 1;
         }
         assert!(count > 0);
+    }
+
+    /// A file says what the defaults say, as it is and with every key switched on that is commented
+    /// out; its examples are understood, too.
+    fn shows_the_defaults<T>(path: &Path, problems: fn(&T) -> Vec<String>) -> Vec<String>
+    where
+        T: Serialize + DeserializeOwned + Default + PartialEq + std::fmt::Debug,
+    {
+        let text = std::fs::read_to_string(path).unwrap();
+        let is_assignment = |line: &str| {
+            let mut words = line.split(' ');
+            let is_key = words.next().is_some_and(|key| {
+                !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+            });
+            is_key && words.next() == Some("=") || line.starts_with('[')
+        };
+        let on = |mark: &str| -> String {
+            let line = |line: &str| match line.strip_prefix(mark) {
+                Some(rest) if is_assignment(rest) => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            };
+            text.lines().map(line).collect()
+        };
+        let (shown, examples) = (on("# "), on("#   "));
+        assert!(shown != text && examples != text);
+        for text in [&text, &shown] {
+            let (config, unknown) = parse::<T>(text).unwrap();
+            assert_eq!((config, unknown), (T::default(), Vec::new()), "{}", path.display());
+        }
+        let (config, unknown) = parse::<T>(&examples).unwrap();
+        assert!(config != T::default());
+        assert_eq!(problems(&config), Vec::<String>::new());
+        unknown
+    }
+
+    #[test]
+    fn five_mistakes_are_five_problems() {
+        let text = "seed = 1\nmodalitys = ['face']\ntasks = []\n[loss]\npersonality_weight = -1.0\n\
+                    [course]\nbatch_size = 0\n[course_of.face]\nlearning_rate = 0.0\n";
+        let (config, mut problems) = parse::<StageOne>(text).unwrap();
+        problems.extend(config.problems());
+        assert_eq!(
+            problems,
+            [
+                "unknown key `modalitys`",
+                "`tasks` is empty",
+                "`loss.personality_weight` must be 0 or more",
+                "`course.batch_size` must be at least 1",
+                "`course_of.face.learning_rate` must be above 0",
+            ]
+        );
+        let text = "[objective]\nlamda = 0.4\nmin_trait_confidence = 0.3\ncomponents = []\n\
+                    [model]\nhidden_dim = 30\nnum_heads = 8\ndropout = 1.0\n";
+        let (config, mut problems) = parse::<StageThree>(text).unwrap();
+        problems.extend(config.problems());
+        assert_eq!(problems.len(), 5, "{problems:?}");
     }
 
     #[test]

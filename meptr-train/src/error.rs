@@ -17,6 +17,22 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A file could not be written: the disk is full, or the folder is not ours to write to.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of a run folder is damaged, or is something else.
+    #[error("`{}` {why}", path.display())]
+    NotOfARun {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A configuration file is not TOML, or a key in it is missing or of the wrong type.
     #[error("`{}` is not a valid configuration", path.display())]
     Toml {
@@ -33,6 +49,24 @@ pub enum Error {
         /// Everything found wrong.
         problems: Vec<String>,
     },
+    /// A training cannot start on its data.
+    #[error("the training cannot start:{}", list(problems))]
+    UnfitData {
+        /// Everything found wrong.
+        problems: Vec<String>,
+    },
+    /// A batch names a row that is not there.
+    #[error("there is no row {row}")]
+    NoSuchRow {
+        /// The row.
+        row: usize,
+    },
+    /// A checkpoint holds something else.
+    #[error("`{name}` is no part of the state of a training")]
+    NotAState {
+        /// Name of the tensor that does not belong there.
+        name: String,
+    },
     /// Weights, or a feature store.
     #[error(transparent)]
     Core(Box<meptr_core::Error>),
@@ -43,6 +77,12 @@ pub enum Error {
         doing: String,
         /// Why.
         source: candle::Error,
+    },
+    /// No epoch of a training had a dev score that is a number.
+    #[error("no epoch of {model} has a dev score that is a number; try a lower learning rate")]
+    NothingLearned {
+        /// The model.
+        model: String,
     },
     /// The dev split lacks the labels that the selection metric needs.
     #[error("no dev corpus ({corpora}) has the labels that selection by `{metric}` needs")]

@@ -6,11 +6,16 @@
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod evaluate;
+pub mod experiment;
 mod host;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
+pub mod run;
+pub mod search;
 pub mod select;
+pub mod settings;
 pub mod stage;
 
 pub use error::{Error, Result};

@@ -1,9 +1,10 @@
 //! Which epoch is best and when to stop, by the dev split and nothing else.
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
-use candle::Tensor;
-use meptr_core::{Emotion, PersonalityTrait};
+use candle::{Device, Tensor};
+use meptr_core::{Emotion, PersonalityTrait, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Dev, Labels, Split};
@@ -32,11 +33,65 @@ impl Predictions {
         personality_scores: &Tensor,
         labels: &Labels,
     ) -> candle::Result<()> {
-        self.emotion_logits.extend(rows(emotion_logits)?);
-        self.personality_scores.extend(rows(personality_scores)?);
-        self.emotion_labels.extend(rows(&labels.emotion)?);
-        self.personality_labels.extend(rows(&labels.personality)?);
+        self.add_emotion(emotion_logits, &labels.emotion)?;
+        self.add_personality(personality_scores, &labels.personality)
+    }
+
+    /// Adds a batch of the emotion task alone.
+    ///
+    /// - `logits`, `labels`: `(batch, 7)`, f32, NaN where unknown
+    ///
+    /// # Errors
+    /// When a shape differs from the above.
+    pub fn add_emotion(&mut self, logits: &Tensor, labels: &Tensor) -> candle::Result<()> {
+        self.emotion_logits.extend(rows(logits)?);
+        self.emotion_labels.extend(rows(labels)?);
         Ok(())
+    }
+
+    /// Adds a batch of the trait task alone.
+    ///
+    /// - `scores`, `labels`: `(batch, 5)`, f32, NaN where unknown
+    ///
+    /// # Errors
+    /// When a shape differs from the above.
+    pub fn add_personality(&mut self, scores: &Tensor, labels: &Tensor) -> candle::Result<()> {
+        self.personality_scores.extend(rows(scores)?);
+        self.personality_labels.extend(rows(labels)?);
+        Ok(())
+    }
+
+    /// Everything, for a checkpoint: `emotion_logits` and `emotion_labels` `(rows, 7)`,
+    /// `personality_scores` and `personality_labels` `(rows, 5)`, f32; those without rows are
+    /// absent.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn to_tensors(&self) -> candle::Result<BTreeMap<String, Tensor>> {
+        let mut tensors = BTreeMap::new();
+        keep(&mut tensors, EMOTION_LOGITS, &self.emotion_logits)?;
+        keep(&mut tensors, EMOTION_LABELS, &self.emotion_labels)?;
+        keep(&mut tensors, PERSONALITY_SCORES, &self.personality_scores)?;
+        keep(&mut tensors, PERSONALITY_LABELS, &self.personality_labels)?;
+        Ok(tensors)
+    }
+
+    /// What [`Predictions::to_tensors`] was called on.
+    ///
+    /// # Errors
+    /// When a tensor has another name or shape.
+    pub fn from_tensors(tensors: &BTreeMap<String, Tensor>) -> candle::Result<Self> {
+        let mut predictions = Self::default();
+        for (name, tensor) in tensors {
+            match name.as_str() {
+                EMOTION_LOGITS => predictions.emotion_logits = rows(tensor)?,
+                EMOTION_LABELS => predictions.emotion_labels = rows(tensor)?,
+                PERSONALITY_SCORES => predictions.personality_scores = rows(tensor)?,
+                PERSONALITY_LABELS => predictions.personality_labels = rows(tensor)?,
+                _ => candle::bail!("predictions have no part `{name}`"),
+            }
+        }
+        Ok(predictions)
     }
 
     /// Scores of both tasks, each over the rows that have its labels.
@@ -46,6 +101,23 @@ impl Predictions {
             personality: personality_scores(&self.personality_scores, &self.personality_labels),
         }
     }
+}
+
+const EMOTION_LOGITS: &str = "emotion_logits";
+const EMOTION_LABELS: &str = "emotion_labels";
+const PERSONALITY_SCORES: &str = "personality_scores";
+const PERSONALITY_LABELS: &str = "personality_labels";
+
+fn keep<const N: usize>(
+    tensors: &mut BTreeMap<String, Tensor>,
+    name: &str,
+    rows: &[[f32; N]],
+) -> candle::Result<()> {
+    if !rows.is_empty() {
+        let tensor = Tensor::from_vec(rows.concat(), (rows.len(), N), &Device::Cpu)?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok(())
 }
 
 fn rows<const N: usize>(matrix: &Tensor) -> candle::Result<Vec<[f32; N]>> {
@@ -147,6 +219,30 @@ pub enum SelectionMetric {
 }
 
 impl SelectionMetric {
+    /// The tasks whose labels a dev split must have for it.
+    pub fn tasks(self) -> &'static [Task] {
+        match self {
+            Self::Combined => &Task::ALL,
+            Self::MeanEmotion | Self::Muar | Self::Mf1 => &[Task::Emotion],
+            Self::MeanPersonality | Self::Macc | Self::Ccc => &[Task::Personality],
+        }
+    }
+
+    /// Finds out before a training whether its dev corpora, `names`, can give a score.
+    pub(crate) fn ensure_is_possible<'a>(
+        self,
+        names: impl Iterator<Item = &'a str>,
+        has_labels: impl Fn(Task) -> bool,
+    ) -> Result<()> {
+        match self.tasks().iter().all(|task| has_labels(*task)) {
+            true => Ok(()),
+            false => Err(Error::NothingToSelectBy {
+                metric: self.name(),
+                corpora: names.collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
     /// Name in configurations.
     pub fn name(self) -> &'static str {
         match self {

@@ -13,7 +13,7 @@ use meptr_train::data::{Corpus, FusionRows, Labels, Order};
 use meptr_train::loss::{ObjectiveConfig, PersonalityLoss};
 use meptr_train::optim::{OptimiserConfig, ScheduleConfig};
 use meptr_train::stage::{
-    EpochReport, FusionData, FusionState, FusionTraining, Start, train_fusion,
+    CourseConfig, EpochReport, FusionData, FusionTraining, Start, TrainingState, train_fusion,
 };
 
 fn small_model() -> FusionConfig {
@@ -70,12 +70,12 @@ fn made_up(rows: usize, dims: &PerModality<usize>, mut stream: RandomStream) -> 
 }
 
 struct Trained {
-    end: FusionState,
-    epochs: Vec<(EpochReport, FusionState)>,
+    end: TrainingState,
+    epochs: Vec<(EpochReport, TrainingState)>,
 }
 
 /// Trains from the first epoch, or on from a state.
-fn train(seed: u64, config: &FusionTraining, state: Option<FusionState>) -> Result<Trained> {
+fn train(seed: u64, config: &FusionTraining, state: Option<TrainingState>) -> Result<Trained> {
     let model_config = small_model();
     let data = SeedStreams::new(7);
     let made_up = |rows, name: &str| made_up(rows, &model_config.input_dims, data.stream(name));
@@ -86,28 +86,32 @@ fn train(seed: u64, config: &FusionTraining, state: Option<FusionState>) -> Resu
     let seeds = SeedStreams::new(seed);
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&model_config, trainable.builder(&Device::Cpu))?;
-    let order = Order::Shuffled { batch_size: config.batch_size, seeds };
+    let order = Order::Shuffled { batch_size: config.course.batch_size, seeds };
     let start = match state {
         None => Start::Fresh(seeds.stream("dropout")),
         Some(state) => Start::After(Box::new(state)),
     };
     let mut epochs = Vec::new();
     let parts = (&model, trainable.by_name());
-    let end = train_fusion(config, parts, &data, (&order, start), |report, state| {
+    let mut keep = |report: &EpochReport, state: &TrainingState| {
         epochs.push((report.clone(), state.clone()));
         Ok(())
-    })?;
-    Ok(Trained { end, epochs })
+    };
+    let outcome = train_fusion(config, parts, &data, (&order, start), &mut keep)?;
+    ensure!(outcome.is_finished);
+    Ok(Trained { end: outcome.state, epochs })
 }
 
 fn quick() -> FusionTraining {
-    FusionTraining {
+    let usual = FusionTraining::default();
+    let course = CourseConfig {
         learning_rate: 5e-3,
         batch_size: 8,
         max_epochs: 20,
         patience_epochs: 20,
-        ..FusionTraining::default()
-    }
+        ..usual.course
+    };
+    FusionTraining { course, ..usual }
 }
 
 fn bits(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Vec<u32>>> {
@@ -118,7 +122,7 @@ fn bits(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Vec<u32>>
     tensors.iter().map(|(name, tensor)| Ok((name.clone(), bits(tensor)?))).collect()
 }
 
-fn equal_bits(one: &FusionState, other: &FusionState) -> Result<bool> {
+fn equal_bits(one: &TrainingState, other: &TrainingState) -> Result<bool> {
     Ok(bits(&one.parameters)? == bits(&other.parameters)?
         && bits(&one.best_parameters)? == bits(&other.best_parameters)?
         && bits(&one.optimiser)? == bits(&other.optimiser)?
@@ -127,7 +131,8 @@ fn equal_bits(one: &FusionState, other: &FusionState) -> Result<bool> {
 
 #[test]
 fn the_same_seed_gives_the_same_bits_and_another_does_not() -> Result<()> {
-    let config = FusionTraining { max_epochs: 2, ..quick() };
+    let mut config = quick();
+    config.course.max_epochs = 2;
     let first = train(1, &config, None)?;
     ensure!(equal_bits(&first.end, &train(1, &config, None)?.end)?);
     ensure!(!equal_bits(&first.end, &train(2, &config, None)?.end)?);
@@ -137,11 +142,12 @@ fn the_same_seed_gives_the_same_bits_and_another_does_not() -> Result<()> {
 #[test]
 fn two_and_two_epochs_equal_four_bit_for_bit() -> Result<()> {
     for schedule in [ScheduleConfig::Plateau, ScheduleConfig::OneCycle] {
-        let config = FusionTraining { max_epochs: 4, schedule, ..quick() };
+        let mut config = quick();
+        config.course = CourseConfig { max_epochs: 4, schedule, ..config.course };
         let whole = train(1, &config, None)?;
         let (_, half) = whole.epochs[1].clone();
         let progress = serde_json::from_str(&serde_json::to_string(&half.progress)?)?;
-        let resumed = train(1, &config, Some(FusionState { progress, ..half }))?;
+        let resumed = train(1, &config, Some(TrainingState { progress, ..half }))?;
         ensure!(resumed.epochs.len() == 2);
         ensure!(equal_bits(&whole.end, &resumed.end)?, "under {schedule:?}");
     }
@@ -174,15 +180,15 @@ fn every_rule_and_loss_keeps_the_weights_finite() -> Result<()> {
         // Batches of 2 often hold a single row with traits, on which the concordance is NaN.
         let objective =
             ObjectiveConfig { personality_loss: PersonalityLoss::Ccc, ..Default::default() };
-        let config = FusionTraining {
-            objective,
+        let course = CourseConfig {
             optimiser,
             learning_rate: 1e-3,
             max_gradient_norm: Some(1.0),
             batch_size: 2,
             max_epochs: 2,
-            ..quick()
+            ..quick().course
         };
+        let config = FusionTraining { objective, course, ..quick() };
         for (name, tensor) in train(1, &config, None)?.end.parameters {
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
             ensure!(values.iter().all(|value| value.is_finite()), "{name} under {optimiser:?}");
@@ -204,7 +210,8 @@ fn a_dev_split_without_traits_cannot_select_by_both_tasks() -> Result<()> {
     let order = Order::Shuffled { batch_size: 8, seeds };
     let start = Start::Fresh(seeds.stream("dropout"));
     let parts = (&model, trainable.by_name());
-    let result = train_fusion(&quick(), parts, &data, (&order, start), |_, _| Ok(()));
+    let mut ignore = |_: &EpochReport, _: &TrainingState| Ok(());
+    let result = train_fusion(&quick(), parts, &data, (&order, start), &mut ignore);
     ensure!(matches!(result, Err(Error::NothingToSelectBy { .. })), "{result:?}");
     Ok(())
 }
@@ -265,10 +272,12 @@ fn time_per_epoch_at_the_published_sizes() -> Result<()> {
     let model = FusionModel::load(&config, trainable.builder(&Device::Cpu))?;
     let order = Order::Shuffled { batch_size: 32, seeds };
     let start = Start::Fresh(seeds.stream("dropout"));
-    let training = FusionTraining { max_epochs: 2, ..FusionTraining::default() };
+    let mut training = FusionTraining::default();
+    training.course.max_epochs = 2;
     let parts = (&model, trainable.by_name());
     let clock = std::time::Instant::now();
-    train_fusion(&training, parts, &data, (&order, start), |_, _| Ok(()))?;
+    let mut ignore = |_: &EpochReport, _: &TrainingState| Ok(());
+    train_fusion(&training, parts, &data, (&order, start), &mut ignore)?;
     let step = clock.elapsed().as_secs_f64() / 80.0;
     eprintln!("{:.1} ms per step, {:.0} s per epoch", step * 1e3, step * 18_000.0 / 32.0);
     Ok(())

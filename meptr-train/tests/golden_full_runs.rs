@@ -11,7 +11,10 @@ use meptr_core::{Modality, PerModality};
 use meptr_train::data::{Corpus, FusionRows, Labels, Order, Split, Test};
 use meptr_train::optim::ScheduleConfig;
 use meptr_train::select::{CorpusScores, Evaluation};
-use meptr_train::stage::{EpochReport, FusionData, FusionTraining, Start, evaluate, train_fusion};
+use meptr_train::stage::{
+    CourseConfig, EpochReport, FusionData, FusionTraining, Start, TrainingState, evaluate,
+    train_fusion,
+};
 use reference::golden::Case;
 use reference::{
     cases, ensure_wallet, number, objective_config, optimiser, rows_of, trained, weight_difference,
@@ -52,34 +55,32 @@ fn repeat(case: &Case) -> Result<()> {
     let dropout = SeedStreams::new(0).stream("dropout"); // the recorded runs have none
     let start = Start::Fresh(dropout);
     let (mut reports, mut tests) = (Vec::new(), Vec::new());
-    let end = train_fusion(
-        &training,
-        (&model, trainable.by_name()),
-        &data,
-        (&Order::Fixed(order), start),
-        |report, _| {
-            reports.push(report.clone());
-            tests.push(evaluate(&model, &test, 7)?);
-            Ok(())
-        },
-    )?;
+    let mut keep = |report: &EpochReport, _: &TrainingState| {
+        reports.push(report.clone());
+        tests.push(evaluate(&model, &test, 7)?);
+        Ok(())
+    };
+    let parts = (&model, trainable.by_name());
+    let order = Order::Fixed(order);
+    let end = train_fusion(&training, parts, &data, (&order, start), &mut keep)?;
+    ensure!(end.is_finished, "it did not finish");
     ensure!(reports.len() == expected.len(), "{} epochs", reports.len());
     let mut scores = 0.0f64;
     for ((report, test), expected) in reports.iter().zip(&tests).zip(expected) {
         let what = format!("epoch {}", report.epoch);
         ensure_epoch(&what, report, expected)?;
         let rate = number(expected, "lr_when_dev_was_evaluated")?;
-        let difference = (report.learning_rate - rate).abs() / training.learning_rate;
+        let difference = (report.learning_rate - rate).abs() / training.course.learning_rate;
         ensure!(difference <= 1e-9, "{what}: learning rate off by {difference} of the base");
         scores = scores.max(score_difference(&report.dev, &expected["Dev"])?);
         scores = scores.max(score_difference(test, &expected["Test"])?);
     }
     ensure!(scores <= 1e-5, "scores off by {scores}");
-    let (best_epoch, _) = end.progress.best.best().context("a best epoch")?;
+    let (best_epoch, _) = end.state.progress.best.best().context("a best epoch")?;
     let best = &expected[best_epoch - 1]["Dev"];
     ensure!(*best == case.json["best_dev"], "epoch {best_epoch} is not the reference's best");
 
-    let noise = (reports.len() * steps) as f32 * training.learning_rate as f32;
+    let noise = (reports.len() * steps) as f32 * training.course.learning_rate as f32;
     let weights = weight_difference(case, &trained(&trainable), noise)?;
     eprintln!("{}: scores within {scores:e}, final weights within {weights:e}", case.name);
     ensure!(weights <= WEIGHT_TOLERANCE, "final weights off by {weights}");
@@ -101,30 +102,33 @@ fn training(settings: &Value) -> Result<FusionTraining> {
     let schedule = settings["scheduler_type"].as_str().context("a schedule")?;
     Ok(FusionTraining {
         objective: objective_config(settings, "pers_loss_type", "weight_emotion")?,
-        optimiser: optimiser(
-            settings["optimizer"].as_str().context("an optimiser")?,
-            number(settings, "weight_decay")?,
-            number(settings, "momentum")?,
-        )?,
-        learning_rate: number(settings, "lr")?,
-        schedule: match schedule.strip_prefix("huggingface_") {
-            Some(decay) => {
-                let decay = decay.trim_end_matches("_with_warmup");
-                ScheduleConfig::WarmUp { ratio, decay: serde_json::from_value(decay.into())? }
-            }
-            None => serde_json::from_value(serde_json::json!({ "kind": schedule }))?,
+        course: CourseConfig {
+            optimiser: optimiser(
+                settings["optimizer"].as_str().context("an optimiser")?,
+                number(settings, "weight_decay")?,
+                number(settings, "momentum")?,
+            )?,
+            learning_rate: number(settings, "lr")?,
+            schedule: match schedule.strip_prefix("huggingface_") {
+                Some(decay) => {
+                    let decay = decay.trim_end_matches("_with_warmup");
+                    ScheduleConfig::WarmUp { ratio, decay: serde_json::from_value(decay.into())? }
+                }
+                None => serde_json::from_value(serde_json::json!({ "kind": schedule }))?,
+            },
+            max_gradient_norm: None,
+            batch_size: 5, // for scoring; the steps have the recorded batches
+            max_epochs: number(settings, "num_epochs")? as usize,
+            patience_epochs: number(settings, "max_patience")? as usize,
         },
-        max_gradient_norm: None,
-        batch_size: 5, // for scoring; the steps have the recorded batches
-        max_epochs: number(settings, "num_epochs")? as usize,
-        patience_epochs: number(settings, "max_patience")? as usize,
         selection: serde_json::from_value(settings["selection_metric"].clone())?,
     })
 }
 
 fn ensure_epoch(what: &str, report: &EpochReport, expected: &Value) -> Result<()> {
-    ensure_wallet(what, &report.wallets.supervised, &expected["wallets"], "sup")?;
-    ensure_wallet(what, &report.wallets.pseudo, &expected["wallets"], "ssl")?;
+    let wallets = report.wallets.as_ref().context("wallets")?;
+    ensure_wallet(what, &wallets.supervised, &expected["wallets"], "sup")?;
+    ensure_wallet(what, &wallets.pseudo, &expected["wallets"], "ssl")?;
     let line = expected["train_line"].as_str().context("a line")?;
     ensure_train_line(what, line, report.loss, &report.train)
 }

@@ -2,6 +2,7 @@
 
 #[allow(dead_code, unreachable_pub, reason = "shared by the tests of several crates")]
 pub(crate) mod clips;
+pub(crate) mod features;
 mod program;
 
 use std::path::{Path, PathBuf};

@@ -17,10 +17,11 @@ use meptr_extract::decode::Limits;
 use meptr_extract::extractor::{Extractor, TranscriptChoice};
 use meptr_train::data::{Clip, DescribedCorpus, Media};
 
+use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::extraction::{Entry, ExtractionReport, Outcome};
 use crate::workers::{DeviceArgs, open_all, share_out};
-use crate::{Finish, demo, interrupt, output};
+use crate::{Finish, interrupt, output};
 
 /// Extract the features of a corpus into a store, to train on
 ///
@@ -33,8 +34,8 @@ pub struct ExtractArgs {
     /// Folder of the feature store; made where needed, and shared by any number of corpora
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
-    /// Weight bundle [default: the untrained demo weights inside the program]
-    #[arg(long, value_name = "DIR")]
+    /// Weight bundle, named as for `meptr predict`
+    #[arg(long, value_name = "DIR|NAME")]
     weights: Option<PathBuf>,
     /// Number type of stored features: f32, or f16 for half the space
     #[arg(long, value_name = "TYPE", default_value = "f32")]
@@ -44,6 +45,8 @@ pub struct ExtractArgs {
     /// List of all videos and what became of them, to write at the end: .json or .csv
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    first_use: FirstUseArgs,
 }
 
 /// Extracts every video whose stored features do not hold; one that fails does not stop the others.
@@ -56,10 +59,7 @@ pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
     for warning in &corpus.warnings {
         tracing::warn!("{warning}");
     }
-    let folder = match &args.weights {
-        Some(folder) => folder.clone(),
-        None => demo::folder()?,
-    };
+    let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
     let in_folder = || format!("cannot use the weights in `{}`", folder.display());
     let bundle = Bundle::open(&folder).with_context(in_folder)?;
     let store = Store::at(&args.store);

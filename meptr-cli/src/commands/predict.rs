@@ -10,11 +10,11 @@ use meptr_extract::detect::FaceModel;
 use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing};
 use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request};
 
-use super::weights::bundle_folder;
+use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::{Format, Report};
 use crate::workers::{DeviceArgs, open_all, share_out};
-use crate::{Finish, demo, videos};
+use crate::{Finish, videos};
 
 /// Predict emotions and personality traits of the people in videos
 #[derive(Debug, Args)]
@@ -22,8 +22,10 @@ pub struct PredictArgs {
     /// Videos or sound recordings, or folders to search for them (after `--` if a name starts with a dash)
     #[arg(required = true, value_name = "PATH")]
     inputs: Vec<PathBuf>,
-    /// Weight bundle: a folder, or a pulled OWNER/REPO [default: the untrained demo weights inside]
-    #[arg(long, value_name = "DIR|REPO")]
+    /// Weight bundle: a folder, the name of one that was pulled or assembled, OWNER/REPO, or `demo`
+    /// for the untrained weights inside [default: the bundle pulled or assembled last, else an
+    /// offer to pull one, else `demo`]
+    #[arg(long, value_name = "DIR|NAME", overrides_with = "weights")]
     weights: Option<PathBuf>,
     /// How results are written [default: by the ending of --output, else table]
     #[arg(long, value_enum)]
@@ -36,14 +38,16 @@ pub struct PredictArgs {
     /// Face detector to use instead of that of the weights
     #[arg(long, value_enum, value_name = "MODEL")]
     face_detector: Option<FaceDetectorArg>,
-    #[command(flatten)]
-    words: WordsArgs,
-    #[command(flatten)]
-    split: SplitArgs,
     /// Write what the models saw into this folder: chosen frames and crops as PNG, sound as WAV;
     /// a folder below it for each video when there are several
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
+    #[command(flatten)]
+    words: WordsArgs,
+    #[command(flatten)]
+    split: SplitArgs,
+    #[command(flatten)]
+    first_use: FirstUseArgs,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -132,13 +136,7 @@ fn positive(text: &str) -> Result<f64, String> {
 /// # Errors
 /// When the weights cannot be used or the results cannot be written.
 pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
-    let folder = match &args.weights {
-        Some(name) => bundle_folder(name)?,
-        None => {
-            tracing::warn!("{}", demo::HINT);
-            demo::folder()?
-        }
-    };
+    let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
     let (videos, unreadable) = videos::find(&args.inputs);
     if let Some(output) = &args.output {
         spare_inputs(output, &videos)?;

@@ -5,8 +5,8 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::PerModality;
 use crate::models::{FusionConfig, HeadConfig};
+use crate::{Error, PerModality, Result};
 
 /// What a bundle is and what each file in it is for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -162,6 +162,18 @@ impl Manifest {
 
     /// Name of the manifest inside a bundle.
     pub const FILE: &'static str = "manifest.json";
+
+    /// Reads the manifest of a bundle, and no other file of it.
+    ///
+    /// # Errors
+    /// When there is none, or it does not have the fields it must have.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(Self::FILE);
+        let text =
+            std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let what = "bundle manifest";
+        serde_json::from_slice(&text).map_err(|source| Error::Json { path, what, source })
+    }
 
     /// Everything that contradicts itself, before any file is touched; empty when all is well.
     pub fn problems(&self) -> Vec<String> {

@@ -1,13 +1,13 @@
 //! Opening a bundle: every listed file is there and is the one that was listed.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::manifest::{FileEntry, Manifest};
+use crate::digest::{hex, read_through};
 use crate::{Error, Result};
 
 /// A bundle whose files are known to be complete and unaltered.
@@ -24,14 +24,7 @@ impl Bundle {
     /// [`Error::UnfitBundle`] lists everything that is missing, altered or contradictory;
     /// the others say that there is no readable manifest.
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join(Manifest::FILE);
-        let text =
-            std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|source| Error::Json {
-            path,
-            what: "bundle manifest",
-            source,
-        })?;
+        let manifest = Manifest::read(folder)?;
         let mut problems = manifest.problems();
         if problems.is_empty() {
             let altered = manifest.files.par_iter().filter_map(|(name, entry)| {
@@ -79,17 +72,9 @@ fn problem_of_file(path: &Path, entry: &FileEntry) -> Option<String> {
 /// # Errors
 /// When the file cannot be read.
 pub fn sha256_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let length = file.read(&mut buffer)?;
-        if length == 0 {
-            break;
-        }
-        hash.update(&buffer[..length]);
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    read_through(path, |bytes| hash.update(bytes))?;
+    Ok(hex(&hash.finalize()))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::container::Container;
 use super::error::{CheckpointError, Result};
 use super::json::to_json;
 use super::pickle::{Id, Pickle, StorageRef, TensorRef, Trust, Value};
-use super::storage;
+use super::{shards, storage};
 use crate::Error;
 
 /// Tensors may share storage (tied embeddings), but not without end.
@@ -50,11 +50,14 @@ pub enum Layout {
     ModelObject,
     /// No PyTorch file, but safetensors already.
     Safetensors,
+    /// In several files, of which the file is the index.
+    Shards,
 }
 
 impl Checkpoint {
     /// Reads a file that `torch.save` wrote, in the zip format or the older one; or a safetensors
-    /// file, so that such a file can be stored in another number format.
+    /// file, so that such a file can be stored in another number format; or the index
+    /// (`*.index.json`) of such files.
     ///
     /// The pickle within is read as data: no class it names is imported, no function called. Only
     /// the parts that hold the model's tensors are read; the state of an optimiser is not.
@@ -67,6 +70,10 @@ impl Checkpoint {
     }
 
     fn read_any(path: &Path, trust: Trust) -> Result<Self> {
+        if shards::is_index(path) {
+            let tensors = shards::read(path, |part| Ok(Self::read_any(part, trust)?.tensors))?;
+            return Ok(Self { tensors, config: None, layout: Layout::Shards });
+        }
         if !is_safetensors(path)? {
             return Self::of(Container::open(path, trust)?);
         }

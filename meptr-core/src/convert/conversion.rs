@@ -78,6 +78,24 @@ pub fn convert_file(
     Ok(conversion.report)
 }
 
+/// Stores a safetensors file of any model in another number format, in place; tensors of whole
+/// numbers stay as they are. Another name of the old bytes (a hard link) keeps them.
+///
+/// # Errors
+/// When it cannot be read or written, or holds a value that the format cannot.
+pub fn recast_file(path: &Path, storage: Storage) -> crate::Result<()> {
+    let failed = |source| Error::Checkpoint { path: path.to_owned(), source };
+    let tensors = candle::safetensors::load(path, &Device::Cpu);
+    let recast = |(name, tensor): (String, Tensor)| {
+        let stored =
+            if tensor.dtype().is_float() { stored(&name, &tensor, storage)? } else { tensor };
+        Ok((name, stored))
+    };
+    let tensors = tensors.map_err(|source| failed(source.into()))?.into_iter().map(recast);
+    let tensors = tensors.collect::<Result<BTreeMap<_, _>>>().map_err(failed)?;
+    weights::save_file(path, &tensors)
+}
+
 impl Conversion {
     /// Reads and recognises a file, and brings its numbers into the wanted format.
     ///

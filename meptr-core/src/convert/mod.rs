@@ -12,11 +12,14 @@ mod error;
 mod identify;
 mod json;
 mod pickle;
+mod shards;
 mod storage;
 mod zip;
 
 pub use checkpoint::{Checkpoint, Layout};
-pub use conversion::{Conversion, ConvertOptions, ConvertReport, Storage, convert_file};
+pub use conversion::{
+    Conversion, ConvertOptions, ConvertReport, Storage, convert_file, recast_file,
+};
 pub use error::CheckpointError;
 pub use identify::{Assumed, Backbone, Basis, Identified, Model, Shapes, YoloShape, identify};
 pub use pickle::Trust;

@@ -6,6 +6,8 @@ use serde::Deserialize;
 
 use super::cache::{RepositoryId, is_inside};
 use super::{Error, Result};
+use crate::PerModality;
+use crate::bundle::Standing;
 
 const SCHEMA: u32 = 1;
 
@@ -13,7 +15,9 @@ const SCHEMA: u32 = 1;
 ///
 /// ```json
 /// { "schema": 1,
-///   "bundles": [ { "name": "...", "title": "...", "parts": ["NAME of a part", ...] } ],
+///   "bundles": [ { "name": "...", "title": "...", "parts": ["NAME of a part", ...],
+///                  "assembly": { "standing": "trained", "fusion": "PART/FILE",
+///                                "heads": { "body": "PART/FILE", ... } } } ],
 ///   "parts": [ { "name": "...", "title": "...",
 ///                "repository": "OWNER/NAME", "revision": "COMMIT, branch or tag",
 ///                "licence": "...", "non_commercial": false,
@@ -23,6 +27,8 @@ const SCHEMA: u32 = 1;
 /// Instead of `repository` and `revision` a part may have a `folder`, relative to the list. Without
 /// `files`, the whole repository is meant. `size` and `sha256` may be left out: the Hub's own are
 /// then taken. A revision that is no commit is resolved at the first download and kept from then on.
+/// A bundle with an `assembly` ([`Assembly`]) becomes one that predicts as soon as its parts are here.
+/// Its parts may be those of the compiled-in list.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     file: Option<PathBuf>,
@@ -40,6 +46,66 @@ pub struct Bundle {
     pub title: String,
     /// Names of parts.
     pub parts: Vec<String>,
+    /// How they become a bundle that predicts; without it, they are only fetched together.
+    #[serde(default)]
+    pub assembly: Option<Assembly>,
+}
+
+/// What each part of a list's bundle is for.
+///
+/// Places are `PART`, the folder of a part, or `PART/PATH`, a file or folder in it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assembly {
+    /// What results made with the bundle are worth.
+    pub standing: Standing,
+    /// What the weights are and how they were made.
+    #[serde(default)]
+    pub about: String,
+    /// CLIP.
+    #[serde(default = "default_clip")]
+    pub clip: String,
+    /// Wav2Vec2.
+    #[serde(default = "default_wav2vec2")]
+    pub wav2vec2: String,
+    /// BERT.
+    #[serde(default = "default_bert")]
+    pub bert: String,
+    /// The cross-task models, each a file that `meptr weights convert` wrote (with its note beside
+    /// it), or one that tells its whole configuration.
+    pub heads: PerModality<String>,
+    /// The fusion model, likewise.
+    pub fusion: String,
+    /// A YOLOv8 detector, a file.
+    pub body_detector: Option<String>,
+    /// Whisper.
+    pub transcriber: Option<String>,
+}
+
+fn default_clip() -> String {
+    "clip".to_owned()
+}
+
+fn default_wav2vec2() -> String {
+    "wav2vec2".to_owned()
+}
+
+fn default_bert() -> String {
+    "bge".to_owned()
+}
+
+impl Assembly {
+    /// Part and path inside it (empty for its folder) of a place.
+    pub fn split(place: &str) -> (&str, &str) {
+        place.split_once('/').unwrap_or((place, ""))
+    }
+
+    fn places(&self) -> impl Iterator<Item = &String> {
+        let always = [&self.clip, &self.wav2vec2, &self.bert, &self.fusion];
+        let heads: Vec<_> = self.heads.iter().map(|(_, place)| place).collect();
+        let optional = [self.body_detector.as_ref(), self.transcriber.as_ref()];
+        always.into_iter().chain(heads).chain(optional.into_iter().flatten())
+    }
 }
 
 /// Files that make sense together only, such as one backbone.
@@ -146,12 +212,27 @@ impl Catalog {
         let base = origin.parent().unwrap_or(Path::new(""));
         let parts = written.parts.into_iter().map(|part| part.check(base, &mut problems));
         let parts: Vec<Part> = parts.collect();
-        let catalog = Self { file: file.map(Path::to_owned), bundles: written.bundles, parts };
+        let mut catalog = Self { file: file.map(Path::to_owned), bundles: written.bundles, parts };
+        if file.is_some() {
+            catalog.borrow_parts(&Self::built_in());
+        }
         problems.extend(catalog.problems_of_names());
         if problems.is_empty() {
             return Ok(catalog);
         }
         Err(Error::BadCatalog { origin: origin.display().to_string(), problems })
+    }
+
+    /// Takes over the parts of another list that bundles name and this list does not have.
+    fn borrow_parts(&mut self, other: &Self) {
+        for name in self.bundles.iter().flat_map(|bundle| &bundle.parts) {
+            let is_it = |part: &&Part| part.name == *name;
+            if let (None, Some(part)) =
+                (self.parts.iter().find(is_it), other.parts.iter().find(is_it))
+            {
+                self.parts.push(part.clone());
+            }
+        }
     }
 
     fn problems_of_names(&self) -> Vec<String> {
@@ -172,6 +253,14 @@ impl Catalog {
                     format!("bundle `{}` needs `{name}`, which is no part", bundle.name)
                 }),
             );
+            let places = bundle.assembly.iter().flat_map(Assembly::places);
+            let is_usable = |place: &&String| {
+                let (part, path) = Assembly::split(place);
+                bundle.parts.iter().any(|name| name == part) && (path.is_empty() || is_inside(path))
+            };
+            problems.extend(places.filter(|place| !is_usable(place)).map(|place| {
+                format!("bundle `{}` takes `{place}`, which is in none of its parts", bundle.name)
+            }));
         }
         problems
     }
@@ -186,6 +275,11 @@ impl Catalog {
         &self.bundles
     }
 
+    /// The bundle of a name, if it is one.
+    pub fn bundle(&self, name: &str) -> Option<&Bundle> {
+        self.bundles.iter().find(|bundle| bundle.name == name)
+    }
+
     /// What a name means: a bundle, a part, `OWNER/REPO(@REVISION)`, or a folder.
     ///
     /// A folder needs a path with something before the first `/`, or more than one `/`: `./heads`,
@@ -195,7 +289,7 @@ impl Catalog {
     /// [`Error::UnknownName`] lists the names there are.
     pub fn select(&self, name: &str) -> Result<Vec<Part>> {
         let part = |name: &String| self.parts.iter().find(|part| part.name == *name).cloned();
-        if let Some(bundle) = self.bundles.iter().find(|bundle| bundle.name == name) {
+        if let Some(bundle) = self.bundle(name) {
             return Ok(bundle.parts.iter().filter_map(part).collect());
         }
         if let Some(part) = part(&name.to_owned()) {
@@ -280,7 +374,8 @@ fn source_of(name: &str) -> Option<Source> {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a name can stand in a list, and be that of a folder.
+pub(super) fn is_name(name: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
     !name.is_empty() && name.bytes().all(is_plain) && !name.starts_with(['.', '-'])
 }
@@ -321,6 +416,32 @@ mod tests {
         assert_eq!(problems.len(), 7, "{problems:#?}");
         let unknown = text.replace("\"schema\"", "\"more\": 1, \"schema\"");
         assert!(matches!(Catalog::parse(&unknown, None), Err(Error::Json { .. })));
+    }
+
+    #[test]
+    fn a_bundle_says_what_its_parts_are_for_and_may_use_known_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("list.json");
+        let text = r#"{ "schema": 1,
+          "bundles": [ { "name": "mine", "title": "", "parts": ["clip", "bge", "wav2vec2", "heads"],
+            "assembly": { "standing": "trained", "fusion": "heads/fusion.safetensors",
+              "heads": { "body": "heads/b.pt", "face": "heads/f.pt", "scene": "heads/s.pt",
+                         "audio": "heads/a.pt", "text": "heads/t.pt" } } } ],
+          "parts": [ { "name": "heads", "title": "", "folder": "heads", "licence": "MIT",
+            "non_commercial": false } ] }"#;
+        std::fs::write(&file, text).unwrap();
+        let catalog = Catalog::read(&file).unwrap();
+        assert_eq!(catalog.select("mine").unwrap().len(), 4);
+        let assembly = catalog.bundle("mine").unwrap().assembly.as_ref().unwrap();
+        assert_eq!((assembly.bert.as_str(), assembly.heads.text.as_str()), ("bge", "heads/t.pt"));
+        assert_eq!(Assembly::split("heads/x/t.pt"), ("heads", "x/t.pt"));
+        for (good, bad) in [("heads/b.pt", "others/b.pt"), ("heads/b.pt", "heads/../b.pt")] {
+            std::fs::write(&file, text.replace(good, bad)).unwrap();
+            let Err(Error::BadCatalog { problems, .. }) = Catalog::read(&file) else {
+                panic!("it was taken")
+            };
+            assert_eq!(problems.len(), 1, "{problems:?}");
+        }
     }
 
     #[test]

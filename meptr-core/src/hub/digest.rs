@@ -1,13 +1,11 @@
 //! Hashes of files as the Hub states them.
 
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
 use super::{Error, Result};
+use crate::digest::{hex, read_through};
 
 /// What the Hub says about the content of a file, which is also the name of its blob in the cache.
 ///
@@ -64,23 +62,15 @@ impl Digests {
 /// Reads a file once, in constant memory, and hashes it.
 pub(super) fn of_file(path: &Path) -> Result<Digests> {
     let error = Error::at(path);
-    let mut file = File::open(path).map_err(&error)?;
-    let size = file.metadata().map_err(&error)?.len();
-    let mut sha256 = Sha256::new();
-    let mut git = sha1::Sha1::new();
-    git.update(format!("blob {size}\0"));
-    let mut buffer = vec![0; 1 << 16];
-    let mut total = 0;
-    loop {
-        let read = file.read(&mut buffer).map_err(&error)?;
-        if read == 0 {
-            break;
-        }
-        total += read as u64;
-        sha256.update(&buffer[..read]);
-        git.update(&buffer[..read]);
-    }
-    Ok(Digests { size: total, sha256: hex(&sha256.finalize()), git: hex(&git.finalize()) })
+    let stated = path.metadata().map_err(&error)?.len();
+    let (mut sha256, mut git) = (Sha256::new(), sha1::Sha1::new());
+    git.update(format!("blob {stated}\0"));
+    let read = read_through(path, |bytes| {
+        sha256.update(bytes);
+        git.update(bytes);
+    });
+    let size = read.map_err(&error)?;
+    Ok(Digests { size, sha256: hex(&sha256.finalize()), git: hex(&git.finalize()) })
 }
 
 /// The SHA-256 of a file that has this entity tag, reading the file only where the tag is not it.
@@ -89,13 +79,6 @@ pub(super) fn known_or_read(tag: &str, path: &Path) -> Result<String> {
         Kind::Sha256 => Ok(tag.to_owned()),
         Kind::Git | Kind::Opaque => Ok(of_file(path)?.sha256),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes any text");
-        text
-    })
 }
 
 #[cfg(test)]

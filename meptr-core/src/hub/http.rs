@@ -1,6 +1,6 @@
 //! Requests for files: where redirects lead, who gets the token, what a refusal means.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{
@@ -11,6 +11,7 @@ use reqwest::{Method, StatusCode, Url, redirect};
 
 use super::cache::{RepositoryId, is_tag};
 use super::environment::Environment;
+use super::http_date::retry_after;
 use super::retry::{Failure, Patience};
 use super::{Error, Result};
 
@@ -183,13 +184,14 @@ impl Http {
 
     fn refused(&self, response: &Response, url: &Url, remote: Remote<'_>) -> Failure {
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
-        let seconds = header(RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
-        let seconds = seconds.or_else(|| header("ratelimit").and_then(seconds_to_reset));
+        let wait = header(RETRY_AFTER.as_str())
+            .and_then(|text| retry_after(text, SystemTime::now()))
+            .or_else(|| header("ratelimit").and_then(seconds_to_reset).map(Duration::from_secs));
         let Remote { repository, commit, path } = remote;
         let refusal = Refusal {
             status: response.status().as_u16(),
             code: header("x-error-code"),
-            retry_after: seconds.map(Duration::from_secs),
+            retry_after: wait,
             repository,
             what: &format!("`{path}` in {repository} at {commit}"),
         };

@@ -36,6 +36,7 @@
 //! Calls block. Inside an asynchronous runtime they belong on a thread of their own.
 
 mod api;
+mod bundles;
 mod cache;
 mod catalog;
 mod digest;
@@ -43,6 +44,7 @@ mod download;
 mod environment;
 mod error;
 mod http;
+mod http_date;
 mod inventory;
 mod lock;
 mod pins;
@@ -50,8 +52,9 @@ mod plan;
 mod progress;
 mod retry;
 
+pub use bundles::Bundles;
 pub use cache::RepositoryId;
-pub use catalog::{Bundle, Catalog, Part, PartFile, Source};
+pub use catalog::{Assembly, Bundle, Catalog, Part, PartFile, Source};
 pub use environment::{Environment, Token, parse_endpoint};
 pub use error::{Error, Result};
 pub use inventory::{

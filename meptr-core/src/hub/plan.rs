@@ -191,7 +191,8 @@ impl PlannedPart {
             (&self.part.source, &self.commit)
         else {
             let part = &self.part;
-            return Ok(self.files.iter().filter_map(|file| file.local_of(part)).collect());
+            let files = self.files.iter().filter_map(|file| file.local_of(part));
+            return files.collect();
         };
         let cache = RepositoryCache::new(&options.environment.cache, repository);
         let mut pinned = Vec::new();
@@ -248,16 +249,27 @@ impl PlannedPart {
 }
 
 impl PlannedFile {
-    fn local_of(&self, part: &Part) -> Option<LocalFile> {
-        Some(LocalFile {
+    /// A file of a folder, which must be the one that the list promises.
+    fn local_of(&self, part: &Part) -> Option<Result<LocalFile>> {
+        let local = self.local.clone()?;
+        let checked = self.promised_sha256.as_ref().map_or(Ok(()), |expected| {
+            let found = digest::of_file(&local)?.sha256;
+            if found == *expected {
+                return Ok(());
+            }
+            let (file, kind) = (local.display().to_string(), "sha256");
+            let (promised_by, expected) = ("the list of weights", expected.clone());
+            Err(Error::WrongHash { file, kind, promised_by, expected, found })
+        });
+        Some(checked.map(|()| LocalFile {
             part: part.name.clone(),
             repository: None,
             commit: None,
             path: self.path.clone(),
-            local: self.local.clone()?,
+            local,
             size: self.size,
-            sha256: None,
-        })
+            sha256: self.promised_sha256.clone(),
+        }))
     }
 }
 
@@ -364,9 +376,14 @@ impl Found {
         let files = self.files.into_iter().map(|(file, local)| {
             let size = local.as_ref().and_then(|local| local.metadata().ok());
             let size = size.map_or(0, |found| found.len());
-            PlannedFile { path: file.path, size, local, head: None, promised_sha256: file.sha256 }
+            if let (Some(local), Some(expected)) = (&local, file.size.filter(|it| *it != size)) {
+                let (file, promised_by) = (local.display().to_string(), "the list of weights");
+                return Err(Error::WrongSize { file, promised_by, expected, found: size });
+            }
+            let (path, promised_sha256) = (file.path, file.sha256);
+            Ok(PlannedFile { path, size, local, head: None, promised_sha256 })
         });
-        Ok(PlannedPart { commit: self.commit, files: files.collect(), part })
+        Ok(PlannedPart { commit: self.commit, files: files.collect::<Result<_>>()?, part })
     }
 }
 

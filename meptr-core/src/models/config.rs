@@ -186,3 +186,80 @@ impl HeadConfig {
         }
     }
 }
+
+impl HeadConfig {
+    /// Everything that makes no sense, by the keys where it stands.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (place, config) in [("emotion", &self.emotion), ("personality", &self.personality)] {
+            let wrong = config.problems();
+            problems.extend(wrong.into_iter().map(|wrong| format!("`{place}` {wrong}")));
+        }
+        if self.emotion.input_width() != self.personality.input_width() {
+            problems.push("`emotion` and `personality` read features of two widths".to_owned());
+        }
+        let (wrong, head_width) = match &self.fusion {
+            CrossTaskConfig::Transformer(TransformerFusionConfig {
+                width,
+                head_width,
+                heads,
+                layers,
+                dropout,
+                ..
+            }) => (layer_problems(*width, Some(*heads), *layers, *dropout), *head_width),
+            CrossTaskConfig::Attention { width, heads, dropout } => {
+                (layer_problems(*width, Some(*heads), 1, *dropout), *width)
+            }
+        };
+        problems.extend(wrong.into_iter().map(|wrong| format!("`fusion` {wrong}")));
+        if head_width == 0 {
+            problems.push("`fusion` has a head of width 0".to_owned());
+        }
+        problems
+    }
+}
+
+impl UnimodalConfig {
+    /// Everything that makes no sense.
+    pub fn problems(&self) -> Vec<String> {
+        let (mut problems, widths) = match self {
+            Self::Sequence(config) => {
+                let (heads, layers) = match config.encoder {
+                    EncoderConfig::Mamba { layers, .. } => (None, layers),
+                    EncoderConfig::Transformer { heads, layers, .. } => (Some(heads), layers),
+                };
+                let inner_width = match config.encoder {
+                    EncoderConfig::Mamba { inner_width, .. } => inner_width,
+                    EncoderConfig::Transformer { .. } => config.width,
+                };
+                let problems = layer_problems(config.width, heads, layers, config.dropout);
+                (problems, [config.input_width, config.head_width.min(inner_width)])
+            }
+            Self::Audio(config) => {
+                let problems = layer_problems(config.width, None, config.layers, config.dropout);
+                (problems, [config.input_width, config.width])
+            }
+        };
+        if widths.contains(&0) {
+            problems.push("has a width of 0".to_owned());
+        }
+        problems
+    }
+}
+
+fn layer_problems(width: usize, heads: Option<usize>, layers: usize, dropout: f32) -> Vec<String> {
+    let mut problems = Vec::new();
+    if width == 0 {
+        problems.push("has the width 0".to_owned());
+    }
+    if let Some(heads) = heads.filter(|heads| *heads == 0 || !width.is_multiple_of(*heads)) {
+        problems.push(format!("has {heads} heads, which do not divide the width {width}"));
+    }
+    if layers == 0 {
+        problems.push("has no layers".to_owned());
+    }
+    if !(0.0..1.0).contains(&dropout) {
+        problems.push(format!("has the dropout {dropout}, which is not in 0 to 1, and below 1"));
+    }
+    problems
+}

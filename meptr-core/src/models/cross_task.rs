@@ -77,6 +77,23 @@ impl CrossTaskModel {
     /// When `vb` lacks a tensor or holds another shape, or when heads do not divide a width.
     pub fn load(config: &HeadConfig, vb: VarBuilder) -> Result<Self> {
         let (emotion, personality) = config.frozen_prefixes();
+        let emotion = UnimodalModel::load(&config.emotion, Task::Emotion, vb.pp(emotion))?;
+        let personality =
+            UnimodalModel::load(&config.personality, Task::Personality, vb.pp(personality))?;
+        Self::around(config, emotion, personality, vb)
+    }
+
+    /// Asks for the weights of stage 2 alone, around stage-1 models that are there already: what
+    /// training does, which leaves these as they are.
+    ///
+    /// # Errors
+    /// As [`CrossTaskModel::load`].
+    pub fn around(
+        config: &HeadConfig,
+        emotion: UnimodalModel,
+        personality: UnimodalModel,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         let width = config.fusion.width();
         let (head_width, hidden, dropout, activation, head_names) = match &config.fusion {
             CrossTaskConfig::Transformer(fusion) => (
@@ -96,12 +113,8 @@ impl CrossTaskModel {
             MlpHead::load([2 * width, head_width, task.outputs()], hidden, dropout, vb.pp(name))
         };
         Ok(Self {
-            emotion: UnimodalModel::load(&config.emotion, Task::Emotion, vb.pp(emotion))?,
-            personality: UnimodalModel::load(
-                &config.personality,
-                Task::Personality,
-                vb.pp(personality),
-            )?,
+            emotion,
+            personality,
             emo_proj: project(config.emotion.width(), "emo_proj")?,
             per_proj: project(config.personality.width(), "per_proj")?,
             exchange: Exchange::load(&config.fusion, &vb)?,

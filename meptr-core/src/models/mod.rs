@@ -8,6 +8,7 @@
 mod config;
 mod cross_task;
 mod fusion;
+mod head_scores;
 mod lengths;
 mod published;
 mod single_task;
@@ -21,6 +22,7 @@ pub use cross_task::{CrossTaskModel, CrossTaskOutput};
 pub use fusion::{
     Ablation, FusionConfig, FusionInput, FusionModel, FusionOutput, ModalityInput, ScoreTransform,
 };
+pub use head_scores::HeadScores;
 pub use lengths::Lengths;
 pub use single_task::{FeatureSlice, SingleTaskConfig, SingleTaskModel};
 pub use unimodal::{UnimodalModel, UnimodalOutput};

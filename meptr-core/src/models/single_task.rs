@@ -96,6 +96,11 @@ impl SingleTaskModel {
         })
     }
 
+    /// What it predicts.
+    pub fn task(&self) -> Task {
+        self.config.task
+    }
+
     /// Fuses a batch.
     ///
     /// - `input`: whole vectors; only the predictions of this model's own task are read

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::bundle::{Manifest, sha256_of};
+use crate::digest::hex;
 
 /// A file as it was when it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +59,7 @@ fn stamp(path: &Path) -> io::Result<(u64, Option<u64>)> {
 
 /// SHA-256 of a text or of settings, as 64 hexadecimal digits in lower case.
 pub fn digest_of(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 /// One digest for each part of a bundle that features depend on: the backbones and the detectors.

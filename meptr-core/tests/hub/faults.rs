@@ -81,6 +81,15 @@ fn tries_are_bounded() {
 #[test]
 fn retry_after_is_obeyed_within_bounds() {
     let (after, reset) = ("Retry-After: 1\r\n", "RateLimit: \"resolvers\";r=0;t=1\r\n");
+    let past = "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let setting = Setting::new();
+    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, past), 1);
+    setting.assert_all_here(&setting.pull().unwrap());
+    let setting = Setting::new();
+    let far = "Retry-After: Fri, 31 Dec 2100 12:00:00 GMT\r\n";
+    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, far), 1);
+    let error = setting.pull().unwrap_err();
+    assert!(matches!(error, Error::RateLimited { retry_after: Some(_), .. }), "{error}");
     for (host, part, headers) in [
         (Host::Hub, "/api/", after),
         (Host::Hub, "/resolve/", after),

@@ -113,6 +113,30 @@ fn a_folder_is_taken_as_it_is() {
 }
 
 #[test]
+fn a_folder_of_the_list_must_hold_what_the_list_says() {
+    let setting = Setting::new();
+    let heads = setting.folder.path().join("heads");
+    std::fs::create_dir_all(&heads).unwrap();
+    std::fs::write(heads.join("a.json"), "{}").unwrap();
+    let with = |more: &str| {
+        let text = format!(
+            r#"{{ "schema": 1, "parts": [ {{ "name": "heads", "title": "", "folder": "heads",
+                "licence": "MIT", "non_commercial": false,
+                "files": [ {{ "path": "a.json" {more} }} ] }} ] }}"#
+        );
+        std::fs::write(setting.list(), text).unwrap();
+        setting.pull_named("heads")
+    };
+    let right = format!(r#", "size": 2, "sha256": "{}""#, sha256(b"{}"));
+    assert_eq!(with(&right).unwrap()[0].sha256, Some(sha256(b"{}")));
+    assert!(matches!(with(r#", "size": 3"#), Err(Error::WrongSize { found: 2, .. })));
+    let wrong = format!(r#", "sha256": "{}""#, sha256(b"[]"));
+    assert!(matches!(with(&wrong), Err(Error::WrongHash { .. })));
+    std::fs::remove_file(heads.join("a.json")).unwrap();
+    assert!(matches!(with(""), Err(Error::NotFound { .. })));
+}
+
+#[test]
 fn only_the_hub_gets_the_token() {
     let setting = Setting::new().with_token("hf_secret");
     setting.hub.change(MODEL, commit(1), Access::Token("hf_secret".to_owned()));

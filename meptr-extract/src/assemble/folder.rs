@@ -12,6 +12,10 @@ use crate::image::ClipInput;
 use crate::speech::Whisper;
 use crate::{Error, Result};
 
+/// What may stand in the place of `model.safetensors`, in order of preference.
+const TO_CONVERT: [&str; 3] =
+    ["model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
 /// Which model a folder holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // names of architectures
@@ -57,23 +61,24 @@ impl FolderKind {
         }
     }
 
-    /// Takes the files of a folder over; `pytorch_model.bin` is converted where there are no
-    /// safetensors.
+    /// Takes the files of a folder over; weights in several files are made one, and pickles are
+    /// converted where there are no safetensors.
     pub(super) fn take(self, staging: &mut Staging, folder: &Path) -> Result<()> {
         let name = self.folder();
         for file in self.small_files() {
             staging.place(&folder.join(file), &format!("{name}/{file}"))?;
         }
         let weights = format!("{name}/model.safetensors");
-        let (safetensors, pickle) =
-            (folder.join("model.safetensors"), folder.join("pytorch_model.bin"));
-        if safetensors.is_file() || !pickle.is_file() {
+        let safetensors = folder.join("model.safetensors");
+        let others = TO_CONVERT.map(|name| folder.join(name));
+        let other = others.iter().find(|path| path.is_file());
+        let Some(other) = other.filter(|_| !safetensors.is_file()) else {
             return staging.place(&safetensors, &weights);
-        }
+        };
         let (trust, storage) = (Trust::Tensors, Storage::F32);
         let (modality, overrides) = (None, BTreeMap::new());
         let options = ConvertOptions { trust, storage, modality, overrides };
-        convert_file(&pickle, &staging.new_file(&weights)?, &options)?;
+        convert_file(other, &staging.new_file(&weights)?, &options)?;
         Ok(())
     }
 }

@@ -6,24 +6,24 @@ mod staging;
 
 use std::path::{Path, PathBuf};
 
-use candle::Device;
 use meptr_core::bundle::{
     BodyDetectorPart, Bundle, FaceDetectorPart, FolderPart, FusionPart, HeadPart, Manifest, Origin,
     PartKind, Parts, Standing,
 };
-use meptr_core::weights::load_file;
+use meptr_core::convert::Storage;
 use meptr_core::{Modality, PerModality};
 
 pub use folder::{FolderKind, check_folder};
 pub use model_file::kind_and_config;
 
 use crate::DeviceChoice;
-use crate::detect::{BodyDetector, FaceModel, yolo};
+use crate::detect::FaceModel;
 use crate::init::FACE_DETECTOR;
 use crate::predictor::{Predictor, PredictorOptions};
 use crate::{Error, Result};
 use staging::Staging;
 
+const FACE_DETECTOR_FILE: &str = "face_detector.safetensors";
 const SHORT_RANGE: &[u8] = include_bytes!("../../../weights/face_detector/short_range.safetensors");
 
 /// What a bundle is made of. Parts that are not given come from `base`.
@@ -53,6 +53,8 @@ pub struct Sources {
     pub body_detector: Option<Source>,
     /// Whisper.
     pub transcriber: Option<Source>,
+    /// Number format of all weights but the face detector's; as they are when none is given.
+    pub storage: Option<Storage>,
 }
 
 /// Where a part lies, and what the manifest says about it.
@@ -75,6 +77,9 @@ pub fn assemble(sources: &Sources, target: &Path) -> Result<Manifest> {
     let mut assembly = Assembly { sources, staging: Staging::start(target)? };
     let parts = assembly.parts()?;
     let staging = assembly.staging;
+    if let Some(storage) = sources.storage {
+        staging.recast(storage)?;
+    }
     let Sources { name, about, standing, .. } = sources;
     let manifest = Manifest {
         schema: Manifest::SCHEMA.to_owned(),
@@ -90,7 +95,7 @@ pub fn assemble(sources: &Sources, target: &Path) -> Result<Manifest> {
         return Err(meptr_core::Error::UnfitBundle { path, problems }.into());
     }
     staging.write_manifest(&manifest)?;
-    check(&manifest, staging.folder())?;
+    check(staging.folder())?;
     staging.finish()?;
     Ok(manifest)
 }
@@ -173,7 +178,7 @@ impl Assembly<'_> {
     }
 
     fn face_detector(&mut self) -> Result<Option<FaceDetectorPart>> {
-        let file = "face_detector.safetensors".to_owned();
+        let file = FACE_DETECTOR_FILE.to_owned();
         let sources = self.sources;
         let base = sources.base.as_ref().and_then(|b| b.manifest().parts.face_detector.clone());
         let (kind, words, content) = match (sources.face_detector, base) {
@@ -235,29 +240,18 @@ fn missing(part: &str) -> Error {
 }
 
 /// Loads every part.
-fn check(manifest: &Manifest, folder: &Path) -> Result<()> {
+fn check(folder: &Path) -> Result<()> {
     let options = PredictorOptions {
         device: DeviceChoice::Cpu,
         listens: true,
         ..PredictorOptions::default()
     };
-    Predictor::open_with(folder, &options)?;
-    if let Some(part) = &manifest.parts.body_detector {
-        let path = folder.join(&part.file);
-        let config = serde_json::from_value(part.config.clone()).map_err(|error| {
-            let (path, what) = (path.clone(), "body detector");
-            Error::BackboneFile { path, what, why: error.to_string() }
-        })?;
-        load_file(&path, &Device::Cpu, yolo::may_be_left, |vb| BodyDetector::load(&config, vb))?;
-    }
-    if let Some(part) = &manifest.parts.transcriber {
-        check_folder(FolderKind::Whisper, &folder.join(&part.folder))?;
-    }
-    Ok(())
+    Predictor::open_with(folder, &options).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
+    use candle::Device;
     use candle_nn::VarBuilder;
     use meptr_core::weights::{generate, save_file};
 
@@ -283,6 +277,7 @@ mod tests {
             face_detector: None,
             body_detector: None,
             transcriber: None,
+            storage: None,
         }
     }
 

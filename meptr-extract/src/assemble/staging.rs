@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use meptr_core::bundle::{FileEntry, Manifest, sha256_of};
+use meptr_core::convert::{Storage, recast_file};
 use rayon::prelude::*;
 
 use crate::{Error, Result};
@@ -70,6 +71,17 @@ impl Staging {
         std::fs::copy(&source, &target)
             .map(drop)
             .map_err(|source| Error::Write { path: target, source })
+    }
+
+    /// Stores all weights in another number format, but those of the face detector: they are small,
+    /// and where a face begins should not depend on it.
+    pub(super) fn recast(&self, storage: Storage) -> Result<()> {
+        let is_meant =
+            |name: &&String| name.ends_with(".safetensors") && *name != super::FACE_DETECTOR_FILE;
+        for name in self.files.iter().filter(is_meant) {
+            recast_file(&self.folder.join(name), storage)?;
+        }
+        Ok(())
     }
 
     /// Size and hash of everything placed and written.

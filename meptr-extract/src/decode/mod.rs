@@ -1,6 +1,6 @@
 //! Decoding of video files: frames, sound and subtitles, in one forward pass and flat memory.
 //!
-//! This folder alone talks to FFmpeg; what leaves it are pictures, samples and text.
+//! What leaves this folder are pictures, samples and text; nothing else reads with FFmpeg.
 //!
 //! ```no_run
 //! use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Reader};
@@ -40,5 +40,6 @@ pub use orientation::Orientation;
 pub use plan::{FramePlan, TimeWindow};
 pub use probe::{AudioInfo, MediaInfo, SubtitleInfo, VideoInfo, probe};
 pub use reader::{DecodeOptions, DecodeReport, Event, Reader};
+pub(crate) use source::quiet_by_default;
 pub use source::{FfmpegLog, set_ffmpeg_log};
 pub use transcript::{Cue, Transcript, read_transcript};

@@ -44,12 +44,17 @@ pub fn set_ffmpeg_log(log: FfmpegLog) {
     });
 }
 
+/// Keeps FFmpeg silent unless [`set_ffmpeg_log`] was called; to be called before FFmpeg is.
+pub(crate) fn quiet_by_default() {
+    DEFAULT_LOG.call_once(|| ffmpeg::log::set_level(ffmpeg::log::Level::Quiet));
+}
+
 /// Opens a regular file for demuxing.
 ///
 /// The file is opened by us and handed to FFmpeg as a stream: no name is parsed as a protocol or a
 /// pattern, names may hold any bytes, and FFmpeg has no protocol left to open anything else with.
 pub(super) fn open(path: &Path) -> Result<Input> {
-    DEFAULT_LOG.call_once(|| ffmpeg::log::set_level(ffmpeg::log::Level::Quiet));
+    quiet_by_default();
     let file = open_regular_file(path)?;
     let failed = |what: &str| {
         let (path, what) = (path.to_owned(), what.to_owned());

@@ -6,6 +6,7 @@ mod crop;
 mod detector;
 mod face;
 mod people;
+mod scaling;
 mod suppression;
 pub mod tracker;
 pub mod yolo;

@@ -19,6 +19,7 @@ use crate::detect::{
     PixelBox, crops, yolo,
 };
 use crate::image::ClipInput;
+use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result, RgbImage};
 
 /// Crops that go through CLIP together; bounds the memory of its activations.
@@ -55,7 +56,8 @@ impl Eye {
     pub(super) fn open(bundle: &Bundle, Place { device, precision }: &Place) -> Result<Self> {
         let parts = &bundle.manifest().parts;
         let folder = bundle.path(&parts.clip.folder);
-        let model = ClipVision::open_as(&folder, device, *precision)?;
+        let mut unfit = Unfit::default();
+        let model = unfit.note(ClipVision::open_as(&folder, device, *precision))?;
         let faces = parts.face_detector.as_ref().map(|part| -> Result<Box<dyn Detector>> {
             let path = bundle.path(&part.file);
             let model = face_model(&path, &part.kind)?;
@@ -67,12 +69,16 @@ impl Eye {
             let load = |vb: VarBuilder| BodyDetector::load(&config, vb);
             Ok(Box::new(load_file(&path, device, yolo::may_be_left, load)?))
         });
+        let faces = unfit.note(faces.transpose())?;
+        let bodies = unfit.note(bodies.transpose())?;
+        unfit.finish()?;
+        let model = model.expect(NOTED);
         Ok(Self {
             input: ClipInput::open(&folder)?,
             batch: BatchSize::fitting(device, model.bytes_per_picture(), MAX_BATCH, MAX_GPU_BATCH),
             model,
-            faces: faces.transpose()?,
-            bodies: bodies.transpose()?,
+            faces: faces.expect(NOTED),
+            bodies: bodies.expect(NOTED),
             device: device.clone(),
         })
     }
@@ -92,11 +98,12 @@ impl Eye {
         self.bodies = Some(detector);
     }
 
-    /// Looks at frames, in their order; `tracker` has followed the bodies of those before.
+    /// Looks at frames, in their order; `tracker`, if there is one, has followed the bodies of those
+    /// before.
     pub(super) fn look(
         &self,
         frames: &[&RgbImage],
-        tracker: &mut BotSort,
+        tracker: Option<&mut BotSort>,
         steps: &mut Steps,
     ) -> Result<Seen> {
         let boxes_of = |detector: &Option<Box<dyn Detector>>| match detector {
@@ -105,7 +112,10 @@ impl Eye {
         };
         let faces = steps.time("faces", || boxes_of(&self.faces))?;
         let bodies = steps.time("bodies", || boxes_of(&self.bodies))?;
-        let bodies = tracker.follow(bodies);
+        let bodies = match tracker.filter(|_| self.bodies.is_some()) {
+            Some(tracker) => steps.time("following bodies", || tracker.follow(frames, bodies)),
+            None => bodies,
+        };
         let boxes: Vec<FrameBoxes> = frames
             .iter()
             .zip(faces.into_iter().zip(bodies))

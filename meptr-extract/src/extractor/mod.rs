@@ -29,8 +29,10 @@ use crate::decode::{
     Transcript, probe,
 };
 use crate::detect::Detector;
+use crate::detect::tracker::BotSortConfig;
 use crate::progress::Progress;
 use crate::speech::Whisper;
+use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
 use ear::{Cutter, Ear};
 use eye::Eye;
@@ -46,6 +48,7 @@ pub struct Extractor {
     reader: WordReader,
     whisper: Option<Whisper>,
     limits: Limits,
+    tracking: Option<BotSortConfig>,
 }
 
 /// Where backbones compute, and with which numbers. Detectors always use f32.
@@ -151,12 +154,19 @@ impl Extractor {
             let folder = bundle.path(&part.folder);
             Whisper::open_as(&folder, &place.device, place.precision)
         };
+        let mut unfit = Unfit::default();
+        let whisper = unfit.note(transcriber.map(open_whisper).transpose())?;
+        let eye = unfit.note(Eye::open(bundle, place))?;
+        let ear = unfit.note(Ear::open(bundle, place))?;
+        let reader = unfit.note(WordReader::open(bundle, place))?;
+        unfit.finish()?;
         Ok(Self {
-            whisper: transcriber.map(open_whisper).transpose()?,
-            eye: Eye::open(bundle, place)?,
-            ear: Ear::open(bundle, place)?,
-            reader: WordReader::open(bundle, place)?,
+            whisper: whisper.expect(NOTED),
+            eye: eye.expect(NOTED),
+            ear: ear.expect(NOTED),
+            reader: reader.expect(NOTED),
             limits,
+            tracking: Some(BotSortConfig::default()),
         })
     }
 
@@ -171,8 +181,18 @@ impl Extractor {
     }
 
     /// Finds bodies with another detector than the bundle's.
+    ///
+    /// What it finds is tracked as the bundle's detector's is: where the tracker follows anything,
+    /// its smoothed boxes stand in place of the detections. For a detector whose boxes must stay
+    /// as they are, also call [`Self::set_body_tracking`] with `None`.
     pub fn set_body_detector(&mut self, detector: Box<dyn Detector>) {
         self.eye.set_body_detector(detector);
+    }
+
+    /// Follows bodies from frame to frame in another way than the reference does by default, e.g.
+    /// without the camera's motion ([`BotSortConfig::follows_camera`]); `None`: not at all.
+    pub fn set_body_tracking(&mut self, tracking: Option<BotSortConfig>) {
+        self.tracking = tracking;
     }
 
     /// Reads a video once, front to back, and hands its features to `sink`.
@@ -197,7 +217,7 @@ impl Extractor {
         let mut pass = Pass {
             extractor: self,
             sink,
-            watch: Watch::new(&plan),
+            watch: Watch::new(&plan, self.tracking.clone()),
             cutter: Cutter::new(&plan),
             unheard: Vec::new(),
             dump,
@@ -332,7 +352,7 @@ impl Pass<'_> {
     fn look(&mut self, now: Option<f64>) -> Result<()> {
         for mut batch in self.watch.ready(now) {
             let images: Vec<_> = batch.images.iter().collect();
-            let seen = self.extractor.eye.look(&images, &mut batch.tracker, &mut self.steps)?;
+            let seen = self.extractor.eye.look(&images, batch.tracker.as_mut(), &mut self.steps)?;
             if let Some(dump) = &self.dump {
                 dump_crops(dump, &batch, &seen)?;
             }

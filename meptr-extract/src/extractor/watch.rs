@@ -17,46 +17,43 @@ const MAX_WAITING_BYTES: usize = 256 << 20;
 pub(super) struct Watch {
     /// Seconds at which each window ends.
     ends: Vec<f64>,
+    tracking: Option<BotSortConfig>,
     open: BTreeMap<usize, Window>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Window {
     /// Follows bodies from frame to frame; each window is a clip of its own.
-    tracker: BotSort,
+    tracker: Option<BotSort>,
     waiting: Vec<(ChosenFrame, RgbImage)>,
     frames: Vec<ChosenFrame>,
     seen: Option<Seen>,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        let tracker = BotSort::new(BotSortConfig::default());
-        Self { tracker, waiting: Vec::new(), frames: Vec::new(), seen: None }
-    }
 }
 
 /// Frames of one window to look at together.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) window: usize,
-    pub(super) tracker: BotSort,
+    pub(super) tracker: Option<BotSort>,
     pub(super) frames: Vec<ChosenFrame>,
     pub(super) images: Vec<RgbImage>,
 }
 
 impl Watch {
-    pub(super) fn new(plan: &FramePlan) -> Self {
+    /// `tracking` says how bodies are followed, if they are.
+    pub(super) fn new(plan: &FramePlan, tracking: Option<BotSortConfig>) -> Self {
         let ends = match plan {
             FramePlan::Whole => vec![f64::INFINITY],
             FramePlan::Windows(windows) => windows.iter().map(|one| one.end_seconds).collect(),
         };
-        Self { ends, open: BTreeMap::new() }
+        Self { ends, tracking, open: BTreeMap::new() }
     }
 
     /// Takes a frame.
     pub(super) fn push(&mut self, window: usize, frame: ChosenFrame, image: RgbImage) {
-        self.open.entry(window).or_default().waiting.push((frame, image));
+        let new =
+            || Window { tracker: self.tracking.clone().map(BotSort::new), ..Window::default() };
+        self.open.entry(window).or_insert_with(new).waiting.push((frame, image));
     }
 
     /// The frames of windows that end at or before `now` (all, when nothing more comes), and those
@@ -72,7 +69,7 @@ impl Watch {
         ready
             .map(|(number, window)| {
                 let (frames, images) = std::mem::take(&mut window.waiting).into_iter().unzip();
-                Batch { window: *number, tracker: window.tracker.clone(), frames, images }
+                Batch { window: *number, tracker: window.tracker.take(), frames, images }
             })
             .collect()
     }

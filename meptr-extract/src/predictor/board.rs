@@ -190,7 +190,11 @@ impl Window {
             }));
         }
         let inputs = self.pieces.iter().map(|(steps, _)| *steps as usize).sum();
-        let mut part = Part::present(HeadScores::mean(&self.pieces)?, inputs)?;
+        let mut part = Part::present(
+            HeadScores::mean(&self.pieces)
+                .map_err(Error::doing("averaging the pieces of sound"))?,
+            inputs,
+        )?;
         if self.pieces.len() > 1 {
             let count = self.pieces.len();
             part.report.reason =

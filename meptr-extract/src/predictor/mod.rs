@@ -28,9 +28,11 @@ pub use request::{PersonChoice, PredictorOptions, Request};
 pub use scoring::{FusedScores, HeadScores, Scorer};
 
 use crate::decode::VideoInfo;
+use crate::detect::tracker::BotSortConfig;
 use crate::detect::{Detector, FaceDetector};
 use crate::extractor::{Extraction, Extractor, Place, Steps, Words};
 use crate::progress::{Progress, Unwatched};
+use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
 use board::Board;
 use cast::Cast;
@@ -63,13 +65,17 @@ impl Predictor {
         let device = options.device.open()?;
         let place = Place { device: device.clone(), precision: options.precision };
         let (limits, listens) = (options.limits.clone(), options.listens);
-        let mut extractor = Extractor::open_at(&bundle, &place, limits, listens)?;
+        let mut unfit = Unfit::default();
+        let extractor = unfit.note(Extractor::open_at(&bundle, &place, limits, listens))?;
+        let scorer = unfit.note(Scorer::open(&bundle, &device))?;
+        unfit.finish()?;
+        let mut extractor = extractor.expect(NOTED);
         if let Some(model) = options.face_model {
             extractor.set_face_detector(Box::new(FaceDetector::bundled(model, &device)?));
         }
         Ok(Self {
             extractor,
-            scorer: Scorer::open(&bundle, &device)?,
+            scorer: scorer.expect(NOTED),
             weights: weights_summary(&bundle),
             is_on_gpu: !device.is_cpu(),
         })
@@ -80,9 +86,16 @@ impl Predictor {
         self.is_on_gpu
     }
 
-    /// Finds bodies with another detector than the bundle's.
+    /// Finds bodies with another detector than the bundle's; they are tracked, see
+    /// [`Extractor::set_body_detector`].
     pub fn set_body_detector(&mut self, detector: Box<dyn Detector>) {
         self.extractor.set_body_detector(detector);
+    }
+
+    /// Follows bodies in another way than the reference does by default, or not at all, see
+    /// [`Extractor::set_body_tracking`].
+    pub fn set_body_tracking(&mut self, tracking: Option<BotSortConfig>) {
+        self.extractor.set_body_tracking(tracking);
     }
 
     /// Predicts a video the reference's way: the whole of it in one pass, all people pooled.

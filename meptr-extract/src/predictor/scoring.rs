@@ -3,26 +3,15 @@
 use candle::{D, DType, Device, Tensor};
 use candle_nn::ops::softmax;
 use meptr_core::bundle::Bundle;
-use meptr_core::models::{
-    self, CrossTaskModel, FusionInput, FusionModel, ModalityInput, ScoreTransform,
-};
+pub use meptr_core::models::HeadScores;
+use meptr_core::models::{self, CrossTaskModel, FusionInput, FusionModel, ScoreTransform};
 use meptr_core::nn::Mode;
 use meptr_core::prediction::{EmotionScore, TraitScore};
 use meptr_core::weights::load_file;
 use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait};
 
+use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
-
-/// What one modality's own model says.
-#[derive(Debug, Clone)]
-pub struct HeadScores {
-    /// `(1, vector width)`: what the fusion model reads.
-    pub vector: Tensor,
-    /// `(1, 7)`.
-    pub emotion_logits: Tensor,
-    /// `(1, 5)`.
-    pub trait_scores: Tensor,
-}
 
 /// What the fusion model says.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,20 +39,28 @@ impl Scorer {
     /// When a weight file does not fit its configuration.
     pub fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
         let parts = &bundle.manifest().parts;
+        let mut unfit = Unfit::default();
         let heads = PerModality::try_from_fn(|modality| {
             let part = &parts.heads[modality];
             let path = bundle.path(&part.file);
-            load_file(&path, device, models::may_be_left, |vb| {
+            let head = load_file(&path, device, models::may_be_left, |vb| {
                 CrossTaskModel::load(&part.config, vb)
-            })
+            });
+            unfit.note(head.map_err(Error::from))
         })?;
         let fusion = &parts.fusion;
         let score_transform = fusion.config.score_transform;
         let path = bundle.path(&fusion.file);
         let fusion = load_file(&path, device, models::may_be_left, |vb| {
             FusionModel::load(&fusion.config, vb)
-        })?;
-        Ok(Self { heads, fusion, score_transform })
+        });
+        let fusion = unfit.note(fusion.map_err(Error::from))?;
+        unfit.finish()?;
+        let PerModality { body, face, scene, audio, text } = heads;
+        let [body, face, scene, audio, text] =
+            [body, face, scene, audio, text].map(|head| head.expect(NOTED));
+        let heads = PerModality { body, face, scene, audio, text };
+        Ok(Self { heads, fusion: fusion.expect(NOTED), score_transform })
     }
 
     /// Runs one modality's model over its sequence.
@@ -73,15 +70,8 @@ impl Scorer {
     /// # Errors
     /// When the shape differs from the above or the device fails.
     pub fn head(&self, modality: Modality, features: &Tensor) -> Result<HeadScores> {
-        let run = || -> candle::Result<HeadScores> {
-            let output = self.heads[modality].forward(features, None, &mut Mode::Eval)?;
-            Ok(HeadScores {
-                vector: output.fused_vector()?,
-                emotion_logits: output.emotion_logits,
-                trait_scores: output.personality_scores,
-            })
-        };
-        run().map_err(Error::doing(format!("running the {modality} model")))
+        HeadScores::of(&self.heads[modality], features)
+            .map_err(Error::doing(format!("running the {modality} model")))
     }
 
     /// Runs the fusion model over the modalities there are, at least one.
@@ -91,14 +81,7 @@ impl Scorer {
     pub fn fuse(&self, heads: &PerModality<Option<HeadScores>>) -> Result<FusedScores> {
         let run = || -> candle::Result<FusedScores> {
             let input: FusionInput = PerModality::try_from_fn(|modality| {
-                let input = |head: &HeadScores| -> candle::Result<ModalityInput> {
-                    Ok(ModalityInput {
-                        vector: head.vector.clone(),
-                        emotion_logits: Some(head.emotion_logits.clone()),
-                        trait_values: Some(self.score_transform.apply(&head.trait_scores)?),
-                        is_present: None,
-                    })
-                };
+                let input = |head: &HeadScores| head.input(self.score_transform);
                 heads[modality].as_ref().map(input).transpose()
             })?;
             let output = self.fusion.forward(&input, &mut Mode::Eval)?;
@@ -133,29 +116,6 @@ impl FusedScores {
                 .map(|(one, score)| TraitScore { personality_trait: one, score: *score })
                 .collect(),
         }
-    }
-}
-
-impl HeadScores {
-    /// The mean of some, by weight; one alone stays as it is.
-    pub(super) fn mean(weighted: &[(f64, Self)]) -> Result<Self> {
-        if let [(_, only)] = weighted {
-            return Ok(only.clone());
-        }
-        let total: f64 = weighted.iter().map(|(weight, _)| weight).sum();
-        let mean = |part: fn(&Self) -> &Tensor| -> Result<Tensor> {
-            let run = || -> candle::Result<Tensor> {
-                let shares: candle::Result<Vec<Tensor>> =
-                    weighted.iter().map(|(weight, one)| part(one) * (weight / total)).collect();
-                Tensor::stack(&shares?, 0)?.sum(0)
-            };
-            run().map_err(Error::doing("averaging the pieces of sound"))
-        };
-        Ok(Self {
-            vector: mean(|one| &one.vector)?,
-            emotion_logits: mean(|one| &one.emotion_logits)?,
-            trait_scores: mean(|one| &one.trait_scores)?,
-        })
     }
 }
 

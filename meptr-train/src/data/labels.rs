@@ -27,6 +27,15 @@ impl Labels {
         let has_personality = rows_with_a_number(&personality)?;
         Ok(Self { emotion, personality, has_emotion, has_personality })
     }
+
+    /// These emotion labels beside the trait labels of other rows.
+    pub fn with_personality_of(&self, other: &Self) -> Self {
+        Self {
+            personality: other.personality.clone(),
+            has_personality: other.has_personality.clone(),
+            ..self.clone()
+        }
+    }
 }
 
 fn rows_with_a_number(labels: &Tensor) -> Result<Vec<bool>> {

@@ -19,11 +19,16 @@ pub enum Order {
 impl Order {
     /// The batches of an epoch, over `rows` rows.
     pub fn batches(&self, epoch: usize, rows: usize) -> Vec<Vec<u32>> {
+        self.pass(&format!("order {epoch}"), rows)
+    }
+
+    /// All rows once, in the order of that name.
+    pub(crate) fn pass(&self, name: &str, rows: usize) -> Vec<Vec<u32>> {
         match self {
             Self::Fixed(batches) => batches.clone(),
             Self::Shuffled { batch_size, seeds } => {
                 let mut order: Vec<u32> = (0u32..).take(rows).collect();
-                seeds.stream(&format!("order {epoch}")).shuffle(&mut order);
+                seeds.stream(name).shuffle(&mut order);
                 order.chunks((*batch_size).max(1)).map(<[u32]>::to_vec).collect()
             }
         }

@@ -1,15 +1,13 @@
-//! The stored features of a split, and what the heads make of them for stage 3.
+//! The stored features of a split.
 
 use std::collections::BTreeMap;
 
 use candle::{Device, Result as CandleResult, Tensor};
-use meptr_core::models::{CrossTaskModel, ModalityInput, ScoreTransform};
-use meptr_core::nn::Mode;
 use meptr_core::store::{FeatureFile, Store};
 use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait};
 
 use super::table::some_of;
-use super::{Clip, Corpus, FusionRows, Labels, Split};
+use super::{Clip, Corpus, Labels, Split};
 use crate::{Error, Result};
 
 /// Rows of a split whose features are in a store.
@@ -22,6 +20,10 @@ pub struct StoredClips {
     /// Rows that are not in the store: their videos are missing or broken.
     left_out: Vec<String>,
     widths: PerModality<Option<usize>>,
+    /// Which sequences each row has.
+    present: Vec<PerModality<bool>>,
+    /// Weights and settings that made the features.
+    made_by: (BTreeMap<String, String>, String),
 }
 
 /// The sequence of one modality of one video.
@@ -54,6 +56,8 @@ impl StoredClips {
             clips: Vec::new(),
             left_out: Vec::new(),
             widths: PerModality::default(),
+            present: Vec::new(),
+            made_by: (BTreeMap::new(), String::new()),
         };
         let mut problems = Vec::new();
         let mut others = Vec::new();
@@ -72,7 +76,8 @@ impl StoredClips {
                     if *weights != made_by.weights || *settings != made_by.settings_sha256 {
                         others.push(format!("`{}`", clip.name));
                     }
-                    found.see_widths(&file);
+                    found.made_by = (weights.clone(), settings.clone());
+                    problems.extend(found.see_widths(&clip.name, &file));
                     found.clips.push(clip.clone());
                 }
                 Err(error) => problems.push(error.to_string()),
@@ -111,6 +116,24 @@ impl StoredClips {
         &self.widths
     }
 
+    /// Corpus and split, for reports.
+    pub fn place(&self) -> String {
+        format!("{} {}", self.corpus, self.split)
+    }
+
+    /// Does a row have a modality?
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn has(&self, row: usize, modality: Modality) -> bool {
+        self.present[row][modality]
+    }
+
+    /// Do the features of both come from the same weights and settings?
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.made_by == other.made_by
+    }
+
     /// The sequence of a modality of a row, on the processor; `None` when the video lacks it.
     ///
     /// # Errors
@@ -146,118 +169,21 @@ impl StoredClips {
         )
     }
 
-    /// What stage 3 reads: for each video and modality, the vector and the predictions of the
-    /// modality's model. `on_row` hears of every video that is done.
-    ///
-    /// A video that lacks a modality has zeros there and leaves that modality's place in the
-    /// graph; a modality that no video has is absent.
-    ///
-    /// # Errors
-    /// As [`StoredClips::sequence`]; also when a model does not fit the features or the device
-    /// fails.
-    pub fn fusion_rows(
-        &self,
-        heads: &PerModality<CrossTaskModel>,
-        transform: ScoreTransform,
-        device: &Device,
-        mut on_row: impl FnMut(usize),
-    ) -> Result<FusionRows> {
-        let mut said: PerModality<Vec<Option<HeadRow>>> = PerModality::default();
-        for row in 0..self.clips.len() {
-            for modality in Modality::ALL {
-                let sequence = self.sequence(row, modality)?;
-                let name = &self.clips[row].name;
-                let doing = || Error::doing(format!("running the {modality} model on `{name}`"));
-                let one = sequence.map(|one| HeadRow::of(&heads[modality], &one, device));
-                said[modality].push(one.transpose().map_err(doing())?);
-            }
-            on_row(row);
-        }
-        let rows: Vec<usize> = (0..self.clips.len()).collect();
-        let join = || {
-            Ok(FusionRows {
-                input: PerModality::try_from_fn(|modality| {
-                    HeadRow::join(&said[modality], transform, device)
-                })?,
-                labels: self.labels(&rows, device)?,
-            })
-        };
-        join().map_err(Error::doing("joining the rows of stage 3"))
-    }
-
     fn file(&self, name: &str) -> meptr_core::Result<FeatureFile> {
         self.store.open(&self.corpus, self.split, name)
     }
 
-    fn see_widths(&mut self, file: &FeatureFile) {
-        for modality in Modality::ALL {
-            self.widths[modality] = self.widths[modality].or(file.width(modality));
-        }
-    }
-}
-
-/// What a modality's model says about one video, `(1, width)` each.
-struct HeadRow {
-    vector: Tensor,
-    emotion_logits: Tensor,
-    trait_scores: Tensor,
-}
-
-impl HeadRow {
-    /// Pieces are read one by one and averaged by their length, as in prediction.
-    fn of(
-        model: &CrossTaskModel,
-        sequence: &StoredSequence,
-        device: &Device,
-    ) -> CandleResult<Self> {
-        let features = sequence.features.to_device(device)?.unsqueeze(0)?; // (1, steps, width)
-        let total: usize = sequence.pieces.iter().sum();
-        let (mut start, mut parts) = (0, [Vec::new(), Vec::new(), Vec::new()]);
-        for steps in &sequence.pieces {
-            let piece = features.narrow(1, start, *steps)?.contiguous()?;
-            start += steps;
-            let output = model.forward(&piece, None, &mut Mode::Eval)?;
-            let said = [output.fused_vector()?, output.emotion_logits, output.personality_scores];
-            for (part, one) in parts.iter_mut().zip(said) {
-                let share = *steps as f64 / total as f64;
-                part.push(if share == 1.0 { one } else { (one * share)? }.detach());
-            }
-        }
-        let [vector, emotion_logits, trait_scores] = parts;
-        let sum = |shares: Vec<Tensor>| match shares.as_slice() {
-            [only] => Ok(only.clone()),
-            _ => Tensor::stack(&shares, 0)?.sum(0),
-        };
-        Ok(Self {
-            vector: sum(vector)?,
-            emotion_logits: sum(emotion_logits)?,
-            trait_scores: sum(trait_scores)?,
+    /// Remembers what a video has; says what does not fit the others.
+    fn see_widths(&mut self, name: &str, file: &FeatureFile) -> Option<String> {
+        let widths = PerModality::from_fn(|modality| file.width(modality));
+        self.present.push(PerModality::from_fn(|modality| widths[modality].is_some()));
+        Modality::ALL.into_iter().find_map(|modality| {
+            let width = widths[modality]?;
+            let usual = *self.widths[modality].get_or_insert(width);
+            (width != usual).then(|| {
+                format!("`{name}`: the {modality} sequence is {width} wide, others {usual}")
+            })
         })
-    }
-
-    fn join(
-        rows: &[Option<Self>],
-        transform: ScoreTransform,
-        device: &Device,
-    ) -> CandleResult<Option<ModalityInput>> {
-        let Some(first) = rows.iter().flatten().next() else { return Ok(None) };
-        let column = |part: fn(&Self) -> &Tensor| {
-            let zeros = part(first).zeros_like()?;
-            let all: Vec<&Tensor> =
-                rows.iter().map(|row| row.as_ref().map_or(&zeros, part)).collect();
-            Tensor::cat(&all, 0)
-        };
-        let is_present: Vec<f32> = rows.iter().map(|row| f32::from(row.is_some())).collect();
-        let is_whole = rows.iter().all(Option::is_some);
-        Ok(Some(ModalityInput {
-            vector: column(|row| &row.vector)?,
-            emotion_logits: Some(column(|row| &row.emotion_logits)?),
-            trait_values: Some(transform.apply(&column(|row| &row.trait_scores)?)?),
-            is_present: match is_whole {
-                true => None,
-                false => Some(Tensor::from_vec(is_present, rows.len(), device)?),
-            },
-        }))
     }
 }
 

@@ -7,6 +7,7 @@ use meptr_core::store::layout::is_plain_name;
 use meptr_core::{Emotion, PersonalityTrait, Task};
 
 use super::corpus_config::Columns;
+use crate::{Error, Result};
 
 /// A video and what is known about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +22,16 @@ pub struct Clip {
     pub personality: Option<[f32; PersonalityTrait::COUNT]>,
 }
 
+impl Clip {
+    /// Has it labels of the task?
+    pub fn has_labels(&self, task: Task) -> bool {
+        match task {
+            Task::Emotion => self.emotion.is_some(),
+            Task::Personality => self.personality.is_some(),
+        }
+    }
+}
+
 /// Rows of a split.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
@@ -33,6 +44,24 @@ pub(super) struct Table {
 
 const UNKNOWN_COLUMNS: &str =
     "has unknown columns (name them in `columns.ignored` if they do not matter)";
+
+/// Reads labels alone, by the default names of their columns; a column of text does not matter.
+///
+/// # Errors
+/// [`Error::Unfit`] lists everything that is wrong with the table.
+pub fn read_labels(path: &Path) -> Result<Vec<Clip>> {
+    let columns =
+        Columns { text: String::new(), ignored: vec!["text".to_owned()], ..Columns::default() };
+    let mut problems = Vec::new();
+    let table = read_table(path, &columns, None, &mut problems);
+    if table.tasks.is_empty() && problems.is_empty() {
+        problems.push("it has no column of labels".to_owned());
+    }
+    match problems.is_empty() {
+        true => Ok(table.clips),
+        false => Err(Error::Unfit { path: path.to_owned(), problems }),
+    }
+}
 
 /// Largest label of each task.
 fn largest(task: Task) -> f32 {

@@ -44,6 +44,41 @@ impl MultiTaskLoss {
         }
     }
 
+    /// The loss of the tasks that are given, each over the rows that have its labels in full; the
+    /// emotion labels are taken as shares.
+    ///
+    /// - `emotion_logits`: `(batch, 7)`, `personality_scores`: `(batch, 5)`, f32
+    /// - returns a scalar; none when no row has labels of a given task
+    ///
+    /// # Errors
+    /// When a shape differs from the above.
+    pub fn of_labelled(
+        &self,
+        emotion_logits: Option<&Tensor>,
+        personality_scores: Option<&Tensor>,
+        labels: &Labels,
+    ) -> Result<Option<Tensor>> {
+        let labelled = |found: Option<&Tensor>, truth: &Tensor, has: &[bool]| {
+            let rows = rows_where(has, true);
+            match found {
+                Some(_) if rows.is_empty() => Ok(None),
+                None => Ok(None),
+                Some(found) if rows.len() == has.len() => Ok(Some((found.clone(), truth.clone()))),
+                Some(found) => Ok::<_, candle::Error>(Some((
+                    select_rows(found, &rows)?,
+                    select_rows(truth, &rows)?,
+                ))),
+            }
+        };
+        let emotion = labelled(emotion_logits, &labels.emotion, &labels.has_emotion)?;
+        let emotion = emotion.map(|(logits, labels)| (logits, EmotionTargets::Shares(labels)));
+        let traits = labelled(personality_scores, &labels.personality, &labels.has_personality)?;
+        self.of(
+            emotion.as_ref().map(|(logits, targets)| (logits, targets)),
+            traits.as_ref().map(|(scores, truth)| (scores, truth)),
+        )
+    }
+
     fn of_emotion(&self, logits: &Tensor, targets: &EmotionTargets) -> Result<Tensor> {
         let class_weights = self.class_weights.as_ref();
         let loss = match targets {

@@ -14,15 +14,19 @@ use crate::data::Labels;
 use crate::data::labels::{rows_where, select_rows};
 
 /// A part of the objective, in the order in which parts are summed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Component {
     /// Emotion loss on rows with emotion labels.
+    #[serde(rename = "emo_sup")]
     EmotionSupervised,
     /// Trait loss on rows with trait labels.
+    #[serde(rename = "per_sup")]
     PersonalitySupervised,
     /// Emotion loss on unlabelled rows against their own confident predictions.
+    #[serde(rename = "emo_ssl")]
     EmotionPseudo,
     /// Trait loss on unlabelled rows against their own confident predictions.
+    #[serde(rename = "per_ssl")]
     PersonalityPseudo,
 }
 
@@ -51,8 +55,11 @@ pub type Components = BTreeMap<Component, Tensor>;
 
 /// The semi-supervised objective; the defaults are those of the published run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct ObjectiveConfig {
+    /// The parts that take part; one left out is never there, and the other of its two has their
+    /// whole budget.
+    pub components: Vec<Component>,
     /// Emotion loss: "CE" or "BCE".
     pub emotion_loss: EmotionLoss,
     /// Trait loss.
@@ -78,6 +85,7 @@ pub struct ObjectiveConfig {
 impl Default for ObjectiveConfig {
     fn default() -> Self {
         Self {
+            components: Component::ALL.to_vec(),
             emotion_loss: EmotionLoss::CrossEntropy,
             personality_loss: PersonalityLoss::Mae,
             class_weights: false,
@@ -89,6 +97,34 @@ impl Default for ObjectiveConfig {
             min_emotion_probability: 0.6,
             min_trait_confidence: 0.6,
         }
+    }
+}
+
+impl ObjectiveConfig {
+    /// Everything that makes no sense; `place` is where the settings stand in their file.
+    pub fn problems(&self, place: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut require = |is_right: bool, key: &str, what: &str| {
+            if !is_right {
+                problems.push(format!("`{place}.{key}` must be {what}"));
+            }
+        };
+        let is_above_0 = |value: f32| value > 0.0 && value.is_finite();
+        require(!self.components.is_empty(), "components", "at least one");
+        require(is_above_0(self.emotion_weight), "emotion_weight", "above 0");
+        require(is_above_0(self.personality_weight), "personality_weight", "above 0");
+        require(self.lambda >= 0.0 && self.lambda.is_finite(), "lambda", "0 or more");
+        let is_unit = (0.0..=1.0).contains(&self.min_emotion_probability);
+        require(is_unit, "min_emotion_probability", "in 0 to 1");
+        let is_confidence = (0.5..=1.0).contains(&self.min_trait_confidence);
+        require(is_confidence, "min_trait_confidence", "in 0.5 to 1");
+        for (name, wallet) in [("supervised", self.supervised), ("pseudo", self.pseudo)] {
+            require(wallet.alpha.is_finite(), &format!("{name}.alpha"), "a number");
+            let key = format!("{name}.learning_rate");
+            require(is_above_0(wallet.learning_rate), &key, "above 0");
+            require(is_above_0(wallet.floor), &format!("{name}.floor"), "above 0");
+        }
+        problems
     }
 }
 
@@ -174,15 +210,38 @@ impl Objective {
         personality_scores: &Tensor,
         labels: &Labels,
     ) -> Result<Components> {
-        let pseudo = self.config.lambda > 0.0;
-        let parts = [
-            self.emotion_supervised(emotion_logits, labels)?,
-            over_labelled_traits(self.config.personality_loss, personality_scores, labels)?,
-            if pseudo { self.emotion_pseudo(emotion_logits, labels)? } else { None },
-            if pseudo { self.personality_pseudo(personality_scores, labels)? } else { None },
-        ];
-        let named = Component::ALL.into_iter().zip(parts);
-        Ok(named.filter_map(|(component, part)| Some((component, part?))).collect())
+        self.components_of(Some(emotion_logits), Some(personality_scores), labels)
+    }
+
+    /// As [`Objective::components`], for a model that may answer for one task only.
+    ///
+    /// # Errors
+    /// When a shape differs from that there.
+    pub fn components_of(
+        &self,
+        emotion_logits: Option<&Tensor>,
+        personality_scores: Option<&Tensor>,
+        labels: &Labels,
+    ) -> Result<Components> {
+        let part = |component: &Component| -> Result<Option<Tensor>> {
+            match (component, emotion_logits, personality_scores) {
+                (Component::EmotionSupervised, Some(logits), _) => {
+                    self.emotion_supervised(logits, labels)
+                }
+                (Component::PersonalitySupervised, _, Some(scores)) => {
+                    over_labelled_traits(self.config.personality_loss, scores, labels)
+                }
+                (Component::EmotionPseudo, Some(logits), _) if self.config.lambda > 0.0 => {
+                    self.emotion_pseudo(logits, labels)
+                }
+                (Component::PersonalityPseudo, _, Some(scores)) if self.config.lambda > 0.0 => {
+                    self.personality_pseudo(scores, labels)
+                }
+                _ => Ok(None),
+            }
+        };
+        let named = |component: &Component| Ok(part(component)?.map(|part| (*component, part)));
+        self.config.components.iter().filter_map(|component| named(component).transpose()).collect()
     }
 
     /// Updates the weights from a batch's parts and says what to descend.

@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 /// How a wallet moves its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct WalletConfig {
     /// How strongly a loss that has fallen less is preferred; 0 = equal gradients.
     pub alpha: f32,

@@ -63,6 +63,23 @@ impl OptimiserConfig {
         }
     }
 
+    /// Everything that makes no sense; `place` is where the rule stands in its file.
+    pub fn problems(&self, place: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        let (Self::Adam { weight_decay }
+        | Self::AdamW { weight_decay }
+        | Self::Sgd { weight_decay, .. }
+        | Self::RmsProp { weight_decay, .. }
+        | Self::Lion { weight_decay }) = *self;
+        if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
+            problems.push(format!("`{place}.weight_decay` must be 0 or more"));
+        }
+        if !(0.0..1.0).contains(&self.momentum()) {
+            problems.push(format!("`{place}.momentum` must be in 0 to 1, and below 1"));
+        }
+        problems
+    }
+
     /// Which moments the rule remembers: the first, the second.
     pub(super) fn moments(&self) -> [bool; 2] {
         match self {

@@ -3,41 +3,25 @@
 
 use std::collections::BTreeMap;
 
-use candle::{Device, Tensor, Var};
-use meptr_core::models::FusionModel;
+use candle::{Tensor, Var};
+use meptr_core::models::{FusionInput, FusionModel, SingleTaskModel};
 use meptr_core::nn::Mode;
-use meptr_core::rng::RandomStream;
-use serde::{Deserialize, Serialize};
+use meptr_core::{PerModality, Task};
 
+use super::course::{Control, Course, CourseConfig, Observer, Outcome, Start, StepReport};
 use crate::data::{Corpus, Dev, FusionRows, Order, Split, Train};
-use crate::loss::semi_supervised::Wallets;
 use crate::loss::{Objective, ObjectiveConfig};
-use crate::optim::{Optimiser, OptimiserConfig, ScheduleConfig, Scheduler, clip_global_norm};
-use crate::select::{
-    BestOnDev, CorpusScores, DevScore, Evaluation, Predictions, SelectionMetric, Verdict,
-};
+use crate::optim::OptimiserConfig;
+use crate::select::{Evaluation, Predictions, SelectionMetric};
 use crate::{Error, Result};
 
 /// Training of the fusion model; the defaults are those of the published run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FusionTraining {
     /// What is minimised.
     pub objective: ObjectiveConfig,
-    /// Update rule.
-    pub optimiser: OptimiserConfig,
-    /// Learning rate, above 0.
-    pub learning_rate: f64,
-    /// How the learning rate moves.
-    pub schedule: ScheduleConfig,
-    /// Longest Euclidean norm of a gradient, above 0; none = as long as it is.
-    pub max_gradient_norm: Option<f32>,
-    /// Videos per step, both corpora together, at least 1.
-    pub batch_size: usize,
-    /// Most epochs, at least 1.
-    pub max_epochs: usize,
-    /// Stop after this many epochs without a better dev score.
-    pub patience_epochs: usize,
+    /// How long and how fast.
+    pub course: CourseConfig,
     /// What the best epoch is best in.
     pub selection: SelectionMetric,
 }
@@ -46,13 +30,12 @@ impl Default for FusionTraining {
     fn default() -> Self {
         Self {
             objective: ObjectiveConfig::default(),
-            optimiser: OptimiserConfig::Adam { weight_decay: 1e-5 },
-            learning_rate: 1e-4,
-            schedule: ScheduleConfig::Plateau,
-            max_gradient_norm: None,
-            batch_size: 32,
-            max_epochs: 100,
-            patience_epochs: 15,
+            course: CourseConfig {
+                optimiser: OptimiserConfig::Adam { weight_decay: 1e-5 },
+                batch_size: 32,
+                patience_epochs: 15,
+                ..CourseConfig::default()
+            },
             selection: SelectionMetric::Combined,
         }
     }
@@ -67,219 +50,152 @@ pub struct FusionData {
     pub dev: Vec<Corpus<Dev, FusionRows>>,
 }
 
-/// What there is to say about an epoch.
-#[derive(Debug, Clone, Serialize)]
-pub struct EpochReport {
-    /// Number of the epoch, from 1.
-    pub epoch: usize,
-    /// Learning rate at its end, before a schedule by epochs moves it.
-    pub learning_rate: f64,
-    /// Mean of the steps' losses, each counted by its rows.
-    pub loss: f64,
-    /// Scores of the outputs while training, dropout and all.
-    pub train: CorpusScores,
-    /// Scores at its end.
-    pub dev: Evaluation<Dev>,
-    /// The number that decides.
-    pub dev_score: DevScore,
-    /// Weights of the objective's parts at its end.
-    pub wallets: Wallets,
-    /// Is it the best so far?
-    pub is_best: bool,
+impl FusionData {
+    /// Everything that keeps a model of these input widths from being trained on the data.
+    pub fn problems(&self, input_dims: &PerModality<usize>, tasks: &[Task]) -> Vec<String> {
+        let mut problems = self.train.rows.problems(Train::NAME, input_dims);
+        for task in tasks {
+            let lacks = |rows: &FusionRows| !rows.has_labels(*task);
+            let name = task.name();
+            if lacks(&self.train.rows) {
+                problems.push(format!("{}: no video has {name} labels", Train::NAME));
+            }
+            if self.dev.iter().all(|corpus| lacks(&corpus.rows)) {
+                problems.push(format!("{}: no video has {name} labels", Dev::NAME));
+            }
+        }
+        for corpus in &self.dev {
+            let place = format!("{} {}", corpus.name, Dev::NAME);
+            problems.extend(corpus.rows.problems(&place, input_dims));
+        }
+        problems
+    }
 }
 
-/// Everything needed to go on after an epoch, or to use the best one.
-#[derive(Debug, Clone)]
-pub struct FusionState {
-    /// The numbers.
-    pub progress: Progress,
-    /// Parameters as the last epoch left them.
-    pub parameters: BTreeMap<String, Tensor>,
-    /// Parameters of the best epoch; empty when no dev score was a number.
-    pub best_parameters: BTreeMap<String, Tensor>,
-    /// See [`Optimiser::state_tensors`].
-    pub optimiser: BTreeMap<String, Tensor>,
+impl FusionData {
+    /// Whether the dev split can give the score that the best epoch is chosen by.
+    ///
+    /// # Errors
+    /// [`Error::NothingToSelectBy`] when it lacks labels for that.
+    pub fn ensure_selects(&self, selection: SelectionMetric) -> Result<()> {
+        let names = self.dev.iter().map(|corpus| corpus.name.as_str());
+        let has_labels = |task| self.dev.iter().any(|corpus| corpus.rows.has_labels(task));
+        selection.ensure_is_possible(names, has_labels)
+    }
 }
 
-/// The part of a [`FusionState`] that is no tensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Epochs done.
-    pub epochs: usize,
-    /// Weights of the objective's parts.
-    pub wallets: Wallets,
-    /// Place in the schedule.
-    pub scheduler: Scheduler,
-    /// The best epoch, and how long ago it was.
-    pub best: BestOnDev,
-    /// Where the next dropout masks come from.
-    pub dropout: RandomStream,
+/// A model of stage 3: of both tasks, or of one.
+pub trait FusesModalities {
+    /// Fuses a batch.
+    ///
+    /// - returns emotion logits `(rows, 7)` and trait scores `(rows, 5)`, f32, of the tasks that
+    ///   the model has
+    ///
+    /// # Errors
+    /// When the input does not fit the model.
+    fn answers(
+        &self,
+        input: &FusionInput,
+        mode: &mut Mode,
+    ) -> candle::Result<(Option<Tensor>, Option<Tensor>)>;
 }
 
-/// Where a training starts.
-#[derive(Debug)]
-pub enum Start {
-    /// At the first epoch, with this stream of dropout masks.
-    Fresh(RandomStream),
-    /// After the epochs of an earlier run, which the whole then equals bit for bit.
-    After(Box<FusionState>),
+impl FusesModalities for FusionModel {
+    fn answers(
+        &self,
+        input: &FusionInput,
+        mode: &mut Mode,
+    ) -> candle::Result<(Option<Tensor>, Option<Tensor>)> {
+        let output = self.forward(input, mode)?;
+        Ok((Some(output.emotion_logits), Some(output.personality_scores)))
+    }
+}
+
+impl FusesModalities for SingleTaskModel {
+    fn answers(
+        &self,
+        input: &FusionInput,
+        mode: &mut Mode,
+    ) -> candle::Result<(Option<Tensor>, Option<Tensor>)> {
+        let answer = Some(self.forward(input, mode)?);
+        Ok(match self.task() {
+            Task::Emotion => (answer, None),
+            Task::Personality => (None, answer),
+        })
+    }
 }
 
 /// Trains a model in place until its dev score has stopped rising.
 ///
 /// `parameters` are the variables that `model` was loaded from. Beside the dropout masks, `order` is
-/// the only randomness. `on_epoch` gets each epoch's report and state, to log and to save them; the
-/// last state is returned.
+/// the only randomness.
 ///
 /// # Errors
 /// [`Error::NothingToSelectBy`] when the dev split lacks the labels that the selection needs;
-/// otherwise when the device fails or data or state do not fit the model.
+/// otherwise when the device fails, data or state do not fit the model, or the observer does.
 pub fn train_fusion(
     config: &FusionTraining,
-    (model, parameters): (&FusionModel, BTreeMap<String, Var>),
+    (model, parameters): (&impl FusesModalities, BTreeMap<String, Var>),
     data: &FusionData,
     (order, start): (&Order, Start),
-    mut on_epoch: impl FnMut(&EpochReport, &FusionState) -> Result<()>,
-) -> Result<FusionState> {
-    let rows = data.train.rows.len();
-    let doing = || Error::doing("preparing the training of the fusion model");
-    let mut course = match start {
-        Start::Fresh(dropout) => {
-            Course::fresh(config, parameters, order.batches_per_epoch(rows), dropout)
-        }
-        Start::After(state) => Course::after(config, parameters, *state),
+    observer: &mut (impl Observer + ?Sized),
+) -> Result<Outcome> {
+    data.ensure_selects(config.selection)?;
+    let rows = &data.train.rows;
+    let steps = order.batches_per_epoch(rows.len());
+    let mut course = Course::begin(&config.course, config.selection, parameters, steps, start)?;
+    let mut objective = match course.progress.wallets.clone() {
+        None => Objective::new(config.objective.clone(), &course.device()),
+        Some(wallets) => Objective::resume(config.objective.clone(), wallets, &course.device()),
     }
-    .map_err(doing())?;
-    while course.epochs < config.max_epochs && !course.best.is_over() {
-        let epoch = course.epochs + 1;
-        let mut seen = Predictions::default();
-        let mut loss = 0.0;
-        for batch in order.batches(epoch, rows) {
-            let doing = || Error::doing(format!("training the fusion model, epoch {epoch}"));
-            let batch = data.train.rows.select(&batch).map_err(doing())?;
-            loss += course.step(config, model, &batch, &mut seen).map_err(doing())?;
+    .map_err(Error::doing("preparing the objective"))?;
+    while let Some(epoch) = course.next_epoch() {
+        let batches = order.batches(epoch, rows.len());
+        for (number, batch) in (1..).zip(&batches).skip(course.progress.batches) {
+            let loss = rows
+                .select(batch)
+                .and_then(|batch| step(&mut course, &mut objective, model, &batch))
+                .map_err(Error::doing(format!("training the fusion model, epoch {epoch}")))?;
+            let report = StepReport { epoch, batch: number, batches: batches.len(), loss };
+            if observer.step(&report) == Control::Stop {
+                return course.outcome(false);
+            }
         }
-        let learning_rate = course.scheduler.rates().learning_rate;
-        let dev = evaluate(model, &data.dev, config.batch_size)?;
-        let dev_score = DevScore::of(&dev, config.selection)?;
-        let is_best = course.end_epoch(dev_score)?;
-        let report = EpochReport {
-            epoch,
-            learning_rate,
-            loss: loss / rows as f64,
-            train: seen.scores(),
-            dev,
-            dev_score,
-            wallets: course.objective.wallets().clone(),
-            is_best,
-        };
-        on_epoch(&report, &course.state()?)?;
+        let dev = evaluate(model, &data.dev, config.course.batch_size)?;
+        course.end_epoch(dev, observer)?;
     }
-    course.state()
+    course.outcome(true)
 }
 
-/// Everything that changes in the course of a training.
-struct Course {
-    epochs: usize,
-    objective: Objective,
-    optimiser: Optimiser,
-    scheduler: Scheduler,
-    best: BestOnDev,
-    best_parameters: BTreeMap<String, Tensor>,
-    dropout: RandomStream,
+/// One step; gives its loss.
+fn step(
+    course: &mut Course<'_>,
+    objective: &mut Objective,
+    model: &impl FusesModalities,
+    batch: &FusionRows,
+) -> candle::Result<f64> {
+    let (logits, scores) = course.with_dropout(|mode| model.answers(&batch.input, mode))?;
+    let parts = objective.components_of(logits.as_ref(), scores.as_ref(), &batch.labels)?;
+    let balanced = objective.balance(&parts, course.parameters())?;
+    let loss = f64::from(balanced.total);
+    course.step(balanced.gradients, loss, batch.len())?;
+    course.progress.wallets = Some(objective.wallets().clone());
+    see(&mut course.seen, (logits, scores), batch)?;
+    Ok(loss)
 }
 
-impl Course {
-    fn fresh(
-        config: &FusionTraining,
-        parameters: BTreeMap<String, Var>,
-        batches_per_epoch: usize,
-        dropout: RandomStream,
-    ) -> candle::Result<Self> {
-        let (rate, epochs) = (config.learning_rate, config.max_epochs);
-        Ok(Self {
-            epochs: 0,
-            objective: Objective::new(config.objective.clone(), device_of(&parameters))?,
-            optimiser: Optimiser::new(config.optimiser, parameters),
-            scheduler: Scheduler::new(config.schedule, rate, epochs, batches_per_epoch),
-            best: BestOnDev::new(config.patience_epochs),
-            best_parameters: BTreeMap::new(),
-            dropout,
-        })
+fn see(
+    seen: &mut Predictions,
+    (logits, scores): (Option<Tensor>, Option<Tensor>),
+    batch: &FusionRows,
+) -> candle::Result<()> {
+    if let Some(logits) = logits {
+        seen.add_emotion(&logits, &batch.labels.emotion)?;
     }
-
-    fn after(
-        config: &FusionTraining,
-        parameters: BTreeMap<String, Var>,
-        state: FusionState,
-    ) -> candle::Result<Self> {
-        let Progress { epochs, wallets, scheduler, best, dropout } = state.progress;
-        if !parameters.keys().eq(state.parameters.keys()) {
-            candle::bail!("the state is that of another model");
-        }
-        for (name, parameter) in &parameters {
-            parameter.set(&state.parameters[name].to_device(parameter.device())?)?;
-        }
-        let device = device_of(&parameters).clone();
-        let mut optimiser = Optimiser::new(config.optimiser, parameters);
-        optimiser.restore(&state.optimiser)?;
-        let objective = Objective::resume(config.objective.clone(), wallets, &device)?;
-        let best_parameters = state.best_parameters;
-        Ok(Self { epochs, objective, optimiser, scheduler, best, best_parameters, dropout })
+    if let Some(scores) = scores {
+        seen.add_personality(&scores, &batch.labels.personality)?;
     }
-
-    fn state(&self) -> Result<FusionState> {
-        let doing = || Error::doing("keeping the state of the training");
-        Ok(FusionState {
-            progress: Progress {
-                epochs: self.epochs,
-                wallets: self.objective.wallets().clone(),
-                scheduler: self.scheduler.clone(),
-                best: self.best.clone(),
-                dropout: self.dropout.clone(),
-            },
-            parameters: copy_of(self.optimiser.parameters())?,
-            best_parameters: self.best_parameters.clone(),
-            optimiser: self.optimiser.state_tensors().map_err(doing())?,
-        })
-    }
-
-    /// Says whether the epoch was the best so far.
-    fn end_epoch(&mut self, dev_score: DevScore) -> Result<bool> {
-        self.epochs += 1;
-        self.scheduler.after_epoch(dev_score);
-        let is_best = self.best.observe(self.epochs, dev_score) == Verdict::Best;
-        if is_best {
-            self.best_parameters = copy_of(self.optimiser.parameters())?;
-        }
-        Ok(is_best)
-    }
-
-    /// One step; gives the loss, summed over the batch's rows, and keeps the outputs in `seen`.
-    fn step(
-        &mut self,
-        config: &FusionTraining,
-        model: &FusionModel,
-        batch: &FusionRows,
-        seen: &mut Predictions,
-    ) -> candle::Result<f64> {
-        let mut mode = Mode::Train(self.dropout.clone());
-        let output = model.forward(&batch.input, &mut mode)?;
-        if let Mode::Train(dropout) = mode {
-            self.dropout = dropout;
-        }
-        let (logits, scores) = (&output.emotion_logits, &output.personality_scores);
-        let parts = self.objective.components(logits, scores, &batch.labels)?;
-        let balanced = self.objective.balance(&parts, self.optimiser.parameters())?;
-        let gradients = match config.max_gradient_norm {
-            Some(max_norm) => clip_global_norm(balanced.gradients, max_norm)?,
-            None => balanced.gradients,
-        };
-        self.optimiser.step(&gradients, self.scheduler.rates())?;
-        self.scheduler.after_batch();
-        seen.add(logits, scores, &batch.labels)?;
-        Ok(f64::from(balanced.total) * batch.len() as f64)
-    }
+    Ok(())
 }
 
 /// Scores a model on each corpus of a split.
@@ -287,7 +203,7 @@ impl Course {
 /// # Errors
 /// When the data does not fit the model.
 pub fn evaluate<S: Split>(
-    model: &FusionModel,
+    model: &impl FusesModalities,
     corpora: &[Corpus<S, FusionRows>],
     batch_size: usize,
 ) -> Result<Evaluation<S>> {
@@ -296,22 +212,12 @@ pub fn evaluate<S: Split>(
         let rows: Vec<u32> = (0u32..).take(corpus.rows.len()).collect();
         for batch in rows.chunks(batch_size.max(1)) {
             let batch = corpus.rows.select(batch)?;
-            let output = model.forward(&batch.input, &mut Mode::Eval)?;
-            predictions.add(&output.emotion_logits, &output.personality_scores, &batch.labels)?;
+            let answers = model.answers(&batch.input, &mut Mode::Eval)?;
+            see(&mut predictions, answers, &batch)?;
         }
         Ok((corpus.name.clone(), predictions.scores()))
     };
     let doing = || Error::doing(format!("scoring the fusion model on the {} split", S::NAME));
     let scores = corpora.iter().map(|corpus| scores_of(corpus).map_err(doing()));
     Ok(Evaluation::new(scores.collect::<Result<_>>()?))
-}
-
-fn device_of(parameters: &BTreeMap<String, Var>) -> &Device {
-    parameters.values().next().map_or(&Device::Cpu, |parameter| parameter.device())
-}
-
-fn copy_of(parameters: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>> {
-    let copy = |(name, parameter): (&String, &Var)| Ok((name.clone(), parameter.copy()?.detach()));
-    let copies = parameters.iter().map(copy).collect::<candle::Result<_>>();
-    copies.map_err(Error::doing("copying the parameters"))
 }

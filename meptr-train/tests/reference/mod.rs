@@ -52,6 +52,7 @@ pub fn objective_config(json: &Value, personality: &str, emotion: &str) -> Resul
         lambda: single("lambda_ssl")?,
         min_emotion_probability: single("ssl_confidence_threshold_emo")?,
         min_trait_confidence: single("ssl_confidence_threshold_pt")?,
+        ..ObjectiveConfig::default()
     })
 }
 

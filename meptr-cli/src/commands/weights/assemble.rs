@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::DecimalBytes;
-use meptr_core::bundle::{Origin, PartNote, Standing};
+use meptr_core::bundle::{Manifest, Origin, PartNote, Standing};
 use meptr_core::hub::{self, LocalPart};
 use meptr_core::{Bundle, Modality, PerModality};
 use meptr_extract::assemble::{Source, Sources, assemble};
 use meptr_extract::detect::FaceModel;
 
+use super::complete::install;
+use super::convert::StorageArg;
 use super::hub::{HubArgs, folder_of};
 use crate::{Finish, output};
 
@@ -22,9 +24,10 @@ use crate::{Finish, output};
 /// come from that bundle.
 #[derive(Debug, Args)]
 pub struct AssembleArgs {
-    /// Folder to write; must not exist or be empty
+    /// Folder to write; must not exist or be empty [default: beside the cache, where `meptr
+    /// predict` finds the bundle, in place of an older one of this name]
     #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    out: Option<PathBuf>,
     /// Name of the bundle, shown with every result
     #[arg(long)]
     name: String,
@@ -61,6 +64,9 @@ pub struct AssembleArgs {
     /// Whisper; without it, text must come with the video
     #[arg(long, value_name = "NAME|DIR")]
     transcriber: Option<String>,
+    /// Number format to store all weights but the face detector's in [default: as they are]
+    #[arg(long, value_enum)]
+    storage: Option<StorageArg>,
     /// Licence of a part that is a file or folder: clip=, bert=, wav2vec2=, heads=, fusion=,
     /// body-detector=, transcriber=
     #[arg(long = "licence", value_name = "PART=TEXT", value_parser = licence)]
@@ -111,11 +117,21 @@ fn licence(text: &str) -> Result<(String, String), String> {
 /// When a part is missing or does not fit.
 pub fn run(args: &AssembleArgs) -> anyhow::Result<Finish> {
     let sources = args.sources()?;
-    let manifest = assemble(&sources, &args.out)
-        .with_context(|| format!("cannot make a bundle in `{}`", args.out.display()))?;
+    let folder = match &args.out {
+        Some(folder) => {
+            assemble(&sources, folder)
+                .with_context(|| format!("cannot make a bundle in `{}`", folder.display()))?;
+            folder.clone()
+        }
+        None => install(&args.hub, &sources)?,
+    };
+    let manifest = Manifest::read(&folder)?;
     let bytes = DecimalBytes(manifest.files.values().map(|file| file.bytes).sum());
-    let folder = args.out.display();
-    output::line(format_args!("{folder}: {}, {bytes}; every part loads", manifest.name))?;
+    let shown = folder.display();
+    output::line(format_args!("{shown}: {}, {bytes}; every part loads", manifest.name))?;
+    if args.out.is_none() {
+        output::line(format_args!("it is used from now on: meptr predict VIDEO"))?;
+    }
     let unlicensed = manifest.origins().into_iter();
     let unlicensed: Vec<String> = unlicensed
         .filter(|(_, origin)| origin.licence == Origin::NO_LICENCE)
@@ -167,6 +183,7 @@ impl AssembleArgs {
             face_detector,
             body_detector: source(&self.body_detector, "body-detector")?,
             transcriber: source(&self.transcriber, "transcriber")?,
+            storage: self.storage.map(Into::into),
             base,
         })
     }

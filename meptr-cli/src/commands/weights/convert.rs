@@ -46,11 +46,20 @@ pub struct ConvertArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum StorageArg {
+pub enum StorageArg {
     /// 4 bytes a value
     F32,
     /// 2 bytes a value, each off by at most 1 in 2048
     F16,
+}
+
+impl From<StorageArg> for Storage {
+    fn from(arg: StorageArg) -> Self {
+        match arg {
+            StorageArg::F32 => Self::F32,
+            StorageArg::F16 => Self::F16,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -102,10 +111,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Finish> {
 impl ConvertArgs {
     fn convert(&self, input: &Path) -> anyhow::Result<()> {
         let trust = if self.trust_model_objects { Trust::ModelObjects } else { Trust::Tensors };
-        let storage = match self.storage {
-            StorageArg::F32 => Storage::F32,
-            StorageArg::F16 => Storage::F16,
-        };
+        let storage = self.storage.into();
         let overrides: BTreeMap<_, _> = self.set.iter().cloned().collect();
         let modality = self.modality.map(Modality::from);
         let options = ConvertOptions { trust, storage, modality, overrides };
@@ -130,6 +136,10 @@ impl ConvertArgs {
 
     fn output(&self, input: &Path, report: &ConvertReport) -> anyhow::Result<PathBuf> {
         let stem = input.file_stem().context("an input has no file name")?;
+        // `best.safetensors.index.json`, the index of several files
+        let whole =
+            Path::new(stem).file_stem().filter(|_| stem.as_encoded_bytes().ends_with(b".index"));
+        let stem = whole.map_or(stem, |whole| Path::new(whole).file_stem().unwrap_or(whole));
         let stem = match report.model {
             Model::Backbone(_) => "model".into(),
             _ => stem.to_string_lossy(),

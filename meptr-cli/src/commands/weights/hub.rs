@@ -1,13 +1,14 @@
 //! What the commands share that deal with the Hub and its cache.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 use meptr_core::bundle::Manifest;
 use meptr_core::hub::{
-    Catalog, Environment, Error, LocalFile, LocalPart, Options, Part, Presence, Source, find_local,
+    Bundles, Catalog, Environment, Error, LocalFile, LocalPart, Options, Part, Presence, Source,
+    find_local,
 };
 
 /// Where weights come from and where they are kept.
@@ -15,10 +16,10 @@ use meptr_core::hub::{
 pub struct HubArgs {
     /// Folder of the cache [default: HF_HUB_CACHE, else hub below HF_HOME]
     #[arg(long, value_name = "DIR")]
-    cache_dir: Option<PathBuf>,
+    pub cache_dir: Option<PathBuf>,
     /// List of weights to use in place of the one in the program
     #[arg(long, value_name = "FILE")]
-    manifest: Option<PathBuf>,
+    pub manifest: Option<PathBuf>,
 }
 
 impl HubArgs {
@@ -35,6 +36,26 @@ impl HubArgs {
             environment.cache.clone_from(folder);
         }
         Ok(Options::new(environment))
+    }
+
+    /// The bundles that were put together beside the cache in use.
+    pub fn bundles(&self) -> anyhow::Result<Bundles> {
+        Ok(Bundles::of(&self.options()?.environment))
+    }
+
+    /// The folder of a bundle that is here: one that was put together, or `OWNER/REPO` that was
+    /// pulled and is one.
+    pub fn bundle(&self, name: &str) -> anyhow::Result<Option<PathBuf>> {
+        if let Some(folder) = self.bundles()?.find(name) {
+            return Ok(Some(folder));
+        }
+        let parts = match find_local(&self.catalog()?, name, &self.options()?) {
+            Err(Error::UnknownName { .. }) => return Ok(None),
+            parts => parts?,
+        };
+        let is_whole = parts.iter().all(|part| part.presence == Presence::Complete);
+        let folders = parts.iter().filter(|_| is_whole).filter_map(folder_of);
+        Ok(folders.into_iter().find(|folder| folder.join(Manifest::FILE).is_file()))
     }
 
     /// A command line of `meptr weights` that works on the same list and cache as this one.
@@ -107,30 +128,20 @@ pub fn licence_of(part: &Part) -> String {
     format!("{}{mark}", part.licence)
 }
 
-/// The folder of a bundle: a folder of this machine, or `OWNER/REPO` that was pulled.
-///
-/// # Errors
-/// When there is neither; the message names the command that gets it.
-pub fn bundle_folder(name: &Path) -> anyhow::Result<PathBuf> {
-    if name.exists() {
-        return Ok(name.to_owned());
-    }
-    let not_there = || format!("there is no folder `{}`", name.display());
-    let hub = HubArgs::default();
-    let text = name.to_str().with_context(not_there)?;
-    let parts = hub.complete_parts(text).with_context(not_there)?;
-    let bundle = parts.iter().filter_map(folder_of).find(|f| f.join(Manifest::FILE).is_file());
-    bundle.with_context(|| {
-        format!("`{text}` was pulled, but it is no bundle; `meptr weights assemble --help` says how to make one of it")
-    })
+/// Whether somebody sits there who can be asked.
+pub fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
+
+/// A question with its answer: yes, no, or nothing where nobody can be asked.
+pub type Ask<'a> = &'a dyn Fn(&str) -> anyhow::Result<Option<bool>>;
 
 /// Asks on the terminal; nothing when there is none.
 ///
 /// # Errors
 /// When the answer cannot be read.
 pub fn asked(question: &str) -> anyhow::Result<Option<bool>> {
-    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+    if !can_ask() {
         return Ok(None);
     }
     eprint!("{question} [y/N] ");

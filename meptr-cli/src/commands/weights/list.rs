@@ -36,6 +36,15 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Finish> {
         let parts = bundle.parts.join(" + ");
         output::line(format_args!("{:<width$}  {}: {parts}", bundle.name, bundle.title))?;
     }
+    let (bundles, default) = (args.hub.bundles()?, args.hub.bundles()?.default_name());
+    let default = default.unwrap_or_default();
+    for name in bundles.names() {
+        let mark = if name == default { ", used where none is named" } else { "" };
+        output::line(format_args!("{name:<width$}  a bundle that predicts, here{mark}"))?;
+    }
+    if default.contains('/') {
+        output::line(format_args!("{default:<width$}  is used where no bundle is named"))?;
+    }
     output::line(format_args!("\nkept in {}", options.environment.cache.display()))?;
     Ok(Finish::Complete)
 }

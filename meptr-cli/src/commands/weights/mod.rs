@@ -1,7 +1,9 @@
 //! `meptr weights`: getting, making, checking and publishing weights.
 
 mod assemble;
+mod complete;
 mod convert;
+mod first_use;
 mod hub;
 mod init;
 mod list;
@@ -14,7 +16,8 @@ mod watch;
 
 use clap::Subcommand;
 
-pub use hub::bundle_folder;
+pub use first_use::FirstUseArgs;
+pub use hub::asked;
 
 use crate::Finish;
 

@@ -7,8 +7,9 @@ use clap::Args;
 use indicatif::DecimalBytes;
 use meptr_core::Bundle;
 use meptr_core::bundle::Manifest;
-use meptr_core::hub::{self, LocalFile, Options, Plan, PlannedPart, Source};
+use meptr_core::hub::{self, Catalog, LocalFile, Options, Plan, PlannedPart, Source};
 
+use super::complete::{HEADS_ARE_MISSING, complete};
 use super::hub::{HubArgs, asked, licence_of, root_of};
 use super::watch::Watch;
 use crate::{Finish, output};
@@ -20,7 +21,7 @@ pub struct PullArgs {
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Accept the licences that are shown; needed where nobody can be asked
-    #[arg(long)]
+    #[arg(long, visible_alias = "yes")]
     accept_licenses: bool,
     /// Ask what a branch is now, in place of keeping to the commit of the first download
     #[arg(long)]
@@ -44,46 +45,83 @@ pub fn run(args: &PullArgs, quiet: bool) -> anyhow::Result<Finish> {
     let first = catalog.bundles().first().map(|bundle| bundle.name.as_str());
     let name =
         args.name.as_deref().or(first).context("name what to pull: the list has no bundle")?;
-
-    let watch = Watch::new(quiet);
-    let explained = |error| args.hub.explained(error, name);
-    let mut plan = hub::plan(&catalog, name, &options, &watch).map_err(explained)?;
-    watch.clear();
-    let (mut files, manifest) = fetch_manifest(&mut plan, &options)?;
-    if plan.missing().0 > 0 {
-        args.settle_terms(name, &plan, manifest.as_ref(), &watch)?;
-    }
-    files.extend(plan.fetch(&options, &watch)?);
-    watch.clear();
-    report(&files, manifest.is_some())
+    let pulled = pull(&args.hub, name, &options, (args.accept_licenses, quiet))?;
+    report(&pulled, name, &catalog)
 }
 
-impl PullArgs {
-    /// Shows the licences and gets them accepted.
-    fn settle_terms(
-        &self,
-        name: &str,
-        plan: &Plan,
-        manifest: Option<&Manifest>,
-        watch: &Watch,
-    ) -> anyhow::Result<()> {
-        let (files, bytes) = plan.missing();
-        let size = DecimalBytes(bytes);
-        let terms = terms(plan, manifest);
-        if self.accept_licenses {
-            watch.say(&format!("{}\nfetching {files} files, {size}", terms.join("\n")));
-            return Ok(());
+/// What a pull gave.
+pub struct Pulled {
+    pub files: Vec<LocalFile>,
+    /// The folder of a bundle that predicts.
+    pub bundle: Option<PathBuf>,
+    /// Whether it is used from now on where none is named.
+    is_default: bool,
+}
+
+/// Fetches a name; a bundle, or the parts of one, then predicts where none is named.
+///
+/// # Errors
+/// When a licence is not accepted, something cannot be fetched, or the parts make no bundle.
+pub fn pull(
+    hub: &HubArgs,
+    name: &str,
+    options: &Options,
+    (accepts, quiet): (bool, bool),
+) -> anyhow::Result<Pulled> {
+    let catalog = hub.catalog()?;
+    let watch = Watch::new(quiet);
+    let explained = |error| hub.explained(error, name);
+    let mut plan = hub::plan(&catalog, name, options, &watch).map_err(explained)?;
+    watch.clear();
+    let is_listed = catalog.bundle(name).is_some(); // then the list knows the licences
+    let (mut files, manifest) =
+        if is_listed { (Vec::new(), None) } else { fetch_manifest(&mut plan, options)? };
+    if plan.missing().0 > 0 {
+        settle_terms((hub, name), &plan, manifest.as_ref(), (accepts, &watch))?;
+    }
+    files.extend(plan.fetch(options, &watch)?);
+    watch.clear();
+    let assembly = catalog.bundle(name).and_then(|bundle| bundle.assembly.as_ref());
+    let (bundle, is_default) = match (assembly, files.first()) {
+        (Some(assembly), _) => (Some(complete(hub, name, assembly, &files)?), true),
+        (None, Some(first)) if manifest.is_some() => {
+            let folder = root_of(first);
+            Bundle::open(&folder)?; // every file is the one that the bundle was made of
+            (Some(folder), first.repository.is_some() && note_default(hub, name))
         }
-        eprintln!("{}", terms.join("\n")); // also when quiet: a question or a refusal follows
-        match asked(&format!("Fetch {files} files, {size}, under these licences?"))? {
-            Some(true) => Ok(()),
-            Some(false) => anyhow::bail!("nothing was fetched: the licences were not accepted"),
-            None => anyhow::bail!(
-                "`{name}` has {size} to fetch, under the licences above; if you accept them: `{} \
-                 --accept-licenses`",
-                self.hub.command("pull", name)
-            ),
-        }
+        _ => (None, false),
+    };
+    Ok(Pulled { files, bundle, is_default })
+}
+
+/// Has a bundle used where none is named. A cache that cannot be written is no reason to fail.
+fn note_default(hub: &HubArgs, name: &str) -> bool {
+    hub.bundles().is_ok_and(|bundles| bundles.set_default(name).is_ok())
+}
+
+/// Shows the licences and gets them accepted.
+fn settle_terms(
+    (hub, name): (&HubArgs, &str),
+    plan: &Plan,
+    manifest: Option<&Manifest>,
+    (accepts, watch): (bool, &Watch),
+) -> anyhow::Result<()> {
+    let (files, bytes) = plan.missing();
+    let size = DecimalBytes(bytes);
+    let terms = terms(plan, manifest);
+    if accepts {
+        watch.say(&format!("{}\nfetching {files} files, {size}", terms.join("\n")));
+        return Ok(());
+    }
+    eprintln!("{}", terms.join("\n")); // also when quiet: a question or a refusal follows
+    match asked(&format!("Fetch {files} files, {size}, under these licences?"))? {
+        Some(true) => Ok(()),
+        Some(false) => anyhow::bail!("nothing was fetched: the licences were not accepted"),
+        None => anyhow::bail!(
+            "`{name}` has {size} to fetch, under the licences above; if you accept them: `{} \
+             --accept-licenses`",
+            hub.command("pull", name)
+        ),
     }
 }
 
@@ -128,10 +166,10 @@ fn terms_of_part(planned: &PlannedPart) -> String {
     format!("  {:<14} {size}  {}  {}{from}", part.name, licence_of(part), part.title)
 }
 
-/// One line for each part, with its folder.
-fn report(files: &[LocalFile], is_bundle: bool) -> anyhow::Result<Finish> {
+/// One line for each part, with its folder; then what to do with them.
+fn report(pulled: &Pulled, name: &str, catalog: &Catalog) -> anyhow::Result<Finish> {
     let mut parts: Vec<(&str, u64, PathBuf)> = Vec::new();
-    for file in files {
+    for file in &pulled.files {
         match parts.iter_mut().find(|(name, ..)| *name == file.part) {
             Some((_, bytes, _)) => *bytes += file.size,
             None => parts.push((&file.part, file.size, root_of(file))),
@@ -140,10 +178,22 @@ fn report(files: &[LocalFile], is_bundle: bool) -> anyhow::Result<Finish> {
     for (name, bytes, folder) in &parts {
         let size = DecimalBytes(*bytes).to_string();
         output::line(format_args!("{name:<14} {size:>10}  {}", folder.display()))?;
-        if is_bundle {
-            Bundle::open(folder)?; // every file is the one that the bundle was made of
+    }
+    match &pulled.bundle {
+        Some(folder) => {
+            output::line(format_args!(
+                "{name} is a bundle that predicts, in {}",
+                folder.display()
+            ))?;
             output::line(format_args!("use it with: meptr predict --weights {name} VIDEO"))?;
+            if pulled.is_default {
+                output::line(format_args!("or, as it is the one got last: meptr predict VIDEO"))?;
+            }
         }
+        None if catalog.bundle(name).is_some() => {
+            output::line(format_args!("what is still missing: {HEADS_ARE_MISSING}"))?;
+        }
+        None => {}
     }
     Ok(Finish::Complete)
 }

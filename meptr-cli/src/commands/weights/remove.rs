@@ -2,7 +2,7 @@
 
 use clap::Args;
 use indicatif::DecimalBytes;
-use meptr_core::hub::{Presence, find_local, remove};
+use meptr_core::hub::{Error, Presence, Removed, find_local, remove};
 
 use super::hub::{HubArgs, asked};
 use crate::{Finish, output};
@@ -28,12 +28,18 @@ pub fn run(args: &RemoveArgs, quiet: bool) -> anyhow::Result<Finish> {
     let catalog = args.hub.catalog()?;
     let options = args.hub.options()?;
     let name = &args.name;
-    let parts = find_local(&catalog, name, &options)?;
+    let bundles = args.hub.bundles()?;
+    let bundle = bundles.find(name);
+    let parts = match find_local(&catalog, name, &options) {
+        Err(Error::UnknownName { .. }) if bundle.is_some() => Vec::new(),
+        parts => parts?,
+    };
     let here = parts.iter().filter(|part| part.presence != Presence::Absent);
     let files: Vec<_> = here.flat_map(|part| &part.files).collect();
-    if !args.yes && !files.is_empty() {
+    if !args.yes && (bundle.is_some() || !files.is_empty()) {
         let size = DecimalBytes(files.iter().map(|file| file.size).sum());
         if !quiet {
+            bundle.iter().for_each(|folder| eprintln!("  {}", folder.display()));
             files.iter().for_each(|file| eprintln!("  {}", file.local.display()));
         }
         match asked(&format!("Delete {} files, {size}?", files.len()))? {
@@ -46,7 +52,14 @@ pub fn run(args: &RemoveArgs, quiet: bool) -> anyhow::Result<Finish> {
             ),
         }
     }
-    let removed = remove(&catalog, name, &options)?;
+    bundles.remove(name)?;
+    let removed = match parts.is_empty() {
+        true => Removed::default(),
+        false => remove(&catalog, name, &options)?,
+    };
+    if let Some(folder) = bundle {
+        output::line(format_args!("deleted the bundle {}", folder.display()))?;
+    }
     let size = DecimalBytes(removed.bytes);
     output::line(format_args!("deleted {} files of {name}, {size}", removed.files))?;
     Ok(Finish::Complete)

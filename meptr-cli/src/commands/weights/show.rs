@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meptr_core::Bundle;
-use meptr_core::bundle::{Manifest, Standing};
+use meptr_core::bundle::Standing;
 use meptr_core::hub::{LocalPart, Source, find_local};
 
 use super::hub::{HubArgs, folder_of, licence_of};
@@ -40,11 +40,11 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<Finish> {
     if args.name.is_dir() {
         return show_bundle(&args.name);
     }
+    if let Some(folder) = args.hub.bundle(&name)? {
+        return show_bundle(&folder);
+    }
     for part in find_local(&args.hub.catalog()?, &name, &args.hub.options()?)? {
-        match folder_of(&part).filter(|folder| folder.join(Manifest::FILE).is_file()) {
-            Some(folder) => drop(show_bundle(&folder)?),
-            None => show_part(&part)?,
-        }
+        show_part(&part)?;
     }
     Ok(Finish::Complete)
 }
@@ -54,6 +54,10 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<Finish> {
 /// # Errors
 /// When something is not here; the message names the command that gets it.
 pub fn run_path(args: &PathArgs) -> anyhow::Result<Finish> {
+    if let Some(folder) = args.hub.bundle(&args.name)? {
+        output::line(format_args!("{}", folder.display()))?;
+        return Ok(Finish::Complete);
+    }
     for part in args.hub.complete_parts(&args.name)? {
         if let Some(folder) = folder_of(&part) {
             output::line(format_args!("{}", folder.display()))?;

@@ -31,6 +31,10 @@ pub fn run(args: &VerifyArgs, quiet: bool) -> anyhow::Result<Finish> {
     {
         return verify_bundle(Path::new(name));
     }
+    let bundles = args.hub.bundles()?;
+    if let Some(folder) = args.name.as_ref().and_then(|name| bundles.find(name)) {
+        return verify_bundle(&folder);
+    }
     let catalog = args.hub.catalog()?;
     let options = args.hub.options()?;
     let names = match &args.name {
@@ -43,6 +47,11 @@ pub fn run(args: &VerifyArgs, quiet: bool) -> anyhow::Result<Finish> {
     };
     let watch = Watch::new(quiet);
     let mut finish = Finish::Complete;
+    for name in bundles.names().iter().filter(|_| args.name.is_none()) {
+        if let (Some(folder), Finish::Complete) = (bundles.find(name), finish) {
+            finish = verify_bundle(&folder)?;
+        }
+    }
     for name in names {
         let findings = verify(&catalog, &name, &options, &watch)?;
         watch.clear();

@@ -119,7 +119,8 @@ pub struct Identified {
 /// - `modality`: what a head reads, if the caller knows
 ///
 /// # Errors
-/// [`CheckpointError::UnknownModel`] when no model has such names.
+/// [`CheckpointError::UnknownModel`] when no model has such names; [`CheckpointError::Unsupported`]
+/// for the single-task fusion models, which no bundle can use.
 pub fn identify(
     shapes: &Shapes,
     config: Option<&Json>,
@@ -130,6 +131,11 @@ pub fn identify(
     }
     if shapes.has("emo_query") {
         return fusion::identify(shapes, config);
+    }
+    if shapes.has("query") && shapes.has("projectors.body.0.proj.0.weight") {
+        return Err(CheckpointError::unsupported(
+            "a fusion model of one task; predictions need the one for both tasks",
+        ));
     }
     head::identify(shapes, config, modality)
 }

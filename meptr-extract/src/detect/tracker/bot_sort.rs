@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{BoundingBox, Detection};
 use super::assignment::assign;
+use super::camera::CameraMotion;
 use super::kalman::{MovingBox, Warp};
+use crate::RgbImage;
 
 /// Most distance (1 - overlap) of an unlikely detection from its track.
 const MAX_DISTANCE_OF_UNLIKELY: f32 = 0.5;
@@ -29,6 +31,9 @@ pub struct BotSortConfig {
     pub max_distance: f32,
     /// Whether the overlap counts less for a less likely detection.
     pub weigh_by_score: bool,
+    /// Whether the motion of the camera is taken out of the tracks, see [`super::camera`]: the
+    /// `gmc_method` `sparseOptFlow`; without, it is `none`, and the camera is taken to stand still.
+    pub follows_camera: bool,
 }
 
 impl Default for BotSortConfig {
@@ -41,6 +46,7 @@ impl Default for BotSortConfig {
             buffer_frames: 30,
             max_distance: 0.8,
             weigh_by_score: true,
+            follows_camera: true,
         }
     }
 }
@@ -67,6 +73,7 @@ pub struct BotSort {
     /// In the order of the output.
     tracked: Vec<Track>,
     lost: Vec<Track>,
+    camera: CameraMotion,
 }
 
 #[derive(Debug, Clone)]
@@ -99,7 +106,8 @@ impl Track {
 impl BotSort {
     /// A tracker that has seen nothing.
     pub fn new(config: BotSortConfig) -> Self {
-        Self { config, frame: 0, born: 0, tracked: Vec::new(), lost: Vec::new() }
+        let (tracked, lost) = (Vec::new(), Vec::new());
+        Self { config, frame: 0, born: 0, tracked, lost, camera: CameraMotion::default() }
     }
 
     /// Takes the detections of the next frame; gives the things that are confirmed and seen there.
@@ -229,11 +237,18 @@ impl BotSort {
     }
 
     /// The detections of the next frames as the reference sees them: where the tracker follows
-    /// anything at all, its boxes stand in place of the detections. The camera is taken to stand
-    /// still.
-    pub fn follow(&mut self, frames: Vec<Vec<Detection>>) -> Vec<Vec<Detection>> {
-        let follow_frame = |detections: Vec<Detection>| {
-            let tracks = self.update(&detections, None);
+    /// anything at all, its boxes stand in place of the detections.
+    ///
+    /// - `images`: the frames, where the camera's motion is read from
+    /// - `detections`: those of each frame
+    pub fn follow(
+        &mut self,
+        images: &[&RgbImage],
+        detections: Vec<Vec<Detection>>,
+    ) -> Vec<Vec<Detection>> {
+        let follow_frame = |(image, detections): (&&RgbImage, Vec<Detection>)| {
+            let warp = self.config.follows_camera.then(|| self.camera.next(image));
+            let tracks = self.update(&detections, warp.as_ref());
             if tracks.is_empty() {
                 return detections;
             }
@@ -244,7 +259,7 @@ impl BotSort {
             };
             tracks.iter().map(place).collect()
         };
-        frames.into_iter().map(follow_frame).collect()
+        images.iter().zip(detections).map(follow_frame).collect()
     }
 }
 
@@ -353,7 +368,11 @@ mod tests {
     fn detections_stand_where_nothing_is_followed() {
         let frames =
             [vec![detection(0.0, 0.05)], vec![detection(0.0, 0.05), detection(90.0, 0.06)]];
-        let follow = |frames| BotSort::new(BotSortConfig::default()).follow(frames);
+        let image = RgbImage::new(2, 2, vec![0; 12]);
+        let follow = |frames: Vec<Vec<Detection>>| {
+            let images = vec![&image; frames.len()];
+            BotSort::new(BotSortConfig::default()).follow(&images, frames)
+        };
         assert_eq!(follow(frames.to_vec()), frames);
         let frames = vec![vec![detection(0.0, 0.9), detection(300.0, 0.05)]];
         assert_eq!(follow(frames)[0], [detection(0.0, 0.9)]);

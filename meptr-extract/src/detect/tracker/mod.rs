@@ -6,6 +6,7 @@
 
 mod assignment;
 mod bot_sort;
+pub mod camera;
 mod kalman;
 
 pub use bot_sort::{BotSort, BotSortConfig, TrackedBox};

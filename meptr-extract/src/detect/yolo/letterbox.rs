@@ -1,14 +1,13 @@
 //! From a picture to the network's input, and back.
 
 use super::super::BoundingBox;
+use super::super::scaling::resize;
 use crate::RgbImage;
 
 /// Grey of the border.
 const BORDER: u8 = 114;
 /// The input's sides are multiples of this.
 const STRIDE: usize = 32;
-/// OpenCV's weights of neighbouring pixels are whole numbers of 1/2048.
-const WEIGHT_BITS: u32 = 11;
 
 /// Scales a picture into `size` pixels a side and fills the rest with grey, as Ultralytics does.
 ///
@@ -46,7 +45,7 @@ impl YoloLetterbox {
     /// When the picture has another size than the letterbox was made for.
     pub fn sample(&self, image: &RgbImage) -> Vec<u8> {
         assert_eq!([image.width(), image.height()], self.picture, "the letterbox's own picture");
-        let scaled = resize(image, self.scaled);
+        let scaled = resize::<3>(image.data(), self.picture, self.scaled);
         let mut input = vec![BORDER; self.input[0] * self.input[1] * 3];
         for (y, row) in scaled.chunks_exact(self.scaled[0] * 3).enumerate() {
             let start = ((y + self.border[1]) * self.input[0] + self.border[0]) * 3;
@@ -80,77 +79,6 @@ fn gain(picture: [usize; 2], into: [usize; 2]) -> f64 {
     ratio(0).min(ratio(1))
 }
 
-/// OpenCV's `resize` with `INTER_LINEAR` on bytes.
-fn resize(image: &RgbImage, [width, height]: [usize; 2]) -> Vec<u8> {
-    if [image.width(), image.height()] == [width, height] {
-        return image.data().to_vec();
-    }
-    if [image.width(), image.height()] == [2 * width, 2 * height] {
-        return halve(image); // OpenCV, too, treats this ratio by itself
-    }
-    let columns = taps(image.width(), width);
-    let rows = taps(image.height(), height);
-    let blend_row = |y: usize| -> Vec<i32> {
-        let row = image.row(y);
-        let blend = |tap: &Tap, channel: usize| {
-            let value = |x: usize| i32::from(row[x * 3 + channel]);
-            value(tap.first) * tap.weights[0] + value(tap.second) * tap.weights[1]
-        };
-        columns.iter().flat_map(|tap| [0, 1, 2].map(|channel| blend(tap, channel))).collect()
-    };
-    let mut scaled = Vec::with_capacity(width * height * 3);
-    for tap in &rows {
-        let (upper, lower) = (blend_row(tap.first), blend_row(tap.second));
-        let share = |value: i32, weight: i32| (weight * (value >> 4)) >> 16;
-        scaled.extend(upper.iter().zip(&lower).map(|(&upper, &lower)| {
-            ((share(upper, tap.weights[0]) + share(lower, tap.weights[1]) + 2) >> 2) as u8
-        }));
-    }
-    scaled
-}
-
-/// The mean of 2x2 pixels.
-fn halve(image: &RgbImage) -> Vec<u8> {
-    let rows = image.data().chunks_exact(image.width() * 6);
-    let pair = |rows: &[u8]| -> Vec<u8> {
-        let (upper, lower) = rows.split_at(rows.len() / 2);
-        let pixels = upper.chunks_exact(6).zip(lower.chunks_exact(6));
-        pixels
-            .flat_map(|(upper, lower)| {
-                [0, 1, 2].map(|c| {
-                    let corners = [upper[c], upper[c + 3], lower[c], lower[c + 3]];
-                    ((corners.map(u32::from).iter().sum::<u32>() + 2) >> 2) as u8
-                })
-            })
-            .collect()
-    };
-    rows.flat_map(pair).collect()
-}
-
-/// The two pixels that an output pixel lies between, and their weights in 1/2048.
-struct Tap {
-    first: usize,
-    second: usize,
-    weights: [i32; 2],
-}
-
-fn taps(from: usize, to: usize) -> Vec<Tap> {
-    let step = 1.0 / (to as f64 / from as f64);
-    let last = from - 1;
-    let tap = |index: usize| {
-        let position = ((index as f64 + 0.5) * step - 0.5) as f32;
-        let first = position.floor();
-        let (first, share) = match position - first {
-            _ if first < 0.0 => (0, 0.0),
-            _ if first as usize >= last => (last, 0.0),
-            share => (first as usize, share),
-        };
-        let weight = |share: f32| (share * (1 << WEIGHT_BITS) as f32).round_ties_even() as i32;
-        Tap { first, second: (first + 1).min(last), weights: [weight(1.0 - share), weight(share)] }
-    };
-    (0..to).map(tap).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -174,15 +102,6 @@ mod tests {
         assert_eq!((letterbox.input, letterbox.border), ([64, 32], [0, 15]));
         let rows: Vec<u8> = letterbox.sample(&image).iter().step_by(64 * 3).copied().collect();
         assert_eq!(rows[14..18], [114, 7, 7, 114]);
-    }
-
-    #[test]
-    fn a_plain_picture_stays_plain_at_any_scale() {
-        for (width, height) in [(5, 3), (50, 31), (128, 64), (1, 1), (200, 7)] {
-            let image = RgbImage::new(width, height, vec![201; width * height * 3]);
-            let letterbox = YoloLetterbox::new(width, height, 64, true);
-            assert!(resize(&image, letterbox.scaled).iter().all(|value| *value == 201));
-        }
     }
 
     proptest! {

@@ -1,0 +1,169 @@
+//! What training and searching have in common: the experiment, checked before any long work.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use meptr_core::store::{Store, weights_digests};
+use meptr_core::{Bundle, Modality, Task};
+use meptr_extract::DeviceChoice;
+use meptr_train::evaluate::Stage;
+use meptr_train::experiment::{Device, Experiment, ExperimentConfig, Overrides, Sources};
+use meptr_train::settings::{Table, Value, parse_assignment};
+
+use super::weights::FirstUseArgs;
+
+/// The experiment.
+#[derive(Debug, Args)]
+pub struct ExperimentArgs {
+    /// Settings; configs/train.toml explains every key. Of several files, the later ones count
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// A setting by its dotted key, for example stage3.course.max_epochs=20
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_assignment)]
+    set: Vec<(String, Value)>,
+    /// Folder of the feature store
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Descriptions of the corpora, as for `meptr extract`
+    #[arg(long, value_name = "CORPUS.toml", num_args = 1..)]
+    corpora: Vec<PathBuf>,
+    /// Bundle whose backbones made the features: a folder, or a name as for `meptr extract`, which
+    /// also says the default
+    #[arg(long, value_name = "BUNDLE")]
+    base: Option<PathBuf>,
+    /// Run to build upon: its settings, and its models of earlier stages
+    #[arg(long, value_name = "RUN")]
+    from: Option<PathBuf>,
+    /// Start of everything random, in all stages
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    pub first_use: FirstUseArgs,
+}
+
+/// Something trained alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StageArg {
+    /// Each modality and task
+    Stage1,
+    /// Each modality, both tasks
+    Stage2,
+    /// All modalities
+    Stage3,
+}
+
+impl From<StageArg> for Stage {
+    fn from(stage: StageArg) -> Self {
+        match stage {
+            StageArg::Stage1 => Self::Stage1,
+            StageArg::Stage2 => Self::Stage2,
+            StageArg::Stage3 => Self::Stage3,
+        }
+    }
+}
+
+/// A modality by its name.
+pub fn modality(name: &str) -> Result<Modality, String> {
+    let found = Modality::ALL.into_iter().find(|modality| modality.name() == name);
+    found.ok_or_else(|| "give body, face, scene, audio or text".to_owned())
+}
+
+/// A task by its name.
+pub fn task(name: &str) -> Result<Task, String> {
+    let found = Task::ALL.into_iter().find(|task| task.name() == name);
+    found.ok_or_else(|| "give emotion or personality".to_owned())
+}
+
+/// An experiment whose corpora, features and settings make sense.
+pub struct Prepared {
+    pub config: ExperimentConfig,
+    pub sources: Sources,
+    pub base: Bundle,
+    pub device: Device,
+}
+
+impl ExperimentArgs {
+    /// The settings of all files and of the command line, and everything wrong with them.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is no TOML.
+    pub fn config(&self) -> anyhow::Result<(ExperimentConfig, Vec<String>)> {
+        let mut tables: Vec<Table> = Vec::new();
+        if let Some(from) = &self.from {
+            tables.push(ExperimentConfig::table(&ExperimentConfig::file(from))?);
+        }
+        for file in &self.config {
+            tables.push(ExperimentConfig::table(file)?);
+        }
+        let overrides = Overrides {
+            store: absolute(self.store.as_deref())?,
+            corpora: self.corpora.iter().map(std::path::absolute).collect::<Result<_, _>>()?,
+            base: absolute(self.base.as_deref().filter(|base| base.exists()))?
+                .or_else(|| self.base.clone()),
+            from: absolute(self.from.as_deref())?,
+            seed: self.seed,
+            settings: self.set.clone(),
+        };
+        tables.push(overrides.to_table());
+        Ok(ExperimentConfig::of(&tables))
+    }
+
+    /// Was anything said about the experiment?
+    pub fn is_empty(&self) -> bool {
+        let paths = [&self.store, &self.base, &self.from];
+        self.config.is_empty()
+            && self.set.is_empty()
+            && self.corpora.is_empty()
+            && self.seed.is_none()
+            && paths.iter().all(|path| path.is_none())
+    }
+}
+
+fn absolute(path: Option<&Path>) -> std::io::Result<Option<PathBuf>> {
+    path.map(std::path::absolute).transpose()
+}
+
+impl Prepared {
+    /// Opens everything that some stages need, reads every number once, and names all mistakes.
+    ///
+    /// # Errors
+    /// [`meptr_train::Error::UnfitData`] lists everything that is wrong; else when the demo bundle
+    /// cannot be had or the device cannot be had.
+    pub fn open(
+        (config, mut problems): (ExperimentConfig, Vec<String>),
+        run: &Path,
+        stages: &[Stage],
+        device: DeviceChoice,
+        base: impl FnOnce(Option<&Path>) -> anyhow::Result<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let folder = base(config.base.as_deref())?;
+        let base = Bundle::open(&folder).map_err(|error| problems.push(chain(&error))).ok();
+        let sources = base.as_ref().filter(|_| !config.store.as_os_str().is_empty()).map(|base| {
+            let weights = weights_digests(base.manifest());
+            Sources::open(&Store::at(&config.store), &config.corpora, &weights, &mut problems)
+        });
+        let (Some(base), Some(sources), true) = (base, sources, problems.is_empty()) else {
+            return Err(meptr_train::Error::UnfitData { problems }.into());
+        };
+        for warning in &sources.warnings {
+            tracing::warn!("{warning}");
+        }
+        let device = device.open()?;
+        problems.extend(Experiment::new(&config, &sources, run, &device).problems(stages));
+        problems.extend(sources.damaged());
+        match problems.is_empty() {
+            true => Ok(Self { config, sources, base, device }),
+            false => Err(meptr_train::Error::UnfitData { problems }.into()),
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,178 @@
+//! `meptr search`: settings, judged by the dev score of a training with them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use meptr_core::{Modality, Task};
+use meptr_extract::DeviceChoice;
+use meptr_train::evaluate::Stage;
+use meptr_train::experiment::{Experiment, ExperimentConfig};
+use meptr_train::run::files::make_folder;
+use meptr_train::search::{Grid, Search, Strategy, Trained};
+use meptr_train::settings::Table;
+use meptr_train::stage::FusionData;
+
+use super::experiment::{ExperimentArgs, Prepared, StageArg, modality, task};
+use super::weights::asked;
+use crate::progress::TrainingBars;
+use crate::{Finish, interrupt, output};
+
+/// Search for settings: one training per trial, judged by its best dev score
+///
+/// Each trial is a line in OUT/results.jsonl; trials that are there are not made again. The best
+/// settings so far are in OUT/best.toml.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// greedy: one parameter after another; exhaustive: every combination
+    #[arg(value_enum)]
+    strategy: StrategyArg,
+    /// What to train in each trial
+    #[arg(long, value_enum, default_value = "stage3")]
+    stage: StageArg,
+    /// Modality of the model to train, for stages 1 and 2
+    #[arg(long, value_parser = modality)]
+    modality: Option<Modality>,
+    /// Task of the model to train, for stage 1
+    #[arg(long, value_parser = task)]
+    task: Option<Task>,
+    /// Keys with lists of values to try, for example stage3.course.learning_rate = [1e-4, 1e-3]
+    #[arg(long, value_name = "FILE.toml")]
+    grid: PathBuf,
+    /// Folder of the search
+    #[arg(long, value_name = "OUT")]
+    out: PathBuf,
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+    /// Where to compute: auto, cpu, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// How the trials are written
+    #[arg(long, value_enum, default_value = "table")]
+    format: TrialsFormat,
+}
+
+/// Which combinations are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StrategyArg {
+    /// One parameter after another, keeping the best value
+    Greedy,
+    /// Every combination
+    Exhaustive,
+}
+
+/// How trials are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TrialsFormat {
+    /// For reading
+    Table,
+    /// One trial a line
+    Jsonl,
+}
+
+/// The model that a trial trains.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Unimodal(Modality, Task),
+    CrossTask(Modality),
+    Fusion,
+}
+
+/// Makes every trial that is not there yet.
+///
+/// # Errors
+/// When settings, grid, corpora or features make no sense, or a trial fails.
+pub fn run(args: &SearchArgs, quiet: bool) -> anyhow::Result<Finish> {
+    let target = args.target()?;
+    let grid = Grid::read(&args.grid)?;
+    let (config, mut problems) = args.experiment.config()?;
+    let base = config.to_table();
+    for variant in grid.variants(&base) {
+        problems.extend(ExperimentConfig::of(&[variant]).1);
+    }
+    problems.sort();
+    problems.dedup();
+    let stage = [Stage::from(args.stage)];
+    let bundle = |base: Option<&Path>| args.experiment.first_use.bundle(base, quiet, &asked);
+    let prepared = Prepared::open((config, problems), &args.out, &stage, args.device, bundle)?;
+    let mut search = Search::open(&args.out, &base)?;
+    let stop = interrupt::flag()?;
+    let mut bars = TrainingBars::new(quiet, stop);
+    let Prepared { config, sources, device, .. } = &prepared;
+    let data = match target {
+        Target::Fusion => {
+            Some(Experiment::new(config, sources, &args.out, device).fusion_data(&mut bars)?)
+        }
+        _ => None,
+    };
+    let strategy = match args.strategy {
+        StrategyArg::Greedy => Strategy::Greedy,
+        StrategyArg::Exhaustive => Strategy::Exhaustive,
+    };
+    let is_whole = search.run(strategy, &grid, |number, table| {
+        let folder = args.out.join("trials").join(format!("{number:04}"));
+        trial(&prepared, table, &folder, (target, data.as_ref()), &mut bars)
+    })?;
+    drop(bars);
+    match args.format {
+        TrialsFormat::Table => {
+            output::line(format_args!("{}", search.table(&grid)))?;
+            if search.best().is_some() {
+                output::line(format_args!("best: {}", search.best_file().display()))?;
+            }
+        }
+        TrialsFormat::Jsonl => {
+            for trial in search.trials() {
+                output::line(format_args!("{}", serde_json::to_string(trial)?))?;
+            }
+        }
+    }
+    if !is_whole {
+        tracing::error!("interrupted; the same command goes on");
+    }
+    Ok(if is_whole { Finish::Complete } else { Finish::SomeFailed })
+}
+
+impl SearchArgs {
+    fn target(&self) -> anyhow::Result<Target> {
+        let modality = || self.modality.context("name the --modality of the model to train");
+        let task = || self.task.context("name the --task of the model to train");
+        match (self.stage, self.modality, self.task) {
+            (StageArg::Stage1, ..) => Ok(Target::Unimodal(modality()?, task()?)),
+            (StageArg::Stage2, _, None) => Ok(Target::CrossTask(modality()?)),
+            (StageArg::Stage3, None, None) => Ok(Target::Fusion),
+            _ => {
+                bail!("models of stage 2 have no --task, that of stage 3 has no --modality either")
+            }
+        }
+    }
+}
+
+/// One training; a trial that was interrupted goes on, if its settings are the same.
+fn trial(
+    prepared: &Prepared,
+    table: &Table,
+    folder: &Path,
+    (target, data): (Target, Option<&FusionData>),
+    bars: &mut TrainingBars,
+) -> meptr_train::Result<Trained> {
+    let (config, problems) = ExperimentConfig::of(std::slice::from_ref(table));
+    if !problems.is_empty() {
+        return Err(meptr_train::Error::UnfitData { problems });
+    }
+    let file = ExperimentConfig::file(folder);
+    if std::fs::read_to_string(&file).is_ok_and(|text| text != config.to_table().to_string()) {
+        std::fs::remove_dir_all(folder)
+            .map_err(|source| meptr_train::Error::Write { path: folder.to_owned(), source })?;
+    }
+    make_folder(folder)?;
+    config.write(folder)?;
+    let experiment = Experiment::new(&config, &prepared.sources, folder, &prepared.device);
+    let score = match (target, data) {
+        (Target::Unimodal(modality, task), _) => experiment.train_unimodal(modality, task, bars)?,
+        (Target::CrossTask(modality), _) => experiment.train_cross_task(modality, bars)?,
+        (Target::Fusion, Some(data)) => experiment.train_fusion(data, bars)?,
+        (Target::Fusion, None) => None,
+    };
+    Ok(score.map_or(Trained::Interrupted, |score| Trained::To(Some(score))))
+}

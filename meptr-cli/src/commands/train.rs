@@ -1,0 +1,209 @@
+//! `meptr train`: from stored features to a bundle.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use meptr_core::bundle::{Origin, Standing};
+use meptr_core::{Bundle, PerModality};
+use meptr_extract::DeviceChoice;
+use meptr_extract::assemble::{Source, Sources, assemble};
+use meptr_train::evaluate::Stage;
+use meptr_train::experiment::{BundleText, Experiment, ExperimentConfig, RunSummary, TrainedFile};
+
+use super::experiment::{ExperimentArgs, Prepared};
+use super::weights::asked;
+use crate::progress::TrainingBars;
+use crate::{Finish, interrupt, output};
+
+/// Train models on stored features, stage by stage, to a bundle for `meptr predict`
+///
+/// Writes a run folder: settings in force, logs, TensorBoard events, curves, checkpoints, and after
+/// stage 3 the bundle. An interrupt (Ctrl-C) ends the run after the current step, with exit code 1;
+/// --resume goes on from there as if it had never stopped.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// What to train
+    #[arg(value_enum)]
+    stages: StagesArg,
+    /// Folder of the run; holds the bundle at the end
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Go on with the run in --out, with its settings
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+    /// Where to compute: auto, cpu, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// How the scores at the end are written
+    #[arg(long, value_enum, default_value = "table")]
+    format: SummaryFormat,
+}
+
+/// Stages to train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StagesArg {
+    /// A model of each modality and task
+    Stage1,
+    /// A model of each modality for both tasks, around those of stage 1
+    Stage2,
+    /// The model of all modalities, on what those of stage 2 say
+    Stage3,
+    /// One after another
+    All,
+}
+
+/// How scores are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SummaryFormat {
+    /// For reading
+    Table,
+    /// One document
+    Json,
+}
+
+impl StagesArg {
+    fn stages(self) -> Vec<Stage> {
+        match self {
+            Self::Stage1 => vec![Stage::Stage1],
+            Self::Stage2 => vec![Stage::Stage2],
+            Self::Stage3 => vec![Stage::Stage3],
+            Self::All => Stage::ALL.to_vec(),
+        }
+    }
+}
+
+/// Trains the models that are asked for and not yet finished.
+///
+/// # Errors
+/// When settings, corpora or features make no sense (all mistakes are named before any training),
+/// or the run folder takes no more.
+pub fn run(args: &TrainArgs, quiet: bool) -> anyhow::Result<Finish> {
+    let (run, stages) = (&args.out, args.stages.stages());
+    let Prepared { config, sources, base, device } =
+        Prepared::open(args.config()?, run, &stages, args.device, |base| {
+            args.experiment.first_use.bundle(base, quiet, &asked)
+        })?;
+    if !args.resume {
+        config.write(run)?;
+    }
+    let stop = interrupt::flag()?;
+    let experiment = Experiment::new(&config, &sources, run, &device);
+    let mut bars = TrainingBars::new(quiet, stop);
+    let mut is_finished = true;
+    for stage in &stages {
+        is_finished = is_finished && experiment.train(*stage, &mut bars)?;
+    }
+    drop(bars);
+    if !is_finished {
+        let name = args.stages.to_possible_value().context("the name of a stage")?;
+        let (run, name) = (run.display(), name.get_name().to_owned());
+        tracing::error!("interrupted; `meptr train {name} --out {run} --resume` goes on");
+    }
+    let has_bundle =
+        is_finished && stages.contains(&Stage::Stage3) && config.stage3.single_task.is_none();
+    if has_bundle {
+        let (heads, fusion) = experiment.trained()?;
+        bundle(&config, &sources.names, base, (&heads, &fusion), &run.join("bundle"))?;
+    }
+    let folders: Vec<_> = Stage::ALL.into_iter().flat_map(|s| experiment.folders(s)).collect();
+    let summary = RunSummary::of(&folders)?;
+    match args.format {
+        SummaryFormat::Json => output::line(format_args!("{}", serde_json::to_string(&summary)?))?,
+        SummaryFormat::Table => {
+            output::line(format_args!("{summary}"))?;
+            if has_bundle {
+                output::line(format_args!("bundle: {}", run.join("bundle").display()))?;
+            }
+        }
+    }
+    Ok(if is_finished { Finish::Complete } else { Finish::SomeFailed })
+}
+
+impl TrainArgs {
+    /// The settings, from the run itself when it is resumed.
+    fn config(&self) -> anyhow::Result<(ExperimentConfig, Vec<String>)> {
+        let file = ExperimentConfig::file(&self.out);
+        match (self.resume, file.exists()) {
+            (true, _) if !self.experiment.is_empty() => bail!(
+                "--resume goes on with the settings in `{}`; leave other settings away",
+                file.display()
+            ),
+            (true, false) => bail!("there is no run in `{}` to go on with", self.out.display()),
+            (true, true) => Ok(ExperimentConfig::of(&[ExperimentConfig::table(&file)?])),
+            (false, true) => bail!(
+                "`{}` holds a run; --resume goes on with it, another --out starts a new one",
+                self.out.display()
+            ),
+            (false, false) => self.experiment.config(),
+        }
+    }
+}
+
+/// Puts the bundle together, in the place of one from an earlier end of the run.
+fn bundle(
+    config: &ExperimentConfig,
+    corpora: &[String],
+    base: Bundle,
+    (heads, fusion): (&PerModality<TrainedFile>, &TrainedFile),
+    target: &Path,
+) -> anyhow::Result<()> {
+    let BundleText { name, licence, .. } = &config.bundle;
+    let source = |name: String, trained: &TrainedFile| {
+        let (corpora, scores) = (corpora.join(", "), trained.summary.in_words());
+        let source = format!("meptr train on {corpora}: {scores}");
+        let origin = Origin { name, source, licence: licence.clone() };
+        Source { path: trained.path.clone(), origin }
+    };
+    let sources = Sources {
+        name: name.clone(),
+        about: about(config, corpora, &base, fusion),
+        standing: standing(config, &base),
+        base: Some(base),
+        clip: None,
+        wav2vec2: None,
+        bert: None,
+        heads: PerModality::from_fn(|modality| {
+            Some(source(format!("MEPTR {modality} head"), &heads[modality]))
+        }),
+        fusion: Some(source("MEPTR fusion".to_owned(), fusion)),
+        face_detector: None,
+        body_detector: None,
+        transcriber: None,
+        storage: None,
+    };
+    if target.exists() {
+        let remove = std::fs::remove_dir_all(target);
+        remove.with_context(|| format!("cannot replace `{}`", target.display()))?;
+    }
+    assemble(&sources, target)?;
+    Ok(())
+}
+
+/// What the bundle is and how it was made.
+fn about(
+    config: &ExperimentConfig,
+    corpora: &[String],
+    base: &Bundle,
+    fusion: &TrainedFile,
+) -> String {
+    let seeds = [config.stage1.seed, config.stage2.seed, config.stage3.seed];
+    let seeds = seeds.map(|seed| seed.to_string()).join(", ");
+    let made = format!(
+        "Trained by `meptr train` on {}, seeds of the stages {seeds}; fusion: {}. Backbones of {}.",
+        corpora.join(", "),
+        fusion.summary.in_words(),
+        base.manifest().name
+    );
+    format!("{} {made}", config.bundle.about.trim()).trim_start().to_owned()
+}
+
+/// What is said, else no more than the backbones are worth.
+fn standing(config: &ExperimentConfig, base: &Bundle) -> Standing {
+    config.bundle.standing.unwrap_or(match base.manifest().standing {
+        Standing::Untrained | Standing::Demonstration => Standing::Demonstration,
+        Standing::Trained => Standing::Trained,
+    })
+}

@@ -1,0 +1,150 @@
+//! Bundles that were put together on this machine, and which bundle is used when none is named.
+//!
+//! They lie in `meptr-bundles` inside the cache, where hard links to the files of the repositories
+//! beside them cost no second copy. The name of the bundle that was got last stands in
+//! `meptr-bundles/.default`: that of a folder there, or `OWNER/REPO(@REVISION)`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::cache::{create_parent, files_below, write_atomically};
+use super::catalog::is_name;
+use super::inventory::Removed;
+use super::{Environment, Error, Result};
+use crate::bundle::Manifest;
+
+/// The bundles of one cache.
+#[derive(Debug, Clone)]
+pub struct Bundles {
+    folder: PathBuf,
+}
+
+impl Bundles {
+    /// Those of the cache in use.
+    pub fn of(environment: &Environment) -> Self {
+        Self { folder: environment.cache.join("meptr-bundles") }
+    }
+
+    /// Where a bundle of this name is or would be; nothing when it cannot be a name: small letters,
+    /// digits, `-` and `.`.
+    pub fn place(&self, name: &str) -> Option<PathBuf> {
+        is_name(name).then(|| self.folder.join(name))
+    }
+
+    /// The folder of a bundle that is here.
+    pub fn find(&self, name: &str) -> Option<PathBuf> {
+        self.place(name).filter(|folder| folder.join(Manifest::FILE).is_file())
+    }
+
+    /// The names of all bundles that are here, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| self.find(name).is_some()).collect();
+        names.sort();
+        names
+    }
+
+    /// A folder that does not exist yet, to make a bundle in before [`Bundles::install`].
+    ///
+    /// # Errors
+    /// When the cache cannot be written.
+    pub fn workshop(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(format!(".{name}.new-{}", std::process::id()));
+        create_parent(&folder)?;
+        Ok(folder)
+    }
+
+    /// Gives a finished bundle its name, in the place of an older one.
+    ///
+    /// # Errors
+    /// When the cache cannot be written; `finished` is then taken away.
+    pub fn install(&self, finished: &Path, name: &str) -> Result<PathBuf> {
+        let place = self.folder.join(name);
+        let older = self.folder.join(format!(".{name}.old-{}", std::process::id()));
+        let had_older = fs::rename(&place, &older).is_ok();
+        let installed = fs::rename(finished, &place);
+        if had_older {
+            let _ = fs::remove_dir_all(&older); // nobody finds it any more
+        }
+        if let Err(source) = installed {
+            let _ = fs::remove_dir_all(finished); // the first error is the one to tell
+            if self.find(name).is_none() {
+                return Err(Error::at(&place)(source));
+            } // else another process was as fast, with the same parts
+        }
+        Ok(place)
+    }
+
+    /// Takes a bundle away; the parts it was made of stay.
+    ///
+    /// # Errors
+    /// When it cannot be deleted.
+    pub fn remove(&self, name: &str) -> Result<Removed> {
+        let mut removed = Removed::default();
+        if let Some(folder) = self.find(name) {
+            for file in files_below(&folder) {
+                removed.files += 1;
+                removed.bytes += folder.join(file).metadata().map_or(0, |found| found.len());
+            }
+            fs::remove_dir_all(&folder).map_err(Error::at(&folder))?;
+        }
+        if self.default_name().as_deref() == Some(name) {
+            let path = self.default_file();
+            fs::remove_file(&path).map_err(Error::at(&path))?;
+        }
+        Ok(removed)
+    }
+
+    /// The name of the bundle that is used when none is named.
+    pub fn default_name(&self) -> Option<String> {
+        let text = fs::read_to_string(self.default_file()).ok()?;
+        Some(text.trim().to_owned()).filter(|name| !name.is_empty())
+    }
+
+    /// Notes which bundle is used when none is named.
+    ///
+    /// # Errors
+    /// When the cache cannot be written.
+    pub fn set_default(&self, name: &str) -> Result<()> {
+        if self.default_name().as_deref() == Some(name) {
+            return Ok(());
+        }
+        write_atomically(&self.default_file(), format!("{name}\n").as_bytes())
+    }
+
+    fn default_file(&self) -> PathBuf {
+        self.folder.join(".default")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(folder: &Path, text: &str) {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join(Manifest::FILE), text).unwrap();
+    }
+
+    #[test]
+    fn a_newer_bundle_takes_the_place_of_the_older() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundles = Bundles { folder: folder.path().join("meptr-bundles") };
+        assert_eq!((bundles.names(), bundles.default_name()), (Vec::new(), None));
+        for text in ["old", "newer"] {
+            let workshop = bundles.workshop("mine").unwrap();
+            make(&workshop, text);
+            assert!(!bundles.names().contains(&".mine".to_owned()));
+            let place = bundles.install(&workshop, "mine").unwrap();
+            assert_eq!(fs::read_to_string(place.join(Manifest::FILE)).unwrap(), text);
+        }
+        assert_eq!(bundles.names(), ["mine"]);
+        assert_eq!(fs::read_dir(&bundles.folder).unwrap().count(), 1, "nothing else stays");
+        bundles.set_default("mine").unwrap();
+        assert_eq!(bundles.default_name().as_deref(), Some("mine"));
+        assert_eq!(bundles.remove("mine").unwrap(), Removed { files: 1, bytes: 5 });
+        assert_eq!((bundles.names(), bundles.default_name()), (Vec::new(), None));
+        assert!(bundles.place("../mine").is_none() && bundles.find("ann/model").is_none());
+    }
+}

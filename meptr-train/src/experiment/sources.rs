@@ -1,0 +1,197 @@
+//! The stored features of all corpora of an experiment.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle::Device;
+use meptr_core::models::{CrossTaskModel, ScoreTransform};
+use meptr_core::store::Store;
+use meptr_core::{Modality, PerModality, Task};
+
+use crate::data::{Corpus, DescribedCorpus, Dev, FusionRows, SequenceRows, StoredClips, Train};
+use crate::stage::FusionData;
+use crate::{Error, Result};
+
+/// Train and dev splits with their features; the test split stays closed.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Train splits, in the order of the corpora.
+    pub train: Vec<Arc<StoredClips>>,
+    /// Dev splits with the names of their corpora.
+    pub dev: Vec<(String, Arc<StoredClips>)>,
+    /// Names of all corpora.
+    pub names: Vec<String>,
+    /// What a user should know, but can live with.
+    pub warnings: Vec<String>,
+}
+
+impl Sources {
+    /// Opens the splits and checks everything but the numbers. Every mistake goes to `problems`.
+    ///
+    /// `weights` are the digests of the bundle that the features must come from.
+    pub fn open(
+        store: &Store,
+        corpora: &[PathBuf],
+        weights: &BTreeMap<String, String>,
+        problems: &mut Vec<String>,
+    ) -> Self {
+        let mut found =
+            Self { train: Vec::new(), dev: Vec::new(), names: Vec::new(), warnings: Vec::new() };
+        for path in corpora {
+            let corpus = match DescribedCorpus::read(path) {
+                Ok(corpus) => corpus,
+                Err(error) => {
+                    tell(problems, &error);
+                    continue;
+                }
+            };
+            found.warnings.extend(corpus.warnings.clone());
+            if found.names.contains(&corpus.name) {
+                problems.push(format!("two corpora are called `{}`", corpus.name));
+            }
+            found.names.push(corpus.name.clone());
+            if let Some(train) = corpus.train()
+                && let Some(clips) =
+                    found.take(StoredClips::open(store, &train, Some(weights)), problems)
+            {
+                found.train.push(clips);
+            }
+            if let Some(dev) = corpus.dev()
+                && let Some(clips) =
+                    found.take(StoredClips::open(store, &dev, Some(weights)), problems)
+            {
+                found.dev.push((dev.name, clips));
+            }
+        }
+        let splits = [("train", found.train.is_empty()), ("dev", found.dev.is_empty())];
+        let missing = splits.iter().filter(|(_, is_empty)| *is_empty && problems.is_empty());
+        let missing: Vec<String> =
+            missing.map(|(split, _)| format!("no corpus has a {split} split")).collect();
+        problems.extend(missing);
+        found
+    }
+
+    fn take(
+        &mut self,
+        clips: Result<StoredClips>,
+        problems: &mut Vec<String>,
+    ) -> Option<Arc<StoredClips>> {
+        match clips {
+            Ok(clips) => {
+                let left_out = clips.left_out().len();
+                if left_out > 0 {
+                    let place = clips.place();
+                    self.warnings.push(format!("{place}: {left_out} videos have no features"));
+                }
+                Some(Arc::new(clips))
+            }
+            Err(error) => {
+                tell(problems, &error);
+                None
+            }
+        }
+    }
+
+    /// Train rows of a modality with labels of any of the tasks, and dev rows of each corpus.
+    pub fn sequences(
+        &self,
+        modality: Modality,
+        tasks: &[Task],
+    ) -> (Corpus<Train, SequenceRows>, Vec<Corpus<Dev, SequenceRows>>) {
+        let train = SequenceRows::of(&self.train, modality, tasks);
+        (Corpus::new(self.names.join(" + "), train), self.dev_sequences(modality, tasks))
+    }
+
+    /// Dev rows of each corpus.
+    pub fn dev_sequences(
+        &self,
+        modality: Modality,
+        tasks: &[Task],
+    ) -> Vec<Corpus<Dev, SequenceRows>> {
+        let rows = |(name, clips): &(String, Arc<StoredClips>)| {
+            let rows = SequenceRows::of(std::slice::from_ref(clips), modality, tasks);
+            Corpus::new(name.clone(), rows)
+        };
+        self.dev.iter().map(rows).collect()
+    }
+
+    /// Splits in which no clip has labels of a task.
+    pub(super) fn unlabelled(&self, task: Task) -> Vec<String> {
+        let has_labels =
+            |clips: &Arc<StoredClips>| clips.clips().iter().any(|clip| clip.has_labels(task));
+        let splits = [
+            ("train", self.train.iter().any(has_labels)),
+            ("dev", self.dev.iter().any(|(_, clips)| has_labels(clips))),
+        ];
+        let without = splits.into_iter().filter(|(_, is_labelled)| !is_labelled);
+        without.map(|(split, _)| format!("{split}: no video has {} labels", task.name())).collect()
+    }
+
+    /// Names every sequence that cannot be read or holds a number that is not finite.
+    pub fn damaged(&self) -> Vec<String> {
+        let all: Vec<Arc<StoredClips>> =
+            self.train.iter().chain(self.dev.iter().map(|(_, clips)| clips)).cloned().collect();
+        let damaged = |modality| SequenceRows::of(&all, modality, &Task::ALL).damaged();
+        Modality::ALL.into_iter().flat_map(damaged).collect()
+    }
+
+    /// What stage 3 reads, with the traits' scores as the models give them; `on_row` hears of
+    /// every video.
+    ///
+    /// # Errors
+    /// As [`StoredClips::fusion_rows`].
+    pub fn fusion(
+        &self,
+        heads: &PerModality<CrossTaskModel>,
+        device: &Device,
+        mut on_row: impl FnMut(),
+    ) -> Result<FusionData> {
+        let mut rows = |clips: &StoredClips| {
+            clips.fusion_rows(heads, ScoreTransform::Scores, device, |_| on_row())
+        };
+        let train = self.train.iter().map(|clips| rows(clips)).collect::<Result<Vec<_>>>()?;
+        let train = FusionRows::joined(&train).map_err(Error::doing("joining the corpora"))?;
+        let dev = |(name, clips): &(String, Arc<StoredClips>)| {
+            Ok(Corpus::new(name.clone(), rows(clips)?))
+        };
+        let dev = self.dev.iter().map(dev).collect::<Result<_>>()?;
+        Ok(FusionData { train: Corpus::new(self.names.join(" + "), train), dev })
+    }
+
+    /// Width of a modality's features; none when no video has the modality.
+    pub fn width(&self, modality: Modality) -> Option<usize> {
+        let mut all = self.train.iter().chain(self.dev.iter().map(|(_, clips)| clips));
+        all.find_map(|clips| clips.widths()[modality])
+    }
+
+    /// Videos of the train and dev splits.
+    pub fn len(&self) -> usize {
+        let all = self.train.iter().chain(self.dev.iter().map(|(_, clips)| clips));
+        all.map(|clips| clips.clips().len()).sum()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The problems of an error that lists some, else its message with its causes.
+pub(super) fn tell(problems: &mut Vec<String>, error: &Error) {
+    match error {
+        Error::Unfit { path, problems: found } => {
+            problems.extend(found.iter().map(|one| format!("`{}`: {one}", path.display())));
+        }
+        Error::UnfitData { problems: found } => problems.extend(found.iter().cloned()),
+        error => {
+            let mut text = error.to_string();
+            let mut cause = std::error::Error::source(error);
+            while let Some(error) = cause {
+                text += &format!(": {error}");
+                cause = error.source();
+            }
+            problems.push(text.trim_end().to_owned());
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The trainings of an experiment, one model after another; each goes on where it was left.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use candle::{Device, Tensor};
+use meptr_core::bundle::{PartKind, PartNote};
+use meptr_core::models::{
+    self, CrossTaskModel, FusionConfig, FusionModel, HeadConfig, ModalityInput, SingleTaskModel,
+    UnimodalConfig, UnimodalModel,
+};
+use meptr_core::rng::SeedStreams;
+use meptr_core::weights::{Trainable, load_file};
+use meptr_core::{Modality, PerModality, Task};
+
+use super::config::ExperimentConfig;
+use super::course::{Course, Watch, is_finished};
+use super::sources::Sources;
+use super::summary::ModelSummary;
+use crate::data::{Corpus, FusionRows};
+use crate::evaluate::Stage;
+use crate::run::{ModelFolder, checkpoint};
+use crate::select::DevScore;
+use crate::stage::{
+    CrossTaskData, FusionData, PairedRows, UnimodalData, load_around, train_cross_task,
+    train_fusion, train_unimodal, whole_head,
+};
+use crate::{Error, Result};
+
+/// Corpora, settings and a place for what comes of them.
+#[derive(Debug)]
+pub struct Experiment<'a> {
+    config: &'a ExperimentConfig,
+    sources: &'a Sources,
+    heads: PerModality<HeadConfig>,
+    run: PathBuf,
+    device: Device,
+}
+
+/// The weights of a finished model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainedFile {
+    /// The file.
+    pub path: PathBuf,
+    /// How it came about.
+    pub summary: ModelSummary,
+}
+
+impl<'a> Experiment<'a> {
+    /// An experiment that writes to a folder.
+    pub fn new(
+        config: &'a ExperimentConfig,
+        sources: &'a Sources,
+        run: impl Into<PathBuf>,
+        device: &Device,
+    ) -> Self {
+        let heads = config.heads(sources);
+        Self { config, sources, heads, run: run.into(), device: device.clone() }
+    }
+
+    /// Everything that keeps some stages from being trained, without reading the numbers.
+    pub fn problems(&self, stages: &[Stage]) -> Vec<String> {
+        let mut problems = Vec::new();
+        if stages.contains(&Stage::Stage1) {
+            for (modality, task) in self.unimodal_models() {
+                let data = self.unimodal_data(modality, task);
+                problems.extend(data.problems(self.unimodal_config(modality, task), task));
+            }
+        }
+        if stages.contains(&Stage::Stage2) {
+            for modality in &self.config.stage2.modalities {
+                let data = self.cross_task_data(*modality);
+                problems.extend(data.problems(&self.heads[*modality]));
+                if let Err(error) = data.ensure_selects(self.config.stage2.selection) {
+                    problems.push(error.to_string());
+                }
+            }
+        }
+        if stages.contains(&Stage::Stage3) {
+            problems.extend(self.tasks().iter().flat_map(|task| self.sources.unlabelled(*task)));
+        }
+        problems.extend(stages.iter().flat_map(|stage| self.missing_before(*stage, stages)));
+        problems.sort();
+        problems.dedup(); // both tasks and stages read the same features
+        problems
+    }
+
+    /// Models that a stage builds upon and that neither exist nor are trained with it.
+    fn missing_before(&self, stage: Stage, stages: &[Stage]) -> Vec<String> {
+        let (before, needed): (Stage, Vec<String>) = match stage {
+            Stage::Stage1 => return Vec::new(),
+            Stage::Stage2 => {
+                let modalities = self.config.stage2.modalities.iter();
+                let both = |modality: &Modality| Task::ALL.map(|task| unimodal(*modality, task));
+                (Stage::Stage1, modalities.flat_map(both).collect())
+            }
+            Stage::Stage3 => {
+                (Stage::Stage2, Modality::ALL.map(|modality| modality.name().to_owned()).to_vec())
+            }
+        };
+        let coming = if stages.contains(&before) { self.names(before) } else { Vec::new() };
+        let is_missing =
+            |name: &String| !coming.contains(name) && !self.best(before, name).exists();
+        let missing: Vec<String> = needed.into_iter().filter(is_missing).collect();
+        match missing.is_empty() {
+            true => Vec::new(),
+            false => vec![format!(
+                "{} needs models of {}, which are not there: {}; train {} first, or name its run \
+                 with --from",
+                stage.name(),
+                before.name(),
+                missing.join(", "),
+                before.name()
+            )],
+        }
+    }
+
+    /// Trains the models of a stage. Says whether all are finished; else they were interrupted.
+    ///
+    /// # Errors
+    /// When features cannot be read, the folder takes no more, the device fails, or no epoch of a
+    /// model has a dev score that is a number.
+    pub fn train(&self, stage: Stage, watch: &mut impl Watch) -> Result<bool> {
+        match stage {
+            Stage::Stage1 => {
+                for (modality, task) in self.unimodal_models() {
+                    if self.train_unimodal(modality, task, watch)?.is_none() {
+                        return Ok(false);
+                    }
+                }
+            }
+            Stage::Stage2 => {
+                for modality in &self.config.stage2.modalities {
+                    if self.train_cross_task(*modality, watch)?.is_none() {
+                        return Ok(false);
+                    }
+                }
+            }
+            Stage::Stage3 => {
+                let folder = self.folder(Stage::Stage3, FUSION);
+                let is_noted = PartNote::path(&folder.best()).exists();
+                if !is_noted || !is_finished(folder.state()?.as_ref(), &self.config.stage3.course) {
+                    let data = self.fusion_data(watch)?;
+                    return Ok(self.train_fusion(&data, watch)?.is_some());
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Trains one model of stage 1; gives its best dev score, none when interrupted.
+    ///
+    /// # Errors
+    /// As [`Experiment::train`].
+    pub fn train_unimodal(
+        &self,
+        modality: Modality,
+        task: Task,
+        watch: &mut impl Watch,
+    ) -> Result<Option<DevScore>> {
+        let folder = self.folder(Stage::Stage1, &unimodal(modality, task));
+        let training = self.config.stage1.training(modality, task);
+        let config = self.unimodal_config(modality, task);
+        let part = (PartKind::Unimodal, Some(modality));
+        let seeds = self.seeds(Stage::Stage1, &folder);
+        let course = Course { folder: &folder, config: &training.course, seeds };
+        course.run(BTreeMap::new(), (part, config), watch, |start, order, observer| {
+            let trainable = Trainable::new(seeds);
+            let model = UnimodalModel::load(config, task, trainable.builder(&self.device))
+                .map_err(Error::doing(format!("making the {} model", folder.title())))?;
+            let data = self.unimodal_data(modality, task);
+            let model = (&model, trainable.by_name());
+            train_unimodal(&training, model, &data, (order, start), observer)
+        })
+    }
+
+    /// Trains one model of stage 2; gives its best dev score, none when interrupted.
+    ///
+    /// # Errors
+    /// As [`Experiment::train`].
+    pub fn train_cross_task(
+        &self,
+        modality: Modality,
+        watch: &mut impl Watch,
+    ) -> Result<Option<DevScore>> {
+        let folder = self.folder(Stage::Stage2, modality.name());
+        let training = self.config.stage2.training(modality);
+        let config = &self.heads[modality];
+        let stage_one = |task: Task| -> Result<BTreeMap<String, Tensor>> {
+            let path = self.best(Stage::Stage1, &unimodal(modality, task));
+            checkpoint::load::<usize>(&path).map(|(tensors, _)| tensors)
+        };
+        let (emotion, personality) = (stage_one(Task::Emotion)?, stage_one(Task::Personality)?);
+        let stage_one = [&emotion, &personality];
+        let frozen = whole_head(config, stage_one, &BTreeMap::new());
+        let part = (PartKind::Head, Some(modality));
+        let seeds = self.seeds(Stage::Stage2, &folder);
+        let course = Course { folder: &folder, config: &training.course, seeds };
+        course.run(frozen, (part, config), watch, |start, order, observer| {
+            let trainable = Trainable::new(seeds);
+            let model = load_around(config, stage_one, &trainable, &self.device)
+                .map_err(Error::doing(format!("making the {} model", folder.title())))?;
+            let data = self.cross_task_data(modality);
+            let model = (&model, trainable.by_name());
+            train_cross_task(&training, model, &data, (order, start), observer)
+        })
+    }
+
+    /// What stage 3 is trained on: what the models of stage 2 say.
+    ///
+    /// # Errors
+    /// When these models or the features cannot be read, or the device fails.
+    pub fn fusion_data(&self, watch: &mut impl Watch) -> Result<FusionData> {
+        let heads = PerModality::try_from_fn(|modality| {
+            let config = &self.heads[modality];
+            let path = self.best(Stage::Stage2, modality.name());
+            load_file(&path, &self.device, models::may_be_left, |vb| {
+                CrossTaskModel::load(config, vb)
+            })
+        })?;
+        let (mut done, all) = (0, self.sources.len());
+        self.sources.fusion(&heads, &self.device, || {
+            done += 1;
+            watch.rows(done, all);
+        })
+    }
+
+    /// Trains the model of stage 3 on [`Experiment::fusion_data`]; gives its best dev score, none
+    /// when interrupted.
+    ///
+    /// # Errors
+    /// As [`Experiment::train`].
+    pub fn train_fusion(
+        &self,
+        data: &FusionData,
+        watch: &mut impl Watch,
+    ) -> Result<Option<DevScore>> {
+        let folder = self.folder(Stage::Stage3, FUSION);
+        let training = self.config.stage3.training();
+        let config = self.config.stage3.model(&self.heads);
+        let single = self.config.stage3.single_task_model(&self.heads);
+        let problems = data.problems(&config.input_dims, self.tasks());
+        if !problems.is_empty() {
+            return Err(Error::UnfitData { problems });
+        }
+        let data = transformed(data, &config).map_err(Error::doing("transforming trait scores"))?;
+        let seeds = self.seeds(Stage::Stage3, &folder);
+        let course = Course { folder: &folder, config: &training.course, seeds };
+        let part = (PartKind::Fusion, None);
+        let doing = || Error::doing("making the fusion model");
+        course.run(BTreeMap::new(), (part, &config), watch, |start, order, observer| {
+            let trainable = Trainable::new(seeds);
+            let vb = trainable.builder(&self.device);
+            match &single {
+                None => {
+                    let model = FusionModel::load(&config, vb).map_err(doing())?;
+                    let model = (&model, trainable.by_name());
+                    train_fusion(&training, model, &data, (order, start), observer)
+                }
+                Some(single) => {
+                    let model = SingleTaskModel::load(single, vb).map_err(doing())?;
+                    let model = (&model, trainable.by_name());
+                    train_fusion(&training, model, &data, (order, start), observer)
+                }
+            }
+        })
+    }
+
+    /// The best weights of stages 2 and 3, for a bundle: heads and fusion.
+    ///
+    /// # Errors
+    /// When a log cannot be read.
+    pub fn trained(&self) -> Result<(PerModality<TrainedFile>, TrainedFile)> {
+        let file = |stage: Stage, name: &str| {
+            let folder = self.place(stage, name);
+            Ok::<_, Error>(TrainedFile { path: folder.best(), summary: ModelSummary::of(&folder)? })
+        };
+        let heads = PerModality::try_from_fn(|m| file(Stage::Stage2, m.name()))?;
+        Ok((heads, file(Stage::Stage3, FUSION)?))
+    }
+
+    /// Folders of the models of a stage, in the order of training.
+    pub fn folders(&self, stage: Stage) -> Vec<ModelFolder> {
+        self.names(stage).iter().map(|name| self.folder(stage, name)).collect()
+    }
+
+    /// Names of the models of a stage that are to be trained.
+    fn names(&self, stage: Stage) -> Vec<String> {
+        match stage {
+            Stage::Stage1 => self.unimodal_models().map(|(m, task)| unimodal(m, task)).collect(),
+            Stage::Stage2 => {
+                let modalities = self.config.stage2.modalities.iter();
+                modalities.map(|modality| modality.name().to_owned()).collect()
+            }
+            Stage::Stage3 => vec![FUSION.to_owned()],
+        }
+    }
+
+    fn unimodal_models(&self) -> impl Iterator<Item = (Modality, Task)> {
+        let stage1 = &self.config.stage1;
+        let modalities = stage1.modalities.iter();
+        modalities.flat_map(|modality| stage1.tasks.iter().map(|task| (*modality, *task)))
+    }
+
+    /// Tasks whose labels stage 3 cannot do without.
+    fn tasks(&self) -> &'static [Task] {
+        self.config.stage3.training().selection.tasks()
+    }
+
+    fn unimodal_config(&self, modality: Modality, task: Task) -> &UnimodalConfig {
+        match task {
+            Task::Emotion => &self.heads[modality].emotion,
+            Task::Personality => &self.heads[modality].personality,
+        }
+    }
+
+    fn unimodal_data(&self, modality: Modality, task: Task) -> UnimodalData {
+        let (train, dev) = self.sources.sequences(modality, &[task]);
+        UnimodalData { train, dev }
+    }
+
+    fn cross_task_data(&self, modality: Modality) -> CrossTaskData {
+        let rows = PairedRows::of(self.config.stage2.pairing, &self.sources.train, modality);
+        CrossTaskData {
+            train: Corpus::new(self.sources.names.join(" + "), rows),
+            dev: self.sources.dev_sequences(modality, &Task::ALL),
+        }
+    }
+
+    fn folder(&self, stage: Stage, name: &str) -> ModelFolder {
+        ModelFolder::new(&self.run, stage.name(), name)
+    }
+
+    /// The folder of a model, in this run or in the one that it builds upon.
+    fn place(&self, stage: Stage, name: &str) -> ModelFolder {
+        let here = self.folder(stage, name);
+        match &self.config.from {
+            Some(from) if !here.best().exists() => ModelFolder::new(from, stage.name(), name),
+            _ => here,
+        }
+    }
+
+    fn best(&self, stage: Stage, name: &str) -> PathBuf {
+        self.place(stage, name).best()
+    }
+
+    /// Streams of one model's own, whatever else is trained.
+    fn seeds(&self, stage: Stage, folder: &ModelFolder) -> SeedStreams {
+        let seed = match stage {
+            Stage::Stage1 => self.config.stage1.seed,
+            Stage::Stage2 => self.config.stage2.seed,
+            Stage::Stage3 => self.config.stage3.seed,
+        };
+        SeedStreams::new(SeedStreams::new(seed).stream(&folder.title()).next_u64())
+    }
+}
+
+/// Name of the one model of stage 3.
+const FUSION: &str = "fusion";
+
+fn unimodal(modality: Modality, task: Task) -> String {
+    format!("{modality}-{}", task.name())
+}
+
+/// Trait scores as the fusion model reads them.
+fn transformed(data: &FusionData, config: &FusionConfig) -> candle::Result<FusionData> {
+    let rows = |rows: &FusionRows| -> candle::Result<FusionRows> {
+        let input = PerModality::try_from_fn(|modality| {
+            let Some(input) = &rows.input[modality] else { return Ok(None) };
+            let values = input.trait_values.as_ref();
+            let values = values.map(|raw| config.score_transform.apply(raw)).transpose()?;
+            Ok::<_, candle::Error>(Some(ModalityInput { trait_values: values, ..input.clone() }))
+        })?;
+        Ok(FusionRows { input, labels: rows.labels.clone() })
+    };
+    let train = Corpus::new(data.train.name.clone(), rows(&data.train.rows)?);
+    let dev = data.dev.iter().map(|one| Ok(Corpus::new(one.name.clone(), rows(&one.rows)?)));
+    Ok(FusionData { train, dev: dev.collect::<candle::Result<_>>()? })
+}

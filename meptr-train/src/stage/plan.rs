@@ -1,0 +1,316 @@
+//! The files in `configs/`: one per stage, every key with the published value as its default.
+
+use meptr_core::models::{
+    FeatureSlice, FusionConfig, HeadConfig, SingleTaskConfig, UnimodalConfig,
+};
+use meptr_core::{Modality, PerModality, Task};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::course::{CourseChange, CourseConfig};
+use super::unimodal::selection;
+use super::{CrossTaskTraining, FusionTraining, Pairing, UnimodalTraining};
+use crate::loss::{FixedLossConfig, ObjectiveConfig};
+use crate::select::SelectionMetric;
+
+/// `stage1.toml`: the models of one modality and one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StageOne {
+    /// Start of everything random.
+    pub seed: u64,
+    /// Modalities to train models of.
+    pub modalities: Vec<Modality>,
+    /// Tasks to train models of.
+    pub tasks: Vec<Task>,
+    /// What is minimised.
+    pub loss: FixedLossConfig,
+    /// How long and how fast.
+    pub course: CourseConfig,
+    /// What is different for a modality.
+    pub course_of: PerModality<Option<CourseChange>>,
+    /// Shapes of the models.
+    pub models: ModelsConfig,
+}
+
+/// `stage2.toml`: the models of one modality and both tasks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StageTwo {
+    /// Start of everything random.
+    pub seed: u64,
+    /// Modalities to train models of.
+    pub modalities: Vec<Modality>,
+    /// Which videos the two branches see in a step.
+    pub pairing: Pairing,
+    /// What the best epoch is best in.
+    pub selection: SelectionMetric,
+    /// What is minimised.
+    pub loss: FixedLossConfig,
+    /// How long and how fast.
+    pub course: CourseConfig,
+    /// What is different for a modality.
+    pub course_of: PerModality<Option<CourseChange>>,
+    /// Shapes of the models; the stage-1 models inside are as stage 1 made them.
+    pub models: ModelsConfig,
+}
+
+/// `stage3.toml`: the model of all modalities.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StageThree {
+    /// Start of everything random.
+    pub seed: u64,
+    /// Train a model of one task instead of both.
+    pub single_task: Option<SingleTaskChoice>,
+    /// What the best epoch is best in; with `single_task`, the mean of that task's scores whatever
+    /// stands here.
+    pub selection: SelectionMetric,
+    /// What is minimised.
+    pub objective: ObjectiveConfig,
+    /// How long and how fast.
+    #[serde(deserialize_with = "changes_of_stage_three")]
+    pub course: CourseConfig,
+    /// Shape of the model; its input widths follow from the stage-2 models.
+    pub model: FusionConfig,
+}
+
+/// A model of stage 3 that predicts one task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SingleTaskChoice {
+    /// What it predicts.
+    pub task: Task,
+    /// Which part of each modality's vector it reads.
+    pub slice: FeatureSlice,
+}
+
+/// Shapes of the models of stages 1 and 2.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelsConfig {
+    /// Divides the inner widths of the published models, for tiny experiments; at least 1.
+    pub width_divisor: usize,
+    /// Models other than the published ones, whole and not divided.
+    pub heads: PerModality<Option<HeadConfig>>,
+}
+
+impl Default for StageOne {
+    fn default() -> Self {
+        Self {
+            seed: DEFAULT_SEED,
+            modalities: Modality::ALL.to_vec(),
+            tasks: Task::ALL.to_vec(),
+            loss: FixedLossConfig::default(),
+            course: CourseConfig::default(),
+            course_of: published_changes(),
+            models: ModelsConfig::default(),
+        }
+    }
+}
+
+impl Default for StageTwo {
+    fn default() -> Self {
+        Self {
+            seed: DEFAULT_SEED,
+            modalities: Modality::ALL.to_vec(),
+            pairing: Pairing::default(),
+            selection: SelectionMetric::Combined,
+            loss: FixedLossConfig::default(),
+            course: CourseConfig::default(),
+            course_of: published_changes(),
+            models: ModelsConfig::default(),
+        }
+    }
+}
+
+impl Default for StageThree {
+    fn default() -> Self {
+        let FusionTraining { objective, course, selection } = FusionTraining::default();
+        let (seed, model) = (DEFAULT_SEED, FusionConfig::published());
+        Self { seed, single_task: None, selection, objective, course, model }
+    }
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        Self { width_divisor: 1, heads: PerModality::default() }
+    }
+}
+
+const DEFAULT_SEED: u64 = 42;
+
+fn published_changes() -> PerModality<Option<CourseChange>> {
+    let scene = CourseChange {
+        batch_size: Some(384),
+        patience_epochs: Some(10),
+        ..CourseChange::default()
+    };
+    PerModality { scene: Some(scene), ..PerModality::default() }
+}
+
+impl StageOne {
+    /// How a model is trained.
+    pub fn training(&self, modality: Modality, task: Task) -> UnimodalTraining {
+        let course = changed(&self.course, self.course_of[modality].as_ref());
+        UnimodalTraining { task, loss: self.loss.clone(), course }
+    }
+
+    /// Shape of a model that reads features of this width.
+    pub fn model(&self, modality: Modality, task: Task, input_width: usize) -> UnimodalConfig {
+        let head = self.models.head(modality, input_width);
+        match task {
+            Task::Emotion => head.emotion,
+            Task::Personality => head.personality,
+        }
+    }
+
+    /// Everything that makes no sense, before any data is touched.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = chosen("modalities", &self.modalities);
+        problems.extend(chosen("tasks", &self.tasks));
+        problems.extend(self.loss.problems("loss"));
+        problems.extend(courses(&self.course, &self.course_of));
+        problems.extend(self.models.problems());
+        problems
+    }
+}
+
+impl StageTwo {
+    /// How a model is trained.
+    pub fn training(&self, modality: Modality) -> CrossTaskTraining {
+        let course = changed(&self.course, self.course_of[modality].as_ref());
+        CrossTaskTraining { loss: self.loss.clone(), course, selection: self.selection }
+    }
+
+    /// Shape of a model around these stage-1 models: emotion, personality.
+    pub fn model(
+        &self,
+        modality: Modality,
+        [emotion, personality]: [&UnimodalConfig; 2],
+    ) -> HeadConfig {
+        HeadConfig {
+            emotion: emotion.clone(),
+            personality: personality.clone(),
+            ..self.models.head(modality, emotion.input_width())
+        }
+    }
+
+    /// Everything that makes no sense, before any data is touched.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = chosen("modalities", &self.modalities);
+        problems.extend(self.loss.problems("loss"));
+        problems.extend(courses(&self.course, &self.course_of));
+        problems.extend(self.models.problems());
+        problems
+    }
+}
+
+impl StageThree {
+    /// How the model is trained.
+    pub fn training(&self) -> FusionTraining {
+        let selection = self.single_task.map_or(self.selection, |single| selection(single.task));
+        let (objective, course) = (self.objective.clone(), self.course.clone());
+        FusionTraining { objective, course, selection }
+    }
+
+    /// Shape of a model that reads what these stage-2 models give.
+    pub fn model(&self, heads: &PerModality<HeadConfig>) -> FusionConfig {
+        let input_dims = PerModality::from_fn(|modality| heads[modality].vector_width());
+        FusionConfig { input_dims, ..self.model.clone() }
+    }
+
+    /// Shape of the model of one task, when that is what is to be trained.
+    pub fn single_task_model(&self, heads: &PerModality<HeadConfig>) -> Option<SingleTaskConfig> {
+        let SingleTaskChoice { task, slice } = self.single_task?;
+        let FusionConfig { hidden_dim, num_heads, dropout, input_dims, .. } = self.model(heads);
+        let emotion_dims = None;
+        Some(SingleTaskConfig {
+            hidden_dim,
+            num_heads,
+            dropout,
+            input_dims,
+            emotion_dims,
+            slice,
+            task,
+        })
+    }
+
+    /// Everything that makes no sense, before any data is touched.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.objective.problems("objective");
+        problems.extend(self.course.problems("course"));
+        let FusionConfig { hidden_dim, num_heads, dropout, ablation, .. } = &self.model;
+        if *hidden_dim == 0 || !hidden_dim.is_multiple_of(2) {
+            problems.push("`model.hidden_dim` must be even and above 0".to_owned());
+        }
+        if *num_heads == 0 || !hidden_dim.is_multiple_of(*num_heads) {
+            problems.push("`model.num_heads` must divide `model.hidden_dim`".to_owned());
+        }
+        if !(0.0..1.0).contains(dropout) {
+            problems.push("`model.dropout` must be in 0 to 1, and below 1".to_owned());
+        }
+        let is_off = |modality: &Modality| ablation.disabled_modalities.contains(modality);
+        if Modality::ALL.iter().all(is_off) {
+            problems.push("`model.ablation.disabled_modalities` leaves none".to_owned());
+        }
+        problems
+    }
+}
+
+impl ModelsConfig {
+    /// The models of a modality whose backbone gives features of this width.
+    pub fn head(&self, modality: Modality, input_width: usize) -> HeadConfig {
+        match &self.heads[modality] {
+            Some(head) => head.clone(),
+            None => HeadConfig::published(modality).scaled(input_width, self.width_divisor),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.width_divisor == 0 {
+            problems.push("`models.width_divisor` must be at least 1".to_owned());
+        }
+        for (modality, head) in self.heads.iter() {
+            let Some(head) = head else { continue };
+            let wrong = head.problems();
+            problems.extend(wrong.iter().map(|wrong| format!("`models.heads.{modality}` {wrong}")));
+        }
+        problems
+    }
+}
+
+/// A key that is not there has the value of stage 3, not that of stages 1 and 2.
+fn changes_of_stage_three<'de, D>(deserializer: D) -> Result<CourseConfig, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    Ok(CourseChange::deserialize(deserializer)?.of(&FusionTraining::default().course))
+}
+
+fn changed(course: &CourseConfig, change: Option<&CourseChange>) -> CourseConfig {
+    change.map_or_else(|| course.clone(), |change| change.of(course))
+}
+
+/// Problems of the common course, and those that single modalities add.
+fn courses(course: &CourseConfig, changes: &PerModality<Option<CourseChange>>) -> Vec<String> {
+    let mut problems = course.problems("course");
+    let common = course.problems("");
+    for (modality, change) in changes.iter() {
+        let own = changed(course, change.as_ref()).problems("");
+        let added = own.into_iter().filter(|problem| !common.contains(problem));
+        let place = format!("`course_of.{modality}.");
+        problems.extend(added.map(|problem| problem.replacen("`.", &place, 1)));
+    }
+    problems
+}
+
+fn chosen<T: PartialEq>(key: &str, values: &[T]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if values.is_empty() {
+        problems.push(format!("`{key}` is empty"));
+    }
+    if (1..values.len()).any(|index| values[..index].contains(&values[index])) {
+        problems.push(format!("`{key}` names something twice"));
+    }
+    problems
+}

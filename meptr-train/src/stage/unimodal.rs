@@ -1,0 +1,179 @@
+//! Stage 1: one modality, one task.
+
+use std::collections::BTreeMap;
+
+use candle::{Device, Tensor, Var};
+use meptr_core::models::{UnimodalConfig, UnimodalModel};
+use meptr_core::nn::Mode;
+use meptr_core::{Modality, Task};
+
+use super::course::{Control, Course, CourseConfig, Observer, Outcome, Start, StepReport};
+use crate::data::sequences::unlike;
+use crate::data::{Corpus, Dev, Labels, Order, SequenceBatch, SequenceRows, Split, Train};
+use crate::loss::{FixedLossConfig, MultiTaskLoss};
+use crate::select::{Evaluation, Predictions, SelectionMetric};
+use crate::{Error, Result};
+
+/// Training of a stage-1 model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnimodalTraining {
+    /// What the model predicts.
+    pub task: Task,
+    /// What is minimised; of its two parts, that of the task.
+    pub loss: FixedLossConfig,
+    /// How long and how fast.
+    pub course: CourseConfig,
+}
+
+/// What stage 1 is trained on and chosen by; there is no place for a test split.
+#[derive(Debug, Clone)]
+pub struct UnimodalData {
+    /// Videos with labels of the task, of all corpora together.
+    pub train: Corpus<Train, SequenceRows>,
+    /// Each corpus by itself.
+    pub dev: Vec<Corpus<Dev, SequenceRows>>,
+}
+
+impl UnimodalData {
+    /// Everything that keeps a model from being trained on the data, the numbers themselves aside:
+    /// see [`SequenceRows::damaged`] for these.
+    pub fn problems(&self, config: &UnimodalConfig, task: Task) -> Vec<String> {
+        let width = config.input_width();
+        let mut problems = self.train.rows.problems(Train::NAME, width, &[task]);
+        problems.extend(dev_problems(&self.dev, width, &[task]));
+        let dev = self.dev.iter().flat_map(|corpus| corpus.rows.sources());
+        problems.extend(unlike(&self.train.rows.sources().iter().chain(dev).collect::<Vec<_>>()));
+        problems
+    }
+}
+
+/// What is wrong with a dev split: it needs rows in one of its corpora only.
+pub(super) fn dev_problems(
+    corpora: &[Corpus<Dev, SequenceRows>],
+    width: usize,
+    tasks: &[Task],
+) -> Vec<String> {
+    let is_empty = corpora.iter().all(|corpus| corpus.rows.is_empty());
+    let told = corpora.iter().filter(|corpus| is_empty || !corpus.rows.is_empty());
+    let mut problems: Vec<String> = told
+        .flat_map(|corpus| {
+            corpus.rows.problems(&format!("{} {}", corpus.name, Dev::NAME), width, tasks)
+        })
+        .collect();
+    if corpora.is_empty() {
+        problems.push("there is no dev split to select by".to_owned());
+    }
+    problems
+}
+
+/// What the best epoch of a stage-1 model is best in.
+pub(super) fn selection(task: Task) -> SelectionMetric {
+    match task {
+        Task::Emotion => SelectionMetric::MeanEmotion,
+        Task::Personality => SelectionMetric::MeanPersonality,
+    }
+}
+
+/// Trains a model in place until its dev score has stopped rising: the mean of mUAR and mF1, or of
+/// mACC and CCC.
+///
+/// `parameters` are the variables that `model` was loaded from. Beside the dropout masks, `order` is
+/// the only randomness. Sequences are padded to the longest of their batch, and padding takes part
+/// in nothing (the reference counts padded frames as real ones; a single clip is the same to both).
+///
+/// # Errors
+/// [`Error::NothingToSelectBy`] when the dev split lacks labels of the task; otherwise when features
+/// cannot be read, the device fails, data or state do not fit the model, or the observer does.
+pub fn train_unimodal(
+    config: &UnimodalTraining,
+    (model, parameters): (&UnimodalModel, BTreeMap<String, Var>),
+    data: &UnimodalData,
+    (order, start): (&Order, Start),
+    observer: &mut (impl Observer + ?Sized),
+) -> Result<Outcome> {
+    let UnimodalTraining { task, course: settings, .. } = config;
+    let rows = &data.train.rows;
+    let doing = |epoch: usize| format!("training the {} model, epoch {epoch}", rows.modality());
+    let steps = order.batches_per_epoch(rows.len());
+    let mut course = Course::begin(settings, selection(*task), parameters, steps, start)?;
+    let device = course.device();
+    let loss = config.loss.on(rows, &device)?;
+    while let Some(epoch) = course.next_epoch() {
+        let batches = order.batches(epoch, rows.len());
+        for (number, batch) in (1..).zip(&batches).skip(course.progress.batches) {
+            let batch = rows.batch(batch, &device)?;
+            let loss = step(&mut course, &loss, (model, *task), &batch)
+                .map_err(Error::doing(doing(epoch)))?;
+            let report = StepReport { epoch, batch: number, batches: batches.len(), loss };
+            if observer.step(&report) == Control::Stop {
+                return course.outcome(false);
+            }
+        }
+        let dev = evaluate_unimodal((model, *task), &data.dev, settings.batch_size, &device)?;
+        course.end_epoch(dev, observer)?;
+    }
+    course.outcome(true)
+}
+
+/// One step; gives its loss.
+fn step(
+    course: &mut Course<'_>,
+    loss: &MultiTaskLoss,
+    (model, task): (&UnimodalModel, Task),
+    SequenceBatch { features, lengths, labels }: &SequenceBatch,
+) -> candle::Result<f64> {
+    let output = course.with_dropout(|mode| model.forward(features, Some(lengths), mode))?;
+    let found = &output.prediction;
+    let loss = match task {
+        Task::Emotion => loss.of_labelled(Some(found), None, labels)?,
+        Task::Personality => loss.of_labelled(None, Some(found), labels)?,
+    };
+    let value = course.descend(loss.as_ref(), features.dim(0)?)?;
+    add(&mut course.seen, task, found, labels)?;
+    Ok(value)
+}
+
+fn add(seen: &mut Predictions, task: Task, found: &Tensor, labels: &Labels) -> candle::Result<()> {
+    match task {
+        Task::Emotion => seen.add_emotion(found, &labels.emotion),
+        Task::Personality => seen.add_personality(found, &labels.personality),
+    }
+}
+
+/// Scores a stage-1 model on each corpus of a split.
+///
+/// # Errors
+/// When features cannot be read or do not fit the model.
+pub fn evaluate_unimodal<S: Split>(
+    (model, task): (&UnimodalModel, Task),
+    corpora: &[Corpus<S, SequenceRows>],
+    batch_size: usize,
+    device: &Device,
+) -> Result<Evaluation<S>> {
+    evaluate_in_batches(corpora, batch_size, device, |seen, batch| {
+        let lengths = Some(&batch.lengths);
+        let output = model.forward(&batch.features, lengths, &mut Mode::Eval)?;
+        add(seen, task, &output.prediction, &batch.labels)
+    })
+}
+
+/// Runs a model over every corpus of a split.
+pub(super) fn evaluate_in_batches<S: Split>(
+    corpora: &[Corpus<S, SequenceRows>],
+    batch_size: usize,
+    device: &Device,
+    run: impl Fn(&mut Predictions, &SequenceBatch) -> candle::Result<()>,
+) -> Result<Evaluation<S>> {
+    let scores_of = |corpus: &Corpus<S, SequenceRows>| {
+        let modality: Modality = corpus.rows.modality();
+        let mut seen = Predictions::default();
+        let rows: Vec<u32> = (0u32..).take(corpus.rows.len()).collect();
+        for batch in rows.chunks(batch_size.max(1)) {
+            let batch = corpus.rows.batch(batch, device)?;
+            let what = format!("scoring the {modality} model on the {} split", S::NAME);
+            run(&mut seen, &batch).map_err(Error::doing(what))?;
+        }
+        Ok((corpus.name.clone(), seen.scores()))
+    };
+    Ok(Evaluation::new(corpora.iter().map(scores_of).collect::<Result<_>>()?))
+}
