@@ -3,10 +3,11 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::support::{Folder, film, list, meptr};
+use crate::support::{Folder, Run, film, list, meptr};
 
-fn predict<'a>(devices: &'a [&str]) -> impl Iterator<Item = &'a str> {
-    ["predict", "--format", "json"].into_iter().chain(devices.iter().copied())
+/// A prediction as JSON, with more on the command line.
+fn predict(more: &[&str]) -> Run {
+    meptr(["predict", "--format", "json"].iter().chain(more))
 }
 
 #[test]
@@ -18,8 +19,8 @@ fn several_devices_share_the_videos_and_change_nothing() -> Result<()> {
     }
     std::fs::write(folder.path().join("clips/3b.mp4"), "no video")?;
     let results = |devices: &str| -> Result<Value> {
-        let line = predict(&["--device", devices]).chain(["clips"]).collect::<Vec<_>>();
-        let mut report = meptr(line).within(folder.path()).ends_with(1)?.json()?;
+        let run = predict(&["--device", devices, "clips"]).within(folder.path());
+        let mut report = run.ends_with(1)?.json()?;
         for video in report["videos"].as_array_mut().expect("a list") {
             video.as_object_mut().expect("an object").remove("steps"); // times
         }
@@ -36,8 +37,7 @@ fn several_devices_share_the_videos_and_change_nothing() -> Result<()> {
 fn a_gpu_that_is_not_there_is_an_error_that_names_what_is_missing() -> Result<()> {
     let folder = Folder::new()?;
     folder.clip("a.mp4", &film(1))?;
-    let line = predict(&["--device", "cuda:999", "a.mp4"]).collect::<Vec<_>>();
-    let run = meptr(line).within(folder.path()).ends_with(2)?;
+    let run = predict(&["--device", "cuda:999", "a.mp4"]).within(folder.path()).ends_with(2)?;
     assert!(run.err.contains("cannot compute on cuda:999: "), "{}", run.err);
     if !cfg!(feature = "cuda") {
         assert!(run.err.contains("built without CUDA"), "{}", run.err);
@@ -50,10 +50,9 @@ fn a_gpu_that_is_not_there_is_an_error_that_names_what_is_missing() -> Result<()
 fn fewer_bits_need_a_gpu() -> Result<()> {
     let folder = Folder::new()?;
     folder.clip("a.mp4", &film(1))?;
-    let line = predict(&["--device", "cpu", "--precision", "f16", "a.mp4"]).collect::<Vec<_>>();
-    let run = meptr(line).within(folder.path()).ends_with(2)?;
+    let line = ["--device", "cpu", "--precision", "f16", "a.mp4"];
+    let run = predict(&line).within(folder.path()).ends_with(2)?;
     assert!(run.err.contains("--precision f16 and bf16 need a GPU"), "{}", run.err);
-    let line = predict(&["--precision", "half", "a.mp4"]).collect::<Vec<_>>();
-    meptr(line).within(folder.path()).ends_with(2)?;
+    predict(&["--precision", "half", "a.mp4"]).within(folder.path()).ends_with(2)?;
     Ok(())
 }

@@ -173,11 +173,11 @@ impl Measuring<'_> {
         let faces = FaceDetector::bundled(FaceModel::FullRange, device)?;
         let bodies = models::yolo(device)?;
         let input = ClipInput::new(224);
-        let head = |modality| {
+        let head = |modality: Modality| -> Result<CrossTaskModel> {
             let config = HeadConfig::published(modality);
             Ok(generate(1, device, |vb| CrossTaskModel::load(&config, vb))?.0)
         };
-        let heads: PerModality<CrossTaskModel> = PerModality::try_from_fn(head)?;
+        let heads = PerModality::try_from_fn(head)?;
         let config = FusionConfig::published();
         let fusion = generate(1, device, |vb| FusionModel::load(&config, vb))?.0;
         let count = if self.is_quick { 2 } else { 30 };
