@@ -1,6 +1,7 @@
 //! The binary `meptr`, driven as a user would, on clips that the tests write.
 
 mod bad_input;
+mod devices;
 mod extract;
 mod first_use;
 #[path = "support/hub.rs"]

@@ -9,6 +9,7 @@ mod output;
 mod progress;
 mod report;
 mod videos;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -91,6 +91,14 @@ pub enum Error {
         /// The store's folder.
         path: PathBuf,
     },
+    /// The GPU that was asked for cannot be had.
+    #[error("cannot compute on cuda:{number}: {why}")]
+    NoGpu {
+        /// Its number.
+        number: usize,
+        /// What is missing.
+        why: String,
+    },
     /// A tensor computation failed.
     #[error("failed while {doing}")]
     Compute {

@@ -9,6 +9,7 @@
 
 pub mod bundle;
 pub mod convert;
+pub mod device;
 mod digest;
 pub mod error;
 #[cfg(feature = "hub")]
@@ -23,6 +24,7 @@ pub mod task;
 pub mod weights;
 
 pub use bundle::Bundle;
+pub use device::{DeviceChoice, Precision};
 pub use error::{Error, Result};
 pub use modality::{Modality, PerModality};
 pub use prediction::VideoPrediction;

@@ -13,7 +13,7 @@ mod golden;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle::{DType, Device, Shape, Tensor};
+use candle::{DType, Shape, Tensor};
 use candle_nn::VarBuilder;
 use golden::Case;
 use meptr_core::models::{
@@ -293,7 +293,7 @@ fn weights(case: &Case) -> Result<BTreeMap<String, Tensor>> {
             name.strip_prefix(&format!("{slice}_{target}.")).map(str::to_owned)
         };
         let key = modes.iter().find_map(of_mode).unwrap_or_else(|| name.clone());
-        let tensor = generated_tensor(&key, &Shape::from(shape), seed, &Device::Cpu)?;
+        let tensor = generated_tensor(&key, &Shape::from(shape), seed, &golden::device())?;
         weights.insert(name, tensor);
     }
     Ok(weights)
@@ -307,7 +307,7 @@ fn build<M>(
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("model.safetensors");
     save_file(&path, weights)?;
-    Ok(load_file(&path, &Device::Cpu, may_be_left, load)?)
+    Ok(load_file(&path, &golden::device(), may_be_left, load)?)
 }
 
 /// Names and shapes as the reference has them; anything else in a file is refused.
@@ -315,12 +315,12 @@ fn build<M>(
 fn a_state_dict_fits_exactly_or_is_refused() -> Result<()> {
     let config = HeadConfig::published(Modality::Scene).scaled(16, 32);
     let load = |vb: VarBuilder| CrossTaskModel::load(&config, vb);
-    let (_, mut weights) = meptr_core::weights::generate(1, &Device::Cpu, load)?;
+    let (_, mut weights) = meptr_core::weights::generate(1, &golden::device(), load)?;
     build(&weights, load)?;
     let table = "emotion_to_personality_attn.0.positional_encoding.pe".to_owned();
-    weights.insert(table, Tensor::zeros((9, 24), DType::F32, &Device::Cpu)?);
+    weights.insert(table, Tensor::zeros((9, 24), DType::F32, &golden::device())?);
     build(&weights, load)?;
-    let spare = Tensor::zeros(3, DType::F32, &Device::Cpu)?;
+    let spare = Tensor::zeros(3, DType::F32, &golden::device())?;
     weights.insert("spare".to_owned(), spare);
     weights.remove("emo_proj.1.bias");
     let message = format!("{:#}", build(&weights, load).err().context("it loaded")?);

@@ -22,5 +22,6 @@ mod unfit;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;
-pub use predictor::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request};
+pub use meptr_core::{DeviceChoice, Precision};
+pub use predictor::{PersonChoice, Predictor, PredictorOptions, Request};
 pub use progress::Progress;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use candle::{DType, Device, IndexOp, Tensor};
+use candle::{DType, IndexOp, Tensor};
 use meptr_extract::backbones::{Bert, ClipVision, TextInput, Wav2Vec2};
 
 const TOLERANCE: f32 = 1e-4;
@@ -65,7 +65,7 @@ fn pictures(folder: &Path, expected: &BTreeMap<String, Tensor>) -> Result<Tensor
 #[test]
 fn clip_equals_the_reference() -> Result<()> {
     for folder in folders("clip")? {
-        let model = ClipVision::open(&folder, &Device::Cpu)?;
+        let model = ClipVision::open(&folder, &golden::device())?;
         let expected = expected(&folder)?;
         let pictures = pictures(&folder, &expected)?;
         let features = &expected["image_features"];
@@ -80,14 +80,14 @@ fn clip_equals_the_reference() -> Result<()> {
 #[test]
 fn bert_equals_the_reference() -> Result<()> {
     for folder in folders("bert")? {
-        let model = Bert::open(&folder, &Device::Cpu)?;
+        let model = Bert::open(&folder, &golden::device())?;
         let expected = expected(&folder)?;
         let tokens = json(&folder.join("golden_tokens.json"))?;
         let tokens: Vec<Vec<u32>> = serde_json::from_value(tokens["input_ids"].clone())?;
         for (index, ids) in tokens.iter().enumerate() {
             let name = format!("single{index}.last_hidden_state");
             let Some(state) = expected.get(&name) else { continue };
-            let ids = Tensor::new(ids.as_slice(), &Device::Cpu)?.unsqueeze(0)?;
+            let ids = Tensor::new(ids.as_slice(), &golden::device())?.unsqueeze(0)?;
             let found = model.forward(&ids, &[ids.dim(1)?])?;
             let off = golden::ensure_close(&name, &found, state, TOLERANCE)?;
             eprintln!("{} {name}: {off}", folder.display());
@@ -136,7 +136,7 @@ fn sounds(expected: &BTreeMap<String, Tensor>) -> Vec<(String, Tensor, Tensor)> 
 #[test]
 fn wav2vec2_equals_the_reference() -> Result<()> {
     for folder in folders("wav2vec2")? {
-        let model = Wav2Vec2::open(&folder, &Device::Cpu)?;
+        let model = Wav2Vec2::open(&folder, &golden::device())?;
         for (case, values, state) in sounds(&expected(&folder)?) {
             let found = model.forward(&values, &[values.dim(1)?])?;
             let off = golden::ensure_close(&case, &found, &state, TOLERANCE)?;
@@ -161,7 +161,7 @@ fn other_spellings_of_wav2vec2_weights_give_the_same() -> Result<()> {
             let copy = tempfile::tempdir()?;
             std::fs::copy(folder.join("config.json"), copy.path().join("config.json"))?;
             std::fs::copy(&path, copy.path().join("model.safetensors"))?;
-            let model = Wav2Vec2::open(copy.path(), &Device::Cpu)?;
+            let model = Wav2Vec2::open(copy.path(), &golden::device())?;
             for (case, values, state) in sounds(&expected(&folder)?) {
                 let found = model.forward(&values, &[values.dim(1)?])?;
                 let off = golden::ensure_close(&case, &found, &state, TOLERANCE)?;
@@ -176,7 +176,7 @@ fn other_spellings_of_wav2vec2_weights_give_the_same() -> Result<()> {
 #[test]
 fn wav2vec2_gives_a_batch_of_unequal_clips_what_it_gives_each() -> Result<()> {
     for folder in folders("wav2vec2")? {
-        let model = Wav2Vec2::open(&folder, &Device::Cpu)?;
+        let model = Wav2Vec2::open(&folder, &golden::device())?;
         let cases = sounds(&expected(&folder)?);
         let lengths: Vec<usize> =
             cases.iter().map(|(_, values, _)| Ok(values.dim(1)?)).collect::<Result<_>>()?;
@@ -184,7 +184,7 @@ fn wav2vec2_gives_a_batch_of_unequal_clips_what_it_gives_each() -> Result<()> {
         let rows: Vec<Tensor> = cases
             .iter()
             .map(|(_, values, _)| {
-                let padding = Tensor::full(9f32, (1, longest - values.dim(1)?), &Device::Cpu)?;
+                let padding = Tensor::full(9f32, (1, longest - values.dim(1)?), &golden::device())?;
                 Ok(Tensor::cat(&[values, &padding], 1)?)
             })
             .collect::<Result<_>>()?;
@@ -195,7 +195,7 @@ fn wav2vec2_gives_a_batch_of_unequal_clips_what_it_gives_each() -> Result<()> {
             eprintln!("{} batch {case}: {off}", folder.display());
         }
         let too_short = model.config().receptive_field() - 1;
-        let clip = Tensor::zeros((1, too_short), DType::F32, &Device::Cpu)?;
+        let clip = Tensor::zeros((1, too_short), DType::F32, &golden::device())?;
         ensure!(model.forward(&clip, &[too_short]).is_err(), "a clip too short was taken");
     }
     Ok(())

@@ -7,7 +7,7 @@ mod golden;
 mod support;
 
 use anyhow::{Context, Result, ensure};
-use candle::{Device, IndexOp, Tensor};
+use candle::{IndexOp, Tensor};
 use meptr_core::weights::load_file;
 use meptr_extract::detect::yolo::{YoloConfig, YoloLetterbox, may_be_left};
 use meptr_extract::detect::{BodyConfig, BodyDetector, Detection, PersonClass, persons};
@@ -42,7 +42,8 @@ fn detector(case: &golden::Case) -> Result<BodyDetector> {
     };
     let config = BodyConfig { network, class_names: Vec::new(), person: PersonClass::Index(0) };
     let weights = golden::root().join(format!("yolo/{name}.safetensors"));
-    let load = load_file(&weights, &Device::Cpu, may_be_left, |vb| BodyDetector::load(&config, vb));
+    let load =
+        load_file(&weights, &golden::device(), may_be_left, |vb| BodyDetector::load(&config, vb));
     Ok(load?)
 }
 
@@ -57,7 +58,7 @@ fn input(case: &golden::Case, image: &str) -> Result<Option<Tensor>> {
     let letterbox = letterbox(expected)?;
     let [width, height] = letterbox.input_size();
     let bytes = letterbox.sample(&picture);
-    Ok(Some(Tensor::from_vec(bytes, (1, height, width, 3), &Device::Cpu)?))
+    Ok(Some(Tensor::from_vec(bytes, (1, height, width, 3), &golden::device())?))
 }
 
 /// The reference's own boxes are off by 0.014 pixel from a computation in f64, as random weights
@@ -121,7 +122,7 @@ fn persons_in_pictures_equal_the_reference() -> Result<()> {
                 let different = input.iter().zip(&reference).filter(|(a, b)| a != b).count();
                 ensure!(different == 0, "{image}: the letterbox differs in {different} bytes");
             }
-            let input = Tensor::from_vec(input, (1, height, width, 3), &Device::Cpu)?;
+            let input = Tensor::from_vec(input, (1, height, width, 3), &golden::device())?;
             let output = detector.raw_output(&input)?.i(0)?;
             let found = persons(&output, 0, &letterbox)?;
             let off = same_boxes(&found, list(&expected["boxes"])?)

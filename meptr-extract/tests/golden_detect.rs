@@ -7,7 +7,7 @@ mod golden;
 mod support;
 
 use anyhow::{Context, Result, ensure};
-use candle::{Device, Tensor};
+use candle::Tensor;
 use meptr_extract::detect::blazeface::Letterbox;
 use meptr_extract::detect::{
     BoundingBox, Detection, Detector, FaceDetector, FaceModel, merge_overlaps,
@@ -25,11 +25,11 @@ const FACE_MODELS: [(FaceModel, &str); 2] =
 #[test]
 fn raw_face_outputs_equal_the_reference() -> Result<()> {
     for (model, name) in FACE_MODELS {
-        let detector = FaceDetector::bundled(model, &Device::Cpu)?;
+        let detector = FaceDetector::bundled(model, &golden::device())?;
         let path = golden::root().join(format!("blazeface/golden_{name}.safetensors"));
         let tensors = golden::tensors_of(&path)?;
         let anchors: Vec<f32> = model.anchors().into_iter().flatten().collect();
-        let anchors = Tensor::from_vec(anchors, ((), 2), &Device::Cpu)?;
+        let anchors = Tensor::from_vec(anchors, ((), 2), &golden::device())?;
         golden::ensure_close("anchors", &anchors, &tensors["anchors_xy"], 1e-6)?;
 
         let mut cases = 0;
@@ -88,7 +88,7 @@ fn merged_face_proposals_equal_the_reference() -> Result<()> {
 #[test]
 fn faces_in_pictures_equal_the_reference() -> Result<()> {
     for (model, name) in FACE_MODELS {
-        let detector = FaceDetector::bundled(model, &Device::Cpu)?;
+        let detector = FaceDetector::bundled(model, &golden::device())?;
         let case = face_boxes(name)?;
         let path = golden::root().join(format!("blazeface/golden_{name}.safetensors"));
         let squares = golden::tensors_of(&path)?;

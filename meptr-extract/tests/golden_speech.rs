@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use candle::{Device, Tensor};
+use candle::Tensor;
 use meptr_extract::speech::{
     LogMel, Task, TokenTranscript, TranscribeConfig, Whisper, mel_filters,
 };
@@ -37,7 +37,7 @@ fn folders() -> Result<Vec<PathBuf>> {
 
 fn for_each_folder(check: impl Fn(&Whisper, &Case) -> Result<()>) -> Result<()> {
     for folder in folders()? {
-        let whisper = Whisper::open(&folder, &Device::Cpu)?;
+        let whisper = Whisper::open(&folder, &golden::device())?;
         let case = Case::open(&folder.join("golden.json"))?;
         check(&whisper, &case).with_context(|| folder.display().to_string())?;
     }
@@ -75,7 +75,7 @@ fn log_mel_spectrograms_equal_the_reference() -> Result<()> {
 fn log_mel_equals(case: &Case) -> Result<()> {
     let shape = ids(&case.json["full_shape"])?;
     let (bands, frames) = (shape[1] as usize, shape[2] as usize);
-    let filters = Tensor::new(mel_filters(bands), &Device::Cpu)?.t()?;
+    let filters = Tensor::new(mel_filters(bands), &golden::device())?.t()?;
     ensure_close("mel_filters", &filters, case.tensor("mel_filters")?, 1e-7)?;
 
     let samples = waveform(case)?;
@@ -115,7 +115,7 @@ fn encoder_and_teacher_forced_logits_equal_the_reference() -> Result<()> {
         for token in prompt.flatten_all()?.to_vec1::<u32>()? {
             logits.append(&mut decoding.feed(&[vec![token]])?);
         }
-        let logits = Tensor::new(logits, &Device::Cpu)?.unsqueeze(0)?;
+        let logits = Tensor::new(logits, &golden::device())?.unsqueeze(0)?;
         let expected = case.tensor("teacher.logits")?;
         let difference = ensure_close("teacher.logits", &logits, expected, 1e-4)?;
         eprintln!("teacher.logits: off by {difference:e}");
@@ -250,9 +250,9 @@ fn folders_that_contradict_themselves_are_refused() -> Result<()> {
         ("model.safetensors", ""),
     ] {
         let folder = copy_with(&good, file, content)?;
-        ensure!(Whisper::open(folder.path(), &Device::Cpu).is_err(), "{file} was taken");
+        ensure!(Whisper::open(folder.path(), &golden::device()).is_err(), "{file} was taken");
     }
-    ensure!(Whisper::open(&good.join("missing"), &Device::Cpu).is_err());
+    ensure!(Whisper::open(&good.join("missing"), &golden::device()).is_err());
     Ok(())
 }
 
@@ -267,13 +267,13 @@ fn word_tokenizer(words: u32) -> String {
 #[test]
 fn text_and_times_come_with_the_language() -> Result<()> {
     for source in folders()? {
-        let plain = Whisper::open(&source, &Device::Cpu)?;
+        let plain = Whisper::open(&source, &golden::device())?;
         let samples = waveform(&Case::open(&source.join("golden.json"))?)?;
         let config = TranscribeConfig { max_tokens: Some(20), ..TranscribeConfig::default() };
         ensure!(plain.transcribe(&samples, &config).is_err(), "there is no tokenizer");
 
         let folder = copy_with(&source, "tokenizer.json", &word_tokenizer(plain.tokens().end))?;
-        let whisper = Whisper::open(folder.path(), &Device::Cpu)?;
+        let whisper = Whisper::open(folder.path(), &golden::device())?;
         let transcript = whisper.transcribe(&samples, &config)?;
         let code = transcript.language.as_deref().context("a language is told")?;
         let languages = &whisper.tokens().languages;

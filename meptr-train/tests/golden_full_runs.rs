@@ -3,7 +3,7 @@
 //! Reference: golden/train/full_run_* (PyTorch 2.6, CPU, f32). Every run in the folder is walked.
 
 use anyhow::{Context, Result, ensure};
-use candle::{Device, Tensor};
+use candle::Tensor;
 use meptr_core::models::{Ablation, FusionConfig, FusionModel, ModalityInput};
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
@@ -41,9 +41,10 @@ fn repeat(case: &Case) -> Result<()> {
     ensure!(settings["early_stop_on"] == "dev", "selects by another split");
     let config = model_config(settings)?;
     let seed = case.json["seed"].as_u64().context("a seed")?;
-    let (_, start) = generate(seed, &Device::Cpu, |vb| FusionModel::load(&config, vb))?;
+    let (_, start) =
+        generate(seed, &reference::golden::device(), |vb| FusionModel::load(&config, vb))?;
     let trainable = Trainable::from_tensors(start);
-    let model = FusionModel::load(&config, trainable.builder(&Device::Cpu))?;
+    let model = FusionModel::load(&config, trainable.builder(&reference::golden::device()))?;
     let (rows, order) = batches(case, "train")?;
     let steps = order.len();
     let data = FusionData { train: Corpus::new("both", rows), dev: corpora(case)? };

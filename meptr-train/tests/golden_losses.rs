@@ -3,7 +3,7 @@
 //! Reference: golden/losses.json (PyTorch 2.6, CPU, f32); null stands for NaN.
 
 use anyhow::{Context, Result, ensure};
-use candle::{DType, Device, Tensor, Var};
+use candle::{DType, Tensor, Var};
 use meptr_train::data::Labels;
 use meptr_train::loss::{
     Component, EmotionLoss, EmotionTargets, MultiTaskLoss, Objective, ObjectiveConfig,
@@ -41,7 +41,7 @@ fn tensor(json: &Value, dtype: DType) -> Result<Tensor> {
             _ => value.as_f64().unwrap_or(f64::NAN),
         })
         .collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?)
+    Ok(Tensor::from_vec(values, shape, &golden::device())?.to_dtype(dtype)?)
 }
 
 fn ensure_close(what: &str, found: &Tensor, expected: &Value, tolerance: f64) -> Result<()> {
@@ -77,7 +77,7 @@ fn ensure_gradient(what: &str, loss: &Tensor, input: &Var, expected: &Value) -> 
 
 fn class_weights(case: &Value) -> Result<Option<Tensor>> {
     let weights: Option<Vec<f32>> = serde_json::from_value(case["class_weights"].clone())?;
-    Ok(weights.map(|weights| Tensor::new(weights, &Device::Cpu)).transpose()?)
+    Ok(weights.map(|weights| Tensor::new(weights, &golden::device())).transpose()?)
 }
 
 fn personality_loss(case: &Value) -> Result<PersonalityLoss> {
@@ -224,7 +224,7 @@ fn components_of_the_objective_equal_the_reference() -> Result<()> {
             min_trait_confidence: threshold("thr_pt")?,
             ..ObjectiveConfig::default()
         };
-        let objective = Objective::new(config, &Device::Cpu)?;
+        let objective = Objective::new(config, &golden::device())?;
         let parts = objective.components(logits, scores, &labels(&case)?)?;
         let expected = case["components"].as_object().context("components")?;
         let names: Vec<&str> = parts.keys().map(|component| component.name()).collect();

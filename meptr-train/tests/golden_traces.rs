@@ -3,7 +3,6 @@
 //! Reference: golden/train/trace_* (PyTorch 2.6, CPU, f32). Every trace in the folder is walked.
 
 use anyhow::{Context, Result, ensure};
-use candle::Device;
 use meptr_core::models::{FusionConfig, FusionModel, FusionOutput};
 use meptr_core::nn::Mode;
 use meptr_core::weights::Trainable;
@@ -40,11 +39,11 @@ fn replay(case: &Case) -> Result<f32> {
     config.as_object_mut().context("a configuration")?.remove("seed");
     let config: FusionConfig = serde_json::from_value(config)?;
     let trainable = Trainable::from_tensors(case.below("initial"));
-    let model = FusionModel::load(&config, trainable.builder(&Device::Cpu))?;
+    let model = FusionModel::load(&config, trainable.builder(&golden::device()))?;
     ensure!(trainable.unused().is_empty(), "unused: {:?}", trainable.unused());
 
     let loss = objective_config(&case.json["loss"], "personality_loss_type", "weight_emotion")?;
-    let mut objective = Objective::new(loss, &Device::Cpu)?;
+    let mut objective = Objective::new(loss, &golden::device())?;
     let settings = &case.json["optimizer"];
     let kind = settings["kind"].as_str().context("an optimiser")?.to_lowercase();
     let momentum = settings["momentum"].as_f64().unwrap_or(0.0);

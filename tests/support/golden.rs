@@ -5,9 +5,25 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use candle::{DType, Device, Tensor};
+use meptr_core::DeviceChoice;
+
+/// Where models under test compute and reference data lies: the processor, or what
+/// `MEPTR_TEST_DEVICE` names, such as `cuda:0`.
+pub fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let open = || match std::env::var("MEPTR_TEST_DEVICE") {
+        Ok(name) => {
+            let choice: DeviceChoice = name.parse().expect("MEPTR_TEST_DEVICE names a device");
+            choice.open().expect("MEPTR_TEST_DEVICE can be had")
+        }
+        Err(_) => Device::Cpu,
+    };
+    DEVICE.get_or_init(open).clone()
+}
 
 /// The folder of reference data.
 pub fn root() -> PathBuf {
@@ -54,7 +70,7 @@ impl Case {
 
 /// All tensors of a safetensors file; half precision becomes f32.
 pub fn tensors_of(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let loaded = candle::safetensors::load(path, &Device::Cpu)
+    let loaded = candle::safetensors::load(path, &device())
         .with_context(|| format!("reading {}", path.display()))?;
     loaded
         .into_iter()

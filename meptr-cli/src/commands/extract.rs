@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::Args;
@@ -20,6 +20,7 @@ use meptr_train::data::{Clip, DescribedCorpus, Media};
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::extraction::{Entry, ExtractionReport, Outcome};
+use crate::workers::{DeviceArgs, open_all, share_out};
 use crate::{Finish, interrupt, output};
 
 /// Extract the features of a corpus into a store, to train on
@@ -39,9 +40,8 @@ pub struct ExtractArgs {
     /// Number type of stored features: f32, or f16 for half the space
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     storage: Storage,
-    /// Where to compute: auto, cpu, or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    devices: DeviceArgs,
     /// List of all videos and what became of them, to write at the end: .json or .csv
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -74,10 +74,13 @@ pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
     let result = match todo.is_empty() {
         true => Ok(()),
         false => {
-            let device = args.device.open()?;
-            let extractor = Extractor::open(&bundle, &device, Limits::default(), false)
-                .with_context(in_folder)?;
-            job.run(&extractor, todo, &mut report, (&stop, quiet))
+            let open = |device: DeviceChoice| {
+                let place = args.devices.place(device)?;
+                Extractor::open_at(&bundle, &place, Limits::default(), false)
+                    .with_context(in_folder)
+            };
+            let extractors = open_all(args.devices.device.clone(), open)?;
+            job.run(extractors, todo, &mut report, (&stop, quiet))
         }
     };
     let name = &corpus.name;
@@ -167,36 +170,35 @@ impl Job {
         reasons.into_iter().find(|(applies, _)| *applies).map(|(_, why)| why.to_owned())
     }
 
-    /// Extracts videos until all are done or `stop` is set.
+    /// Extracts videos until all are done or `stop` is set, with the extractors of all devices.
     ///
     /// # Errors
     /// When the store takes no more.
     fn run(
         &self,
-        extractor: &Extractor,
+        extractors: Vec<Extractor>,
         todo: Vec<Task<'_>>,
         report: &mut ExtractionReport,
         (stop, quiet): (&Arc<AtomicBool>, bool),
     ) -> anyhow::Result<()> {
         let bars = Bars::new(todo.len(), quiet);
-        for task in todo {
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
+        let extract = |extractor: &Extractor, task: Task<'_>| {
             bars.start(&task.media.video);
-            match self.extract(extractor, &task, &bars) {
-                Ok(()) => report.set(task.entry, Outcome::Extracted, None),
-                Err(Failure::Video(error)) => {
-                    // What an earlier version of the video gave must not be trained on.
-                    let _ = std::fs::remove_file(&task.path); // there may be none
-                    bars.aside(|| tracing::warn!("{}: {error:#}", task.clip.name));
-                    report.set(task.entry, Outcome::Failed, Some(format!("{error:#}")));
-                }
-                Err(Failure::Store(error)) => return Err(error),
-            }
+            let result = self.extract(extractor, &task, &bars);
             bars.end();
-        }
-        Ok(())
+            (task.entry, result.map_err(|failure| failure.of(&task, &bars)))
+        };
+        share_out(extractors, todo, stop, extract, |(entry, result)| match result {
+            Ok(()) => {
+                report.set(entry, Outcome::Extracted, None);
+                Ok(())
+            }
+            Err(Failure::Video(error)) => {
+                report.set(entry, Outcome::Failed, Some(format!("{error:#}")));
+                Ok(())
+            }
+            Err(Failure::Store(error)) => Err(error),
+        })
     }
 
     fn extract(&self, extractor: &Extractor, task: &Task<'_>, bars: &Bars) -> Result<(), Failure> {
@@ -245,6 +247,18 @@ enum Failure {
     Video(anyhow::Error),
     /// Because of the store: the others will fare no better.
     Store(anyhow::Error),
+}
+
+impl Failure {
+    /// Tells of a failed video at once, and leaves nothing of it.
+    fn of(self, task: &Task<'_>, bars: &Bars) -> Self {
+        if let Self::Video(error) = &self {
+            // What an earlier version of the video gave must not be trained on.
+            let _ = std::fs::remove_file(&task.path); // there may be none
+            bars.aside(|| tracing::warn!("{}: {error:#}", task.clip.name));
+        }
+        self
+    }
 }
 
 fn text_digest(clip: &Clip) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
 use meptr_extract::decode::Limits;
@@ -12,6 +13,7 @@ use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Req
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::{Format, Report};
+use crate::workers::{DeviceArgs, open_all, share_out};
 use crate::{Finish, videos};
 
 /// Predict emotions and personality traits of the people in videos
@@ -31,9 +33,8 @@ pub struct PredictArgs {
     /// File to write results to, instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Where to compute: auto, cpu, or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    devices: DeviceArgs,
     /// Face detector to use instead of that of the weights
     #[arg(long, value_enum, value_name = "MODEL")]
     face_detector: Option<FaceDetectorArg>,
@@ -140,26 +141,36 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
     if let Some(output) = &args.output {
         spare_inputs(output, &videos)?;
     }
-    let predictor = Predictor::open_with(&folder, &args.options())?;
+    let open = |device| {
+        let predictor = Predictor::open_with(&folder, &args.options(device))?;
+        args.devices.check(predictor.is_on_gpu())?;
+        Ok(predictor)
+    };
+    let predictors = open_all(args.devices.device.clone(), open)?;
     let mut report = Report::open(args.format, args.output.as_ref())?;
     for (folder, error) in unreadable {
         report.add_failure(&folder, &error)?;
     }
     let bars = Bars::new(videos.len(), quiet);
-    let mut request = args.request();
-    for (number, video) in videos.iter().enumerate() {
+    let predict = |predictor: &Predictor, (number, video): (usize, PathBuf)| {
+        let mut request = args.request();
         if videos.len() > 1 {
             request.extract.dump =
-                args.dump.as_ref().map(|dump| dump.join(dump_name(number, video)));
+                args.dump.as_ref().map(|dump| dump.join(dump_name(number, &video)));
         }
-        bars.start(video);
-        let result = predictor.predict_with(video, &request, &bars);
+        bars.start(&video);
+        let result = predictor.predict_with(&video, &request, &bars);
+        bars.end();
+        (video, result)
+    };
+    let tasks = videos.iter().cloned().enumerate().collect();
+    let go_on = AtomicBool::new(false);
+    share_out(predictors, tasks, &go_on, predict, |(video, result)| {
         bars.aside(|| match result {
             Ok(prediction) => report.add(&prediction),
-            Err(error) => report.add_failure(video, &error.into()),
-        })?;
-        bars.end();
-    }
+            Err(error) => report.add_failure(&video, &error.into()),
+        })
+    })?;
     drop(bars);
     Ok(if report.finish()? == 0 { Finish::Complete } else { Finish::SomeFailed })
 }
@@ -181,9 +192,10 @@ fn dump_name(number: usize, video: &Path) -> OsString {
 }
 
 impl PredictArgs {
-    fn options(&self) -> PredictorOptions {
+    fn options(&self, device: DeviceChoice) -> PredictorOptions {
         PredictorOptions {
-            device: self.device,
+            device,
+            precision: self.devices.precision,
             face_model: self.face_detector.map(|model| match model {
                 FaceDetectorArg::FullRange => FaceModel::FullRange,
                 FaceDetectorArg::ShortRange => FaceModel::ShortRange,

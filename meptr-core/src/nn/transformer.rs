@@ -1,5 +1,7 @@
 //! The transformer layer of the reference.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candle::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -42,6 +44,7 @@ pub struct TransformerLayer {
     norm_after_attention: LayerNorm,
     norm_after_ff: LayerNorm,
     config: TransformerLayerConfig,
+    positions: Positions,
 }
 
 impl TransformerLayer {
@@ -60,6 +63,7 @@ impl TransformerLayer {
             norm_after_attention: LayerNorm::load(width, vb.pp("add_norm_after_attention.norm"))?,
             norm_after_ff: LayerNorm::load(width, vb.pp("add_norm_after_ff.norm"))?,
             config: *config,
+            positions: Positions::default(),
         })
     }
 
@@ -95,8 +99,30 @@ impl TransformerLayer {
         if !self.config.positions {
             return Ok(x.clone());
         }
-        let table = positions(x.dim(1)?, self.config.width, x.device())?.to_dtype(x.dtype())?;
+        let table = self.positions.of(x.dim(1)?, self.config.width, x.device())?;
+        let table = table.to_dtype(x.dtype())?;
         ops::dropout(&x.broadcast_add(&table)?, POSITION_DROPOUT, mode)
+    }
+}
+
+/// The positions that were needed last, kept: computing them costs the processor more than all
+/// else in the layer costs a GPU.
+#[derive(Debug, Clone, Default)]
+struct Positions(Arc<Mutex<Option<Tensor>>>);
+
+impl Positions {
+    /// The first `steps` positions, `(steps, width)`.
+    fn of(&self, steps: usize, width: usize, device: &Device) -> Result<Tensor> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = &*kept
+            && table.dim(0)? >= steps
+            && table.device().same_device(device)
+        {
+            return table.narrow(0, 0, steps);
+        }
+        let table = positions(steps, width, device)?;
+        *kept = Some(table.clone());
+        Ok(table)
     }
 }
 
@@ -113,4 +139,19 @@ fn positions(steps: usize, width: usize, device: &Device) -> Result<Tensor> {
         .flat_map(|position| (0..width).map(move |column| value(position, column)))
         .collect();
     Tensor::from_vec(table, (steps, width), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_positions_are_those_that_would_be_computed() -> Result<()> {
+        let (kept, device) = (Positions::default(), Device::Cpu);
+        for steps in [3, 9, 1, 9, 4] {
+            let found = kept.of(steps, 6, &device)?.to_vec2::<f32>()?;
+            assert_eq!(found, positions(steps, 6, &device)?.to_vec2::<f32>()?);
+        }
+        Ok(())
+    }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use candle::{DType, Device, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
+use rayon::prelude::*;
 
 /// Builds a model from generated weights; returns it with every tensor it asked for, by name.
 ///
@@ -38,9 +39,11 @@ pub fn generated_tensor(name: &str, shape: &Shape, seed: u64, device: &Device) -
     let base = fnv1a64(name.as_bytes()) ^ seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let scales_a_norm = scales_a_norm(name, shape);
     let scale = scale(name, shape);
-    let values: Vec<f32> = (0..shape.elem_count() as u64)
+    let values: Vec<f32> = (0..shape.elem_count())
+        .into_par_iter()
+        .with_min_len(1 << 16)
         .map(|index| {
-            let level = level(base, index);
+            let level = level(base, index as u64);
             if scales_a_norm {
                 1.0 + (level >> 1) as f32 / 1024.0
             } else {

@@ -16,9 +16,10 @@ use meptr_core::{Modality, PerModality};
 pub use folder::{FolderKind, check_folder};
 pub use model_file::kind_and_config;
 
+use crate::DeviceChoice;
 use crate::detect::FaceModel;
 use crate::init::FACE_DETECTOR;
-use crate::predictor::{DeviceChoice, Predictor, PredictorOptions};
+use crate::predictor::{Predictor, PredictorOptions};
 use crate::{Error, Result};
 use staging::Staging;
 

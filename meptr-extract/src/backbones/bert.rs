@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use meptr_core::Precision;
 use serde::Deserialize;
 
 use super::encoder::{Activation, Encoder, EncoderConfig, LayerNames, LayerNorm, NormPlace};
@@ -131,7 +132,18 @@ impl Bert {
     /// When a file is missing or broken, asks for something we do not compute, or holds tensors
     /// that do not fit the configuration.
     pub fn open(folder: &Path, device: &Device) -> crate::Result<Self> {
-        folder::open(folder, "BERT configuration", device, Self::may_be_left, Self::load)
+        Self::open_as(folder, device, Precision::F32)
+    }
+
+    /// The same, computing with other numbers; what comes out is f32 all the same.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> crate::Result<Self> {
+        let load = |config: &BertConfig, vb: VarBuilder| {
+            Self::load(config, vb.to_dtype(precision.dtype()))
+        };
+        folder::open(folder, "BERT configuration", device, Self::may_be_left, load)
     }
 
     /// Builds the encoder of the weights in `vb`.
@@ -196,7 +208,7 @@ impl Bert {
         let ids = ids.to_dtype(DType::U32)?.flatten_all()?;
         let words = self.word_embeddings.index_select(&ids, 0)?.reshape((batch, tokens, width))?;
         let hidden = words.broadcast_add(&self.position_embeddings.narrow(0, 0, tokens)?)?;
-        self.encoder.forward(self.norm.forward(&hidden)?, lengths)
+        self.encoder.forward(self.norm.forward(&hidden)?, lengths)?.to_dtype(DType::F32)
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use candle::{Device, Result, Tensor};
+use candle::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use meptr_core::Precision;
 use serde::Deserialize;
 
 use super::encoder::{Activation, Encoder, EncoderConfig, LayerNames, LayerNorm, NormPlace};
 use super::folder::{self, FolderConfig, Problems};
+use super::ops;
 
 /// `config.json` of a CLIP model; keys that we do not name are ignored.
 ///
@@ -147,7 +149,18 @@ impl ClipVision {
     /// When a file is missing or broken, asks for something we do not compute, or holds tensors
     /// that do not fit the configuration.
     pub fn open(folder: &Path, device: &Device) -> crate::Result<Self> {
-        folder::open(folder, "CLIP configuration", device, Self::may_be_left, Self::load)
+        Self::open_as(folder, device, Precision::F32)
+    }
+
+    /// The same, computing with other numbers; features are f32 all the same.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> crate::Result<Self> {
+        let load = |config: &ClipConfig, vb: VarBuilder| {
+            Self::load(config, vb.to_dtype(precision.dtype()))
+        };
+        folder::open(folder, "CLIP configuration", device, Self::may_be_left, load)
     }
 
     /// Builds the tower of the weights in `vb`.
@@ -204,7 +217,7 @@ impl ClipVision {
     /// The feature vectors of some pictures.
     ///
     /// - `pixel_values`: `(pictures, 3, image_size, image_size)`, normalised
-    /// - returns `(pictures, projection_dim)`, not of length 1
+    /// - returns `(pictures, projection_dim)`, f32, not of length 1
     ///
     /// # Errors
     /// When the shape differs from the above.
@@ -214,8 +227,9 @@ impl ClipVision {
         if (channels, height, width) != (3, size, size) {
             candle::bail!("pictures of 3 x {size} x {size}, not {:?}", pixel_values.dims());
         }
+        let pixel_values = pixel_values.to_dtype(self.projection.dtype())?;
         if !pixel_values.device().is_cpu() || pictures <= AT_ONCE_ON_CPU {
-            return self.look(pixel_values);
+            return self.look(&pixel_values);
         }
         let part = |start: usize| {
             self.look(&pixel_values.narrow(0, start, AT_ONCE_ON_CPU.min(pictures - start))?)
@@ -230,7 +244,19 @@ impl ClipVision {
         let lengths = vec![hidden.dim(1)?; pictures];
         let hidden = self.encoder.forward(self.pre_norm.forward(&hidden)?, &lengths)?;
         let class = hidden.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
-        self.post_norm.forward(&class)?.matmul(&self.projection.t()?)
+        let normed = self.post_norm.forward(&class)?;
+        ops::matmul(&normed, &self.projection.t()?)?.to_dtype(DType::F32)
+    }
+
+    /// Bytes that a picture takes on the device at the fullest moment, roughly: its pixels as they
+    /// come and cut up, and the widest layer of the encoder.
+    pub fn bytes_per_picture(&self) -> u64 {
+        let vision = &self.config.vision_config;
+        let pixels = 3 * vision.image_size * vision.image_size;
+        let tokens = 1 + (vision.image_size / vision.patch_size).pow(2);
+        let layer = tokens * (10 * vision.hidden_size + 2 * vision.intermediate_size);
+        let scores = 2 * vision.num_attention_heads * tokens * tokens;
+        4 * (3 * pixels + layer + scores) as u64
     }
 
     /// Class token and patches with their positions, `(pictures, 1 + patches, hidden_size)`.
@@ -246,7 +272,7 @@ impl ClipVision {
             .reshape(&[pictures, 3, across, side, across, side])?
             .permute([0, 2, 4, 1, 3, 5])?
             .reshape((pictures * across * across, 3 * side * side))?;
-        let patches = pixels.matmul(&self.patch_embedding.t()?)?.reshape((
+        let patches = ops::matmul(&pixels, &self.patch_embedding.t()?)?.reshape((
             pictures,
             across * across,
             width,

@@ -3,7 +3,7 @@
 //! CLIP, BERT, Wav2Vec2 and Whisper's encoder run the same blocks and differ in where the norms stand, in the
 //! activation and in the names of the weights. Forward only: nothing here carries gradients.
 
-use candle::{D, Result, Tensor};
+use candle::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -12,6 +12,8 @@ use super::ops;
 
 /// Largest number of attention scores held at a time: 64 MB of f32.
 const MAX_SCORES: usize = 1 << 24;
+/// The same on a GPU, where few large products are faster than many small ones: 1 GB.
+const MAX_SCORES_ON_GPU: usize = 1 << 28;
 
 /// The activation between the two layers of a feed-forward block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -196,7 +198,8 @@ fn attend_batch(query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
     let time = query.dim(2)?;
     let on_cpu = query.device().is_cpu();
     if !on_cpu && lengths.iter().all(|length| *length == time) {
-        return attend(&query.contiguous()?, &key.contiguous()?, &value.contiguous()?, MAX_SCORES);
+        let (query, key) = (query.contiguous()?, key.contiguous()?);
+        return attend(&query, &key, &value.contiguous()?, MAX_SCORES_ON_GPU);
     }
     let one = |index: usize| -> Result<Tensor> {
         let row = |part: &Tensor, steps| {
@@ -204,7 +207,8 @@ fn attend_batch(query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
             if on_cpu { Ok(part) } else { part.contiguous() } // the CPU multiplies strided views
         };
         let real = lengths[index];
-        attend(&row(&query, time)?, &row(&key, real)?, &row(&value, real)?, MAX_SCORES)
+        let max_scores = if on_cpu { MAX_SCORES } else { MAX_SCORES_ON_GPU };
+        attend(&row(&query, time)?, &row(&key, real)?, &row(&value, real)?, max_scores)
     };
     let read: Result<Vec<Tensor>> = if on_cpu {
         (0..lengths.len()).into_par_iter().map(one).collect()
@@ -227,8 +231,8 @@ fn attend(query: &Tensor, key: &Tensor, value: &Tensor, max_scores: usize) -> Re
         .step_by(step)
         .map(|start| {
             let query = query.narrow(2, start, step.min(queries - start))?;
-            let scores = ops::softmax(query.matmul(&key)?)?; // (batch, heads, block, keys)
-            scores.matmul(value)?.transpose(1, 2)?.flatten_from(2)
+            let scores = ops::softmax(ops::matmul(&query, &key)?)?; // (batch, heads, block, keys)
+            ops::matmul(&scores, value)?.transpose(1, 2)?.flatten_from(2)
         })
         .collect();
     match blocks?.as_slice() {
@@ -267,17 +271,25 @@ impl Linear {
         Ok(Self { weight: Tensor::cat(&weights, 0)?, bias: Tensor::cat(&biases, 0)? })
     }
 
+    pub(super) fn dtype(&self) -> DType {
+        self.weight.dtype()
+    }
+
     /// `x` is `(rows, inputs)`; returns `(rows, outputs)`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::add_bias(x.matmul(&self.weight.t()?)?, &self.bias)
+        ops::add_bias(self.product(x)?, &self.bias)
     }
 
     fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        ops::activate(x.matmul(&self.weight.t()?)?, &self.bias, activation)
+        ops::activate(self.product(x)?, &self.bias, activation)
     }
 
     fn forward_plus(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        ops::add_bias_and(x.matmul(&self.weight.t()?)?, &self.bias, residual)
+        ops::add_bias_and(self.product(x)?, &self.bias, residual)
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        ops::matmul(x, &self.weight.t()?)
     }
 }
 
@@ -304,7 +316,7 @@ impl LayerNorm {
 
 #[cfg(test)]
 mod tests {
-    use candle::{DType, Device};
+    use candle::Device;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! What stands between the matrix products, and the product over windows.
 //!
 //! On the CPU, f32 runs in parallel and vectorised, in place where that is possible; other devices
-//! and types take Candle's own operations. Forward only.
+//! and types take Candle's own operations, gathered in [`plain`]. Forward only.
 
 use candle::backend::BackendStorage;
 use candle::{
@@ -25,7 +25,7 @@ fn is_plain_cpu(x: &Tensor) -> bool {
 /// product that nothing else holds.
 pub(crate) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
     if !is_plain_cpu(&x) {
-        return x.broadcast_add(bias);
+        return plain::add_bias(&x, bias);
     }
     x.inplace_op2(bias, &AddBias)?;
     Ok(x)
@@ -34,7 +34,7 @@ pub(crate) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
 /// `x + bias + residual`; overwrites `x` like [`add_bias`].
 pub(crate) fn add_bias_and(x: Tensor, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
     if !is_plain_cpu(&x) || !residual.is_contiguous() {
-        return x.broadcast_add(bias)? + residual;
+        return plain::add_bias_and(&x, bias, residual);
     }
     x.inplace_op3(bias, residual, &AddBias)?;
     Ok(x)
@@ -42,35 +42,99 @@ pub(crate) fn add_bias_and(x: Tensor, bias: &Tensor, residual: &Tensor) -> Resul
 
 /// `activation(x + bias)`; overwrites `x` like [`add_bias`].
 pub(crate) fn activate(x: Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
-    if is_plain_cpu(&x) {
-        x.inplace_op2(bias, &Activate(activation))?;
-        return Ok(x);
+    if !is_plain_cpu(&x) {
+        return plain::activate(&x, bias, activation);
     }
-    let x = x.broadcast_add(bias)?;
-    match activation {
-        Activation::Gelu => x.gelu_erf(),
-        Activation::QuickGelu => &x * candle_nn::ops::sigmoid(&(&x * 1.702)?)?,
-    }
+    x.inplace_op2(bias, &Activate(activation))?;
+    Ok(x)
 }
 
-/// Softmax over the last dimension; overwrites `x` like [`add_bias`].
+/// `activation(x)`; overwrites `x` like [`add_bias`].
+pub(crate) fn activate_alone(x: Tensor, activation: Activation) -> Result<Tensor> {
+    if !is_plain_cpu(&x) {
+        return plain::activated(&x, activation);
+    }
+    let no_bias = Tensor::zeros(x.dim(D::Minus1)?, DType::F32, x.device())?;
+    activate(x, &no_bias, activation)
+}
+
+/// Softmax over the last dimension, summed in f32 at least; overwrites `x` like [`add_bias`].
 pub(crate) fn softmax(x: Tensor) -> Result<Tensor> {
     if !is_plain_cpu(&x) {
-        return candle_nn::ops::softmax_last_dim(&x);
+        return plain::softmax(&x);
     }
     x.inplace_op1(&Softmax)?;
     Ok(x)
 }
 
-/// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension.
+/// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension, mean and variance
+/// in f32 at least.
 pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     if is_plain_cpu(x) {
         return x.apply_op3_no_bwd(weight, bias, &LayerNorm { eps: eps as f32 });
     }
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
-    normed.broadcast_mul(weight)?.broadcast_add(bias)
+    plain::layer_norm(x, weight, bias, eps)
+}
+
+/// The matrix product; Candle has none of bf16 on the CPU, where this one sums in f32 as a GPU
+/// does.
+pub(super) fn matmul(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() && x.dtype() == DType::BF16 {
+        return x.to_dtype(DType::F32)?.matmul(&y.to_dtype(DType::F32)?)?.to_dtype(DType::BF16);
+    }
+    x.matmul(y)
+}
+
+/// The same in operations that Candle has for every device; each of them runs there in one or a
+/// few kernels.
+mod plain {
+    use candle::{D, DType, Result, Tensor};
+
+    use super::Activation;
+
+    pub(super) fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        x.broadcast_add(bias)
+    }
+
+    pub(super) fn add_bias_and(x: &Tensor, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        x.broadcast_add(bias)? + residual
+    }
+
+    pub(super) fn activate(x: &Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
+        activated(&x.broadcast_add(bias)?, activation)
+    }
+
+    pub(super) fn activated(x: &Tensor, activation: Activation) -> Result<Tensor> {
+        match activation {
+            Activation::Gelu => x.gelu_erf(),
+            Activation::QuickGelu => x * candle_nn::ops::sigmoid(&(x * 1.702)?)?,
+        }
+    }
+
+    pub(super) fn softmax(x: &Tensor) -> Result<Tensor> {
+        let is_short = matches!(x.dtype(), DType::F16 | DType::BF16);
+        if is_short && x.device().is_cpu() {
+            // A GPU's kernel sums in f32 by itself.
+            let exact = candle_nn::ops::softmax_last_dim(&x.to_dtype(DType::F32)?)?;
+            return exact.to_dtype(x.dtype());
+        }
+        candle_nn::ops::softmax_last_dim(x)
+    }
+
+    pub(super) fn layer_norm(
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        eps: f64,
+    ) -> Result<Tensor> {
+        if x.dtype() != DType::F64 {
+            return candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, eps as f32);
+        }
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
+        normed.broadcast_mul(weight)?.broadcast_add(bias)
+    }
 }
 
 /// The numbers of a contiguous tensor.
@@ -237,7 +301,10 @@ pub(crate) fn windows_matmul(
     stride: usize,
 ) -> Result<Tensor> {
     let op = WindowsMatmul { kernel, stride };
-    if x.device().is_cpu() { x.apply_op2_no_bwd(weight, &op) } else { op.copying(x, weight) }
+    if x.device().is_cpu() && x.dtype() != DType::BF16 {
+        return x.apply_op2_no_bwd(weight, &op);
+    }
+    op.copying(x, weight)
 }
 
 struct WindowsMatmul {
@@ -246,26 +313,28 @@ struct WindowsMatmul {
 }
 
 impl WindowsMatmul {
-    /// Windows copied at a time: 64 MB of f32.
-    const MAX_COPIED: usize = 1 << 24;
+    /// Numbers copied at a time: 256 MB of f32.
+    const MAX_COPIED: usize = 1 << 26;
 
     fn copying(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let (groups, steps, channels) = x.dims3()?;
         let windows = (steps - self.kernel) / self.stride + 1;
         let width = self.kernel * channels;
         let at_once = (Self::MAX_COPIED / (groups * width)).max(1);
+        let within = Tensor::arange(0, self.kernel as u32, x.device())?.unsqueeze(0)?;
         let product = |start: usize| -> Result<Tensor> {
-            let count = at_once.min(windows - start);
-            let first = (start * self.stride) as u32;
-            let rows: Vec<u32> = (0..count * self.kernel)
-                .map(|row| first + (row / self.kernel * self.stride + row % self.kernel) as u32)
-                .collect();
-            let rows = Tensor::new(rows, x.device())?;
-            let copied = x.index_select(&rows, 1)?.reshape((groups, count, width))?;
-            copied.matmul(&weight.t()?)
+            let end = windows.min(start + at_once);
+            let starts = Tensor::arange(start as u32, end as u32, x.device())?;
+            let starts = (starts * self.stride as f64)?.unsqueeze(1)?;
+            let rows = starts.broadcast_add(&within)?.flatten_all()?; // (windows * kernel,)
+            let copied = x.index_select(&rows, 1)?.reshape((groups, end - start, width))?;
+            matmul(&copied, &weight.t()?)
         };
         let blocks: Result<Vec<Tensor>> = (0..windows).step_by(at_once).map(product).collect();
-        Tensor::cat(&blocks?, 1)
+        match blocks?.as_slice() {
+            [all] => Ok(all.clone()),
+            blocks => Tensor::cat(blocks, 1),
+        }
     }
 }
 
@@ -320,7 +389,7 @@ mod tests {
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 
-    /// f64 takes Candle's own operations, so it is the reference of the f32 forms.
+    /// f64 takes Candle's own operations, so it is the reference of the other forms.
     fn assert_equal(fast: &Tensor, plain: &Tensor) {
         let fast = fast.to_dtype(DType::F64).unwrap();
         let off = (fast - plain).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
@@ -343,11 +412,60 @@ mod tests {
                 assert_equal(&active, &activate(wide(&x), &wide(&bias), activation).unwrap());
             }
             assert_equal(&softmax(fresh()).unwrap(), &softmax(wide(&x)).unwrap());
-            let normed = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
-            assert_equal(
-                &normed,
-                &layer_norm(&wide(&x), &wide(&weight), &wide(&bias), 1e-5).unwrap(),
+            let exact = layer_norm(&wide(&x), &wide(&weight), &wide(&bias), 1e-5).unwrap();
+            assert_equal(&layer_norm(&x, &weight, &bias, 1e-5).unwrap(), &exact);
+        }
+    }
+
+    /// What a GPU computes, computed here.
+    #[test]
+    fn the_forms_for_other_devices_equal_the_fast_ones() {
+        for (rows, width) in [(1, 1), (3, 5), (70, 48), (5, 4099)] {
+            let (x, y) = (wave(&[rows, width]), wave(&[rows, width]));
+            let (weight, bias) = (wave(&[width]), (wave(&[width]) * 0.3).unwrap());
+            let fresh = || x.copy().unwrap();
+            let equal = |fast: Tensor, plain: Tensor| {
+                assert_equal(&fast, &plain.to_dtype(DType::F64).unwrap());
+            };
+            equal(add_bias(fresh(), &bias).unwrap(), plain::add_bias(&x, &bias).unwrap());
+            equal(
+                add_bias_and(fresh(), &bias, &y).unwrap(),
+                plain::add_bias_and(&x, &bias, &y).unwrap(),
             );
+            for activation in [Activation::Gelu, Activation::QuickGelu] {
+                let fast = activate(fresh(), &bias, activation).unwrap();
+                equal(fast, plain::activate(&x, &bias, activation).unwrap());
+            }
+            equal(softmax(fresh()).unwrap(), plain::softmax(&x).unwrap());
+            let fast = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
+            let plain = plain::layer_norm(&x, &weight, &bias, 1e-5).unwrap();
+            if width > 1 {
+                // Of one number the variance is 0, and the rounding of the mean is all there is.
+                equal(fast, plain);
+            }
+        }
+    }
+
+    #[test]
+    fn short_numbers_are_summed_in_long_ones() {
+        for dtype in [DType::F16, DType::BF16] {
+            let short = |x: &Tensor| x.to_dtype(dtype).unwrap();
+            let long = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+            let x = short(&wave(&[4, 4099]));
+            let (weight, bias) = (short(&wave(&[4099])), short(&wave(&[4099])));
+            let step = if dtype == DType::F16 { 2f64.powi(-11) } else { 2f64.powi(-8) };
+            let check = |found: &Tensor, exact: &Tensor| {
+                let off = (long(found) - exact).unwrap().abs().unwrap();
+                let allowed = ((exact.abs().unwrap() * step).unwrap() + 1e-6).unwrap();
+                let over = off.gt(&allowed).unwrap().to_dtype(DType::F64).unwrap();
+                assert_eq!(over.sum_all().unwrap().to_scalar::<f64>().unwrap(), 0.0, "{dtype:?}");
+            };
+            check(&softmax(x.clone()).unwrap(), &softmax(long(&x)).unwrap());
+            let normed = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
+            let exact = layer_norm(&long(&x), &long(&weight), &long(&bias), 1e-5).unwrap();
+            check(&normed, &exact);
+            let product = matmul(&x, &x.t().unwrap()).unwrap();
+            check(&product, &long(&x).matmul(&long(&x).t().unwrap()).unwrap());
         }
     }
 

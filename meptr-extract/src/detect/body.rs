@@ -2,6 +2,7 @@
 
 use candle::{DType, Device, Tensor, bail};
 use candle_nn::VarBuilder;
+use meptr_core::device::BatchSize;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,11 @@ const MAX_IOU: f32 = 0.5;
 const MAX_DETECTIONS: usize = 300;
 /// Pictures looked at together; bounds the memory to about 500 MB for the largest network.
 const MAX_BATCH: usize = 8;
+/// The same on a GPU with memory to spare.
+const MAX_GPU_BATCH: usize = 32;
+/// Bytes that a picture takes on a GPU at the fullest moment, roughly: there, a convolution copies
+/// out the windows that it multiplies.
+const BYTES_PER_PICTURE: u64 = 256 << 20;
 
 /// A body detector: its network, and which of its classes is a person.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,6 +75,7 @@ impl BodyConfig {
 pub struct BodyDetector {
     network: Yolo,
     person: usize,
+    batch: BatchSize,
     device: Device,
 }
 
@@ -82,7 +89,8 @@ impl BodyDetector {
             bail!("the body detector has no class {:?} of persons", config.person);
         };
         let device = vb.device().clone();
-        Ok(Self { network: Yolo::load(&config.network, vb)?, person, device })
+        let batch = BatchSize::fitting(&device, BYTES_PER_PICTURE, MAX_BATCH, MAX_GPU_BATCH);
+        Ok(Self { network: Yolo::load(&config.network, vb)?, person, batch, device })
     }
 
     /// The network's output for letterboxed pictures of one size, see [`Yolo::forward`].
@@ -120,8 +128,11 @@ impl Detector for BodyDetector {
         let mut found = Vec::with_capacity(images.len());
         let same_size =
             |a: &&RgbImage, b: &&RgbImage| (a.width(), a.height()) == (b.width(), b.height());
-        for batch in images.chunk_by(same_size).flat_map(|same| same.chunks(MAX_BATCH)) {
-            found.extend(self.detect_batch(batch).map_err(Error::doing("looking for bodies"))?);
+        for same in images.chunk_by(same_size) {
+            let batches = self.batch.run(same.len(), |batch| {
+                self.detect_batch(&same[batch]).map_err(Error::doing("looking for bodies"))
+            })?;
+            found.extend(batches.into_iter().flatten());
         }
         Ok(found)
     }

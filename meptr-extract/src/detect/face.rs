@@ -2,6 +2,7 @@
 
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use meptr_core::device::BatchSize;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +16,10 @@ const MIN_MERGED_IOU: f32 = 0.3;
 const MAX_LOGIT: f32 = 100.0;
 /// Box and six keypoints of an anchor.
 const VALUES: usize = 16;
-/// Pictures looked at together on a GPU; bounds the memory to about 15 MB for each.
-const MAX_BATCH: usize = 32;
+/// Bytes that a picture takes on the device at the fullest moment, roughly.
+const BYTES_PER_PICTURE: u64 = 20 << 20;
+/// Pictures looked at together on a GPU with memory to spare.
+const MAX_BATCH: usize = 64;
 
 /// The two face detectors of MediaPipe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +75,7 @@ pub struct FaceDetector {
     model: FaceModel,
     network: Network,
     anchors: Vec<[f32; 2]>,
+    batch: BatchSize,
     device: Device,
 }
 
@@ -92,7 +96,8 @@ impl FaceDetector {
             FaceModel::FullRange => Network::FullRange(Box::new(FullRange::load(vb)?)),
             FaceModel::ShortRange => Network::ShortRange(Box::new(ShortRange::load(vb)?)),
         };
-        Ok(Self { model, network, anchors: model.anchors(), device })
+        let batch = BatchSize::fitting(&device, BYTES_PER_PICTURE, 1, MAX_BATCH);
+        Ok(Self { model, network, anchors: model.anchors(), batch, device })
     }
 
     /// Takes the published weights, which are part of the program.
@@ -170,13 +175,16 @@ impl FaceDetector {
 
 impl Detector for FaceDetector {
     fn detect(&self, images: &[&RgbImage]) -> Result<Vec<Vec<Detection>>> {
-        let batch = |images| self.detect_batch(images);
-        let found: candle::Result<Vec<Vec<Vec<Detection>>>> = if self.device.is_cpu() {
-            images.par_chunks(1).map(batch).collect() // each thread has pictures of its own
-        } else {
-            images.chunks(MAX_BATCH).map(batch).collect()
+        let batch = |images: &[&RgbImage]| {
+            self.detect_batch(images).map_err(Error::doing("looking for faces"))
         };
-        Ok(found.map_err(Error::doing("looking for faces"))?.concat())
+        if self.device.is_cpu() {
+            // Each thread has pictures of its own.
+            let found: Result<Vec<_>> = images.par_chunks(1).map(batch).collect();
+            return Ok(found?.concat());
+        }
+        let found = self.batch.run(images.len(), |range| batch(&images[range]))?;
+        Ok(found.into_iter().flatten().collect())
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use candle::{Device, Tensor};
 use meptr_core::bundle::Bundle;
+use meptr_core::device::BatchSize;
 
+use super::Place;
 use crate::backbones::{AudioInput, Wav2Vec2};
 use crate::decode::{FramePlan, SAMPLE_RATE_HZ};
 use crate::{Error, Result};
@@ -29,32 +31,83 @@ pub struct SoundPiece {
     pub features: Option<Tensor>,
 }
 
+/// Pieces that Wav2Vec2 reads at a time on a GPU with memory to spare.
+const MAX_GPU_BATCH: usize = 32;
+
+/// Sound that waits to be read with more of it, at most: 8 minutes, 31 MB.
+const MAX_WAITING_SAMPLES: usize = 480 * SAMPLE_RATE_HZ as usize;
+
 /// Wav2Vec2 with its preparation.
 #[derive(Debug)]
 pub(super) struct Ear {
     input: AudioInput,
     model: Wav2Vec2,
+    /// Pieces that the model reads at a time.
+    batch: BatchSize,
     device: Device,
 }
 
 impl Ear {
-    pub(super) fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
+    pub(super) fn open(bundle: &Bundle, Place { device, precision }: &Place) -> Result<Self> {
         let folder = bundle.path(&bundle.manifest().parts.wav2vec2.folder);
-        let model = Wav2Vec2::open(&folder, device)?;
-        Ok(Self { input: AudioInput::open(&folder)?, model, device: device.clone() })
+        let model = Wav2Vec2::open_as(&folder, device, *precision)?;
+        let half_a_minute = model.bytes_per_clip(30 * SAMPLE_RATE_HZ as usize);
+        let batch = BatchSize::fitting(device, half_a_minute, 1, MAX_GPU_BATCH);
+        Ok(Self { input: AudioInput::open(&folder)?, model, batch, device: device.clone() })
     }
 
-    /// Reads one piece of 16 kHz mono sound.
-    pub(super) fn hear(&self, samples: &[f32]) -> Result<SoundPiece> {
-        let peak = samples.iter().fold(0.0f32, |peak, sample| peak.max(sample.abs()));
-        let mut piece =
-            SoundPiece { samples: samples.len(), is_silent: peak < SILENCE_PEAK, features: None };
-        if !piece.is_silent && self.model.config().steps(samples.len()) > 0 {
-            let values = self.input.prepare(samples, &self.device)?;
-            let features = self.model.forward(&values, &[samples.len()]);
-            piece.features = Some(features.map_err(Error::doing("running Wav2Vec2"))?);
+    /// Whether so much sound is worth reading now: any on the processor, a batch on a GPU.
+    pub(super) fn has_enough(&self, cuts: &[Cut]) -> bool {
+        let samples: usize = cuts.iter().map(|cut| cut.samples.len()).sum();
+        cuts.len() >= self.batch.rows() || samples >= MAX_WAITING_SAMPLES
+    }
+
+    /// Reads pieces of 16 kHz mono sound.
+    pub(super) fn hear(&self, cuts: &[Cut]) -> Result<Vec<SoundPiece>> {
+        let steps = |cut: &Cut| self.model.config().steps(cut.samples.len());
+        let is_silent: Vec<bool> = cuts.iter().map(Cut::is_silent).collect();
+        let heard: Vec<usize> =
+            (0..cuts.len()).filter(|at| !is_silent[*at] && steps(&cuts[*at]) > 0).collect();
+        let features = self.batch.run(heard.len(), |batch| {
+            let samples: Vec<&[f32]> =
+                heard[batch].iter().map(|at| &cuts[*at].samples[..]).collect();
+            self.read(&samples)
+        })?;
+        let mut pieces: Vec<SoundPiece> = cuts
+            .iter()
+            .zip(is_silent)
+            .map(|(cut, is_silent)| SoundPiece {
+                samples: cut.samples.len(),
+                is_silent,
+                features: None,
+            })
+            .collect();
+        for (at, features) in heard.into_iter().zip(features.into_iter().flatten()) {
+            pieces[at].features = Some(features);
         }
-        Ok(piece)
+        Ok(pieces)
+    }
+
+    /// The features of pieces that are read together, `(1, steps, width)` each.
+    fn read(&self, pieces: &[&[f32]]) -> Result<Vec<Tensor>> {
+        let lengths: Vec<usize> = pieces.iter().map(|samples| samples.len()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        let values: Result<Vec<Tensor>> =
+            pieces.iter().map(|samples| self.input.prepare(samples, &self.device)).collect();
+        let values = values?;
+        let run = || -> candle::Result<Vec<Tensor>> {
+            let padded = values.iter().zip(&lengths);
+            let padded: candle::Result<Vec<Tensor>> = padded
+                .map(|(values, length)| values.pad_with_zeros(1, 0, longest - length))
+                .collect();
+            let features = self.model.forward(&Tensor::cat(&padded?, 0)?, &lengths)?;
+            let row = |(row, length): (usize, &usize)| {
+                let steps = self.model.config().steps(*length);
+                features.narrow(0, row, 1)?.narrow(1, 0, steps)?.contiguous()
+            };
+            lengths.iter().enumerate().map(row).collect()
+        };
+        run().map_err(Error::doing("running Wav2Vec2"))
     }
 }
 
@@ -125,6 +178,10 @@ impl Cutter {
 }
 
 impl Cut {
+    fn is_silent(&self) -> bool {
+        self.samples.iter().fold(0.0f32, |peak, sample| peak.max(sample.abs())) < SILENCE_PEAK
+    }
+
     fn of(window: usize, samples: Vec<f32>) -> Option<Self> {
         (!samples.is_empty()).then_some(Self { window, samples })
     }

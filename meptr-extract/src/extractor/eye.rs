@@ -7,8 +7,10 @@ use candle::{Device, Tensor};
 use candle_nn::VarBuilder;
 use meptr_core::Modality;
 use meptr_core::bundle::Bundle;
+use meptr_core::device::BatchSize;
 use meptr_core::weights::load_file;
 
+use super::Place;
 use super::steps::Steps;
 use crate::backbones::ClipVision;
 use crate::detect::tracker::BotSort;
@@ -22,12 +24,16 @@ use crate::{Error, Result, RgbImage};
 
 /// Crops that go through CLIP together; bounds the memory of its activations.
 const MAX_BATCH: usize = 128;
+/// The same on a GPU with memory to spare.
+const MAX_GPU_BATCH: usize = 1024;
 
 /// CLIP with its preparation, and the detectors of the bundle.
 #[derive(Debug)]
 pub(super) struct Eye {
     input: ClipInput,
     model: ClipVision,
+    /// Crops that CLIP reads at a time.
+    batch: BatchSize,
     faces: Option<Box<dyn Detector>>,
     bodies: Option<Box<dyn Detector>>,
     device: Device,
@@ -47,11 +53,11 @@ pub struct Seen {
 }
 
 impl Eye {
-    pub(super) fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
+    pub(super) fn open(bundle: &Bundle, Place { device, precision }: &Place) -> Result<Self> {
         let parts = &bundle.manifest().parts;
         let folder = bundle.path(&parts.clip.folder);
         let mut unfit = Unfit::default();
-        let model = unfit.note(ClipVision::open(&folder, device))?;
+        let model = unfit.note(ClipVision::open_as(&folder, device, *precision))?;
         let faces = parts.face_detector.as_ref().map(|part| -> Result<Box<dyn Detector>> {
             let path = bundle.path(&part.file);
             let model = face_model(&path, &part.kind)?;
@@ -66,9 +72,11 @@ impl Eye {
         let faces = unfit.note(faces.transpose())?;
         let bodies = unfit.note(bodies.transpose())?;
         unfit.finish()?;
+        let model = model.expect(NOTED);
         Ok(Self {
             input: ClipInput::open(&folder)?,
-            model: model.expect(NOTED),
+            batch: BatchSize::fitting(device, model.bytes_per_picture(), MAX_BATCH, MAX_GPU_BATCH),
+            model,
             faces: faces.expect(NOTED),
             bodies: bodies.expect(NOTED),
             device: device.clone(),
@@ -129,13 +137,13 @@ impl Eye {
 
     /// CLIP's features of some crops, `(crops, width)`.
     fn features(&self, frames: &[&RgbImage], crops: &[(usize, PixelBox)]) -> Result<Tensor> {
-        let mut rows = Vec::new();
-        for batch in crops.chunks(MAX_BATCH) {
+        let rows = self.batch.run(crops.len(), |batch| {
+            let batch = crops[batch].iter();
             let images: Vec<RgbImage> =
-                batch.iter().map(|(frame, bounds)| bounds.crop(frames[*frame])).collect();
+                batch.map(|(frame, bounds)| bounds.crop(frames[*frame])).collect();
             let pixels = self.input.prepare(&images, &self.device)?;
-            rows.push(self.model.forward(&pixels).map_err(Error::doing("running CLIP"))?);
-        }
+            self.model.forward(&pixels).map_err(Error::doing("running CLIP"))
+        })?;
         Tensor::cat(&rows, 0).map_err(Error::doing("joining the features of crops"))
     }
 }

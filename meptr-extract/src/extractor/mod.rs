@@ -15,6 +15,7 @@ mod words;
 use std::path::{Path, PathBuf};
 
 use candle::{Device, Tensor};
+use meptr_core::Precision;
 use meptr_core::bundle::{Bundle, FolderPart};
 use meptr_core::prediction::ChosenFrame;
 
@@ -48,6 +49,15 @@ pub struct Extractor {
     whisper: Option<Whisper>,
     limits: Limits,
     tracking: Option<BotSortConfig>,
+}
+
+/// Where backbones compute, and with which numbers. Detectors always use f32.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The device.
+    pub device: Device,
+    /// The numbers.
+    pub precision: Precision,
 }
 
 /// What is asked about one video.
@@ -130,12 +140,24 @@ impl Extractor {
     /// # Errors
     /// When a part cannot be read or does not fit its configuration.
     pub fn open(bundle: &Bundle, device: &Device, limits: Limits, listens: bool) -> Result<Self> {
+        let place = Place { device: device.clone(), precision: Precision::F32 };
+        Self::open_at(bundle, &place, limits, listens)
+    }
+
+    /// The same, with backbones that may compute with other numbers than f32.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_at(bundle: &Bundle, place: &Place, limits: Limits, listens: bool) -> Result<Self> {
         let transcriber = bundle.manifest().parts.transcriber.as_ref().filter(|_| listens);
-        let open_whisper = |part: &FolderPart| Whisper::open(&bundle.path(&part.folder), device);
+        let open_whisper = |part: &FolderPart| {
+            let folder = bundle.path(&part.folder);
+            Whisper::open_as(&folder, &place.device, place.precision)
+        };
         let ((eye, reader), (ear, whisper)) = at_once(
-            device,
-            || (Eye::open(bundle, device), WordReader::open(bundle, device)),
-            || (Ear::open(bundle, device), transcriber.map(open_whisper).transpose()),
+            &place.device,
+            || (Eye::open(bundle, place), WordReader::open(bundle, place)),
+            || (Ear::open(bundle, place), transcriber.map(open_whisper).transpose()),
         );
         let mut unfit = Unfit::default();
         let whisper = unfit.note(whisper)?;
@@ -200,6 +222,7 @@ impl Extractor {
             sink,
             watch: Watch::new(&plan, self.tracking.clone()),
             cutter: Cutter::new(&plan),
+            unheard: Vec::new(),
             dump,
             listener: self.whisper.as_ref().filter(|_| has_no_words).map(Listener::new),
             cues: Vec::new(),
@@ -289,6 +312,8 @@ struct Pass<'a> {
     sink: &'a mut dyn FeatureSink,
     watch: Watch,
     cutter: Cutter,
+    /// Pieces of sound that wait for others.
+    unheard: Vec<ear::Cut>,
     dump: Option<Dump>,
     listener: Option<Listener<'a>>,
     cues: Vec<Cue>,
@@ -315,7 +340,7 @@ impl Pass<'_> {
                     listener.take(start_seconds, &samples, &mut self.steps)?;
                 }
                 let cuts = self.cutter.push(start_seconds, &samples);
-                self.hear(cuts)
+                self.hear(cuts, false)
             }
             Event::Subtitle(cue) => {
                 self.cues.push(cue);
@@ -329,7 +354,7 @@ impl Pass<'_> {
                 self.report = report;
                 self.look(None)?;
                 let cuts = self.cutter.finish();
-                self.hear(cuts)
+                self.hear(cuts, true)
             }
         }
     }
@@ -351,10 +376,17 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn hear(&mut self, cuts: Vec<ear::Cut>) -> Result<()> {
-        for cut in cuts {
-            let ear = &self.extractor.ear;
-            let piece = self.steps.time("wav2vec2", || ear.hear(&cut.samples))?;
+    /// Listens to pieces of sound as soon as there are as many as the device takes at a time, or
+    /// nothing more comes.
+    fn hear(&mut self, cuts: Vec<ear::Cut>, is_end: bool) -> Result<()> {
+        self.unheard.extend(cuts);
+        let ear = &self.extractor.ear;
+        if !ear.has_enough(&self.unheard) && !is_end {
+            return Ok(());
+        }
+        let cuts = std::mem::take(&mut self.unheard);
+        let pieces = self.steps.time("wav2vec2", || ear.hear(&cuts))?;
+        for (cut, piece) in cuts.iter().zip(pieces) {
             self.sink.sound(cut.window, piece, &mut self.steps)?;
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use candle::{Device, Tensor};
 use meptr_core::bundle::Bundle;
 
+use super::Place;
 use crate::backbones::{Bert, TextInput};
 use crate::decode::{Limits, Transcript, read_transcript};
 use crate::{Error, Result};
@@ -95,9 +96,9 @@ pub(super) struct WordReader {
 }
 
 impl WordReader {
-    pub(super) fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
+    pub(super) fn open(bundle: &Bundle, Place { device, precision }: &Place) -> Result<Self> {
         let folder = bundle.path(&bundle.manifest().parts.bert.folder);
-        let model = Bert::open(&folder, device)?;
+        let model = Bert::open_as(&folder, device, *precision)?;
         let input = TextInput::open(&folder, model.config().max_position_embeddings)?;
         Ok(Self { input, model, device: device.clone() })
     }

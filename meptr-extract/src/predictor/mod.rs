@@ -24,13 +24,13 @@ use meptr_core::prediction::{
     MediaSummary, Scope, Segment, Transcript, VideoPrediction, WeightFileSummary, WeightsSummary,
 };
 
-pub use request::{DeviceChoice, PersonChoice, PredictorOptions, Request};
+pub use request::{PersonChoice, PredictorOptions, Request};
 pub use scoring::{FusedScores, HeadScores, Scorer};
 
 use crate::decode::VideoInfo;
 use crate::detect::tracker::BotSortConfig;
 use crate::detect::{Detector, FaceDetector};
-use crate::extractor::{Extraction, Extractor, Steps, Words, at_once};
+use crate::extractor::{Extraction, Extractor, Place, Steps, Words, at_once};
 use crate::progress::{Progress, Unwatched};
 use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
@@ -43,6 +43,7 @@ pub struct Predictor {
     extractor: Extractor,
     scorer: Scorer,
     weights: WeightsSummary,
+    is_on_gpu: bool,
 }
 
 impl Predictor {
@@ -60,12 +61,13 @@ impl Predictor {
     /// When the device cannot be had, the bundle is not whole, or a part does not fit its
     /// configuration.
     pub fn open_with(bundle: &Path, options: &PredictorOptions) -> Result<Self> {
-        let device = options.device.open()?;
         let bundle = Bundle::open(bundle)?;
-        let limits = options.limits.clone();
+        let device = options.device.open()?;
+        let place = Place { device: device.clone(), precision: options.precision };
+        let (limits, listens) = (options.limits.clone(), options.listens);
         let (extractor, scorer) = at_once(
             &device,
-            || Extractor::open(&bundle, &device, limits, options.listens),
+            || Extractor::open_at(&bundle, &place, limits, listens),
             || Scorer::open(&bundle, &device),
         );
         let mut unfit = Unfit::default();
@@ -75,7 +77,17 @@ impl Predictor {
         if let Some(model) = options.face_model {
             extractor.set_face_detector(Box::new(FaceDetector::bundled(model, &device)?));
         }
-        Ok(Self { extractor, scorer: scorer.expect(NOTED), weights: weights_summary(&bundle) })
+        Ok(Self {
+            extractor,
+            scorer: scorer.expect(NOTED),
+            weights: weights_summary(&bundle),
+            is_on_gpu: !device.is_cpu(),
+        })
+    }
+
+    /// Whether it computes on a GPU.
+    pub fn is_on_gpu(&self) -> bool {
+        self.is_on_gpu
     }
 
     /// Finds bodies with another detector than the bundle's; they are tracked, see

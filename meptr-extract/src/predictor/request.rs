@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use meptr_core::{DeviceChoice, Precision};
+
 use crate::decode::Limits;
 use crate::detect::FaceModel;
 use crate::extractor::ExtractRequest;
@@ -11,6 +13,9 @@ use crate::extractor::ExtractRequest;
 pub struct PredictorOptions {
     /// Where to compute.
     pub device: DeviceChoice,
+    /// The numbers that backbones compute with. What is shorter than f32 pays on a GPU; on the
+    /// processor it is slower.
+    pub precision: Precision,
     /// Whether to transcribe speech when no words come with a video and the bundle can.
     pub listens: bool,
     /// A face detector of the program's own instead of the bundle's.
@@ -58,67 +63,13 @@ impl FromStr for PersonChoice {
     }
 }
 
-/// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DeviceChoice {
-    /// The first GPU when this build and this machine have one, else the processor.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// The GPU with this number.
-    Cuda(usize),
-}
-
-impl DeviceChoice {
-    /// Opens the device.
-    ///
-    /// # Errors
-    /// When a GPU was asked for by number and cannot be had; the message says why.
-    pub fn open(self) -> crate::Result<candle::Device> {
-        match self {
-            Self::Cpu => Ok(candle::Device::Cpu),
-            Self::Auto if !candle::utils::cuda_is_available() => Ok(candle::Device::Cpu),
-            Self::Auto => Ok(candle::Device::new_cuda(0).unwrap_or(candle::Device::Cpu)),
-            Self::Cuda(number) => {
-                candle::Device::new_cuda(number).map_err(crate::Error::doing(format!(
-                    "opening cuda:{number} (this needs a build with CUDA and an NVIDIA driver)"
-                )))
-            }
-        }
-    }
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.strip_prefix("cuda:").map(str::parse)) {
-            ("auto", _) => Ok(Self::Auto),
-            ("cpu", _) => Ok(Self::Cpu),
-            (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
-            _ => Err("give auto, cpu, or cuda:N".to_owned()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn choices_are_read_from_their_names() {
-        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
-        assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
-        assert!("gpu".parse::<DeviceChoice>().is_err());
         assert_eq!("2".parse(), Ok(PersonChoice::Id(2)));
         assert!("0".parse::<PersonChoice>().is_err());
-    }
-
-    #[test]
-    fn a_gpu_that_is_not_there_is_an_error_that_says_so() {
-        let error = DeviceChoice::Cuda(99).open().unwrap_err();
-        assert!(error.to_string().contains("cuda:99"), "{error}");
-        assert!(DeviceChoice::Auto.open().is_ok());
     }
 }

@@ -61,8 +61,9 @@ impl Encoder {
         })
     }
 
-    /// `(batch, mels, frames)` to `(batch, positions, d)`.
+    /// `(batch, mels, frames)` to `(batch, positions, d)`, of the weights' type.
     pub(super) fn forward(&self, features: &Tensor) -> Result<Tensor> {
+        let features = features.to_dtype(self.embed_positions.dtype())?;
         let (batch, _, _) = features.dims3()?;
         let [first, second] = &self.convolutions;
         let embed = |window: usize| {

@@ -1,6 +1,6 @@
 //! The Whisper network: audio encoder and text decoder.
 
-use candle::{D, Device, Result, Tensor};
+use candle::{D, DType, Device, Result, Tensor};
 use candle_nn::{LayerNorm, Linear, Module, VarBuilder, layer_norm, linear, linear_no_bias, ops};
 
 use super::config::WhisperConfig;
@@ -41,7 +41,7 @@ impl WhisperModel {
     ///
     /// - `features`: `(batch, num_mel_bins, 2 max_source_positions)`, f32, from
     ///   [`LogMel`](super::LogMel)
-    /// - returns `(batch, max_source_positions, d_model)`, f32
+    /// - returns `(batch, max_source_positions, d_model)`, of the weights' type
     ///
     /// # Errors
     /// When the shape differs from the above.
@@ -113,7 +113,8 @@ impl Decoding<'_> {
             candle::bail!("rows of tokens must be of one length, at least 1");
         }
         let tokens = Tensor::new(tokens.concat(), &self.device)?.reshape((tokens.len(), count))?;
-        self.decoder.forward(&tokens, &self.rows, &mut self.said)?.to_vec2()
+        let logits = self.decoder.forward(&tokens, &self.rows, &mut self.said)?;
+        logits.to_dtype(DType::F32)?.to_vec2()
     }
 }
 
@@ -155,13 +156,25 @@ impl Decoder {
         let embedded = self.embed_tokens.index_select(&tokens.flatten_all()?, 0)?;
         let embedded = (embedded.reshape((batch, count, ()))? * self.embedding_scale)?;
         let mut x = embedded.broadcast_add(&self.embed_positions.narrow(0, past, count)?)?;
-        let mask = if count > 1 { Some(causal_mask(past, count, x.device())?) } else { None };
+        let mask = match count {
+            1 => None,
+            _ => Some(causal_mask(past, count, x.device())?.to_dtype(x.dtype())?),
+        };
         for ((layer, heard), said) in self.layers.iter().zip(heard).zip(said) {
             x = layer.forward(&x, heard, said, mask.as_ref())?;
         }
         let last = self.layer_norm.forward(&x.narrow(1, count - 1, 1)?.squeeze(1)?)?;
         last.matmul(&self.embed_tokens.t()?)
     }
+}
+
+/// Softmax over the last dimension, summed in f32 at least; a GPU's kernel does so by itself.
+fn softmax(scores: &Tensor) -> Result<Tensor> {
+    if scores.device().is_cpu() && scores.dtype() != DType::F32 {
+        let exact = ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)?;
+        return exact.to_dtype(scores.dtype());
+    }
+    ops::softmax_last_dim(scores)
 }
 
 /// 0 where a token may look, minus infinity at later tokens; `(count, past + count)`.
@@ -278,7 +291,7 @@ impl Attention {
         if let Some(mask) = mask {
             scores = scores.broadcast_add(mask)?;
         }
-        let read = ops::softmax_last_dim(&scores)?.matmul(values)?;
+        let read = softmax(&scores)?.matmul(values)?;
         self.out_proj.forward(&read.transpose(1, 2)?.flatten_from(2)?)
     }
 

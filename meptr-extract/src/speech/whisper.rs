@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle::{Device, Tensor};
-use meptr_core::weights;
+use meptr_core::{Precision, weights};
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -63,12 +63,20 @@ impl Whisper {
     /// Opens a Hugging Face folder: `config.json`, `generation_config.json`, `model.safetensors`,
     /// and where present `preprocessor_config.json` and `tokenizer.json`.
     ///
-    /// Weights may be stored in half precision; they are computed in f32. `proj_out.weight` is not
-    /// read, as it is the token embedding.
+    /// Weights may be stored in any precision; the network computes in f32. `proj_out.weight` is
+    /// not read, as it is the token embedding.
     ///
     /// # Errors
     /// When a file cannot be read, contradicts the others, or does not hold exactly the model.
     pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        Self::open_as(folder, device, Precision::F32)
+    }
+
+    /// The same, with a network that computes with other numbers; logits are f32 all the same.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
         let config = WhisperConfig::read(&folder.join("config.json"))?;
         check_preprocessor(&folder.join("preprocessor_config.json"), &config)?;
         let tokenizer = read_tokenizer(&folder.join("tokenizer.json"))?;
@@ -77,7 +85,7 @@ impl Whisper {
             &folder.join("model.safetensors"),
             device,
             |name| name == "proj_out.weight",
-            |vb| WhisperModel::load(&config, vb),
+            |vb| WhisperModel::load(&config, vb.to_dtype(precision.dtype())),
         )?;
         let log_mel = LogMel::new(config.num_mel_bins)
             .map_err(Error::doing("preparing the spectrogram of Whisper"))?;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle::{Result, Tensor, Var};
+use candle::{DType, Result, Tensor, Var};
 use rayon::prelude::*;
 
+use super::wallet::Measured;
 use crate::host::{self, CHUNK};
 
 /// A gradient for each parameter that a loss depends on, by the parameter's name.
@@ -30,6 +31,9 @@ pub fn gradients_of(loss: &Tensor, parameters: &BTreeMap<String, Var>) -> Result
 /// # Errors
 /// When a gradient is not f32 or the device fails.
 pub fn norm_of(gradients: &Gradients) -> Result<f32> {
+    if is_elsewhere(gradients) {
+        return Ok(squares_on_device(gradients)?.to_scalar::<f64>()?.sqrt() as f32);
+    }
     let mut sum = 0.0;
     for gradient in gradients.values() {
         // In f64 and chunk by chunk, so that the sum depends neither on size nor on cores.
@@ -39,6 +43,66 @@ pub fn norm_of(gradients: &Gradients) -> Result<f32> {
         sum += chunks.iter().sum::<f64>();
     }
     Ok(sum.sqrt() as f32)
+}
+
+/// The values of losses, and the norms of their gradients; from a GPU in one transfer.
+///
+/// # Errors
+/// When a loss is no number of type f32, or as [`norm_of`].
+pub fn measure(losses: &[(&Tensor, &Gradients)]) -> Result<Vec<Measured>> {
+    if !losses.iter().any(|(_, gradients)| is_elsewhere(gradients)) {
+        let measured = |(loss, gradients): &(&Tensor, &Gradients)| {
+            Ok(Measured { loss: loss.to_scalar()?, gradient_norm: norm_of(gradients)? })
+        };
+        return losses.iter().map(measured).collect();
+    }
+    measure_on_device(losses)
+}
+
+fn measure_on_device(losses: &[(&Tensor, &Gradients)]) -> Result<Vec<Measured>> {
+    let mut numbers = Vec::with_capacity(2 * losses.len());
+    for (loss, gradients) in losses {
+        let loss = loss.to_dtype(DType::F64)?;
+        let squares = match gradients.is_empty() {
+            true => loss.zeros_like()?,
+            false => squares_on_device(gradients)?,
+        };
+        numbers.extend([loss, squares]);
+    }
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let numbers = Tensor::stack(&numbers, 0)?.to_vec1::<f64>()?;
+    let measured = numbers.chunks_exact(2).map(|numbers| Measured {
+        loss: numbers[0] as f32,
+        gradient_norm: numbers[1].sqrt() as f32,
+    });
+    Ok(measured.collect())
+}
+
+/// Whether gradients are on a GPU, where they stay.
+fn is_elsewhere(gradients: &Gradients) -> bool {
+    gradients.values().any(|gradient| !gradient.device().is_cpu())
+}
+
+/// Squares that are summed together on a device.
+const ROW: usize = 1024;
+
+/// Sum of the squares of all gradients, in f64, where they are.
+fn squares_on_device(gradients: &Gradients) -> Result<Tensor> {
+    let flat: Result<Vec<Tensor>> = gradients.values().map(Tensor::flatten_all).collect();
+    let squares = Tensor::cat(&flat?, 0)?.to_dtype(DType::F64)?.sqr()?;
+    // Row by row first: a sum over everything runs on a single core of a GPU.
+    let count = squares.elem_count();
+    let in_rows = count / ROW * ROW;
+    let mut sums = Vec::new();
+    if in_rows > 0 {
+        sums.push(squares.narrow(0, 0, in_rows)?.reshape(((), ROW))?.sum(1)?);
+    }
+    if in_rows < count {
+        sums.push(squares.narrow(0, in_rows, count - in_rows)?);
+    }
+    Tensor::cat(&sums, 0)?.sum_all()
 }
 
 fn squared(value: &f32) -> f64 {
@@ -52,6 +116,9 @@ fn squared(value: &f32) -> f64 {
 pub fn weighted_sum(parts: &[(f32, Gradients)]) -> Result<Gradients> {
     let names: BTreeSet<&String> =
         parts.iter().flat_map(|(_, gradients)| gradients.keys()).collect();
+    if parts.iter().any(|(_, gradients)| is_elsewhere(gradients)) {
+        return weighted_sum_on_device(parts);
+    }
     let sum_of = |name: &String| -> Result<(String, Tensor)> {
         let mut parts =
             parts.iter().filter_map(|(weight, gradients)| Some((*weight, gradients.get(name)?)));
@@ -74,6 +141,21 @@ pub fn weighted_sum(parts: &[(f32, Gradients)]) -> Result<Gradients> {
         Ok((name.clone(), Tensor::from_vec(sum, first.shape(), first.device())?))
     };
     names.into_iter().map(sum_of).collect()
+}
+
+fn weighted_sum_on_device(parts: &[(f32, Gradients)]) -> Result<Gradients> {
+    let mut sums = Gradients::new();
+    for (weight, gradients) in parts {
+        for (name, gradient) in gradients {
+            let weighted = (gradient * f64::from(*weight))?;
+            let sum = match sums.remove(name) {
+                Some(sum) => (sum + weighted)?,
+                None => weighted,
+            };
+            sums.insert(name.clone(), sum);
+        }
+    }
+    Ok(sums)
 }
 
 #[cfg(test)]
@@ -102,6 +184,37 @@ mod tests {
         let both = weighted_sum(&[(0.5, of_first), (2.0, of_second)])?;
         assert_eq!(both["a"].to_vec1::<f32>()?, [7.0, 8.0]);
         assert_eq!(both["b"].to_vec1::<f32>()?, [6.0]);
+        Ok(())
+    }
+
+    /// What a GPU computes, computed here.
+    #[test]
+    fn on_a_device_all_is_the_same() -> Result<()> {
+        let gradients = |factor: f32, names: &[&str]| -> Result<Gradients> {
+            let values: Vec<f32> = (0..6000).map(|i| (i as f32 * factor).sin()).collect();
+            let tensor = Tensor::from_vec(values, (50, 120), &Device::Cpu)?;
+            names.iter().map(|name| Ok(((*name).to_owned(), tensor.clone()))).collect()
+        };
+        let (first, second) = (gradients(0.3, &["a", "b"])?, gradients(2.0, &["b", "c"])?);
+        let near = |found: f32, expected: f32| {
+            assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{found} is not {expected}");
+        };
+        let (loss, none) = (Tensor::new(0.7f32, &Device::Cpu)?, Gradients::new());
+        let losses = [(&loss, &first), (&loss, &second), (&loss, &none)];
+        let found = measure_on_device(&losses)?;
+        for (found, expected) in found.iter().zip(measure(&losses)?) {
+            near(found.loss, expected.loss);
+            near(found.gradient_norm, expected.gradient_norm);
+        }
+        let parts = [(0.5, first), (3.0, second)];
+        let (found, expected) = (weighted_sum_on_device(&parts)?, weighted_sum(&parts)?);
+        assert!(found.keys().eq(expected.keys()));
+        for (found, expected) in found.values().zip(expected.values()) {
+            let pairs = found.flatten_all()?.to_vec1::<f32>()?.into_iter();
+            for (found, expected) in pairs.zip(expected.flatten_all()?.to_vec1::<f32>()?) {
+                assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+            }
+        }
         Ok(())
     }
 }

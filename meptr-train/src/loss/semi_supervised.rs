@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use candle::{DType, Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use super::grad_norm::{Gradients, gradients_of, norm_of, weighted_sum};
+use super::grad_norm::{Gradients, gradients_of, measure, weighted_sum};
 use super::multitask::over_labelled_traits;
 use super::wallet::{Measured, Wallet, WalletConfig};
 use super::{EmotionLoss, PersonalityLoss, emotion};
@@ -256,15 +256,16 @@ impl Objective {
         components: &Components,
         parameters: &BTreeMap<String, Var>,
     ) -> Result<Balanced> {
+        let of_parts = components.values().map(|part| gradients_of(part, parameters));
+        let of_parts = of_parts.collect::<Result<Vec<_>>>()?;
+        let losses: Vec<_> = components.values().zip(&of_parts).collect();
         let mut measured = BTreeMap::new();
         let mut gradients = Vec::new();
-        for (component, part) in components {
-            let loss: f32 = part.to_scalar()?;
-            let of_part = gradients_of(part, parameters)?;
-            let gradient_norm = norm_of(&of_part)?;
-            if loss.is_finite() && gradient_norm.is_finite() {
-                measured.insert(*component, Measured { loss, gradient_norm });
-                gradients.push((*component, of_part));
+        for ((component, of_part), part) in components.keys().zip(&of_parts).zip(measure(&losses)?)
+        {
+            if part.loss.is_finite() && part.gradient_norm.is_finite() {
+                measured.insert(*component, part);
+                gradients.push((*component, of_part.clone()));
             }
         }
         let of = |component: Component| measured.get(&component).copied();

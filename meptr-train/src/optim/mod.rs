@@ -1,6 +1,7 @@
 //! Optimisers with savable state, gradient clipping and learning-rate schedules.
 
 pub mod clip;
+mod on_device;
 pub mod optimiser;
 pub mod rules;
 pub mod schedule;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle::{DType, Device, Result, Tensor, Var};
 
+use super::on_device::DeviceState;
 use super::rules::{OptimiserConfig, ParameterState};
 use super::schedule::Rates;
 use crate::host;
@@ -17,6 +18,10 @@ pub struct Optimiser {
     config: OptimiserConfig,
     parameters: BTreeMap<String, Var>,
     states: BTreeMap<String, ParameterState>,
+    /// The same for parameters on a GPU.
+    device_states: BTreeMap<String, DeviceState>,
+    /// Whether parameters move where they are, by operations on tensors.
+    on_device: bool,
 }
 
 const STEPS: &str = "steps";
@@ -26,7 +31,9 @@ const SECOND_MOMENT: &str = "second_moment";
 impl Optimiser {
     /// An optimiser that has not taken a step.
     pub fn new(config: OptimiserConfig, parameters: BTreeMap<String, Var>) -> Self {
-        Self { config, parameters, states: BTreeMap::new() }
+        let on_device = parameters.values().any(|parameter| !parameter.device().is_cpu());
+        let (states, device_states) = (BTreeMap::new(), BTreeMap::new());
+        Self { config, parameters, states, device_states, on_device }
     }
 
     /// The parameters it moves.
@@ -47,8 +54,13 @@ impl Optimiser {
             if gradient.dims() != parameter.dims() {
                 candle::bail!("the gradient of `{name}` has the shape {:?}", gradient.dims());
             }
-            let state = self.states.entry(name.clone()).or_default();
             let (config, rate) = (&self.config, rates.learning_rate);
+            if self.on_device {
+                let state = self.device_states.entry(name.clone()).or_default();
+                config.apply_on_device(parameter, gradient, state, rate, momentum)?;
+                continue;
+            }
+            let state = self.states.entry(name.clone()).or_default();
             host::read(gradient, |gradient| {
                 host::change(parameter, |parameter| {
                     config.apply(parameter, gradient, state, rate, momentum);
@@ -68,6 +80,17 @@ impl Optimiser {
     /// When the device fails.
     pub fn state_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = BTreeMap::new();
+        for (name, state) in &self.device_states {
+            let steps = Tensor::new(&[state.steps], &Device::Cpu)?;
+            tensors.insert(format!("{name}.{STEPS}"), steps);
+            let moments =
+                [(FIRST_MOMENT, &state.first_moment), (SECOND_MOMENT, &state.second_moment)];
+            for (kind, moment) in moments {
+                if let Some(moment) = moment {
+                    tensors.insert(format!("{name}.{kind}"), moment.to_device(&Device::Cpu)?);
+                }
+            }
+        }
         for (name, state) in &self.states {
             let steps = Tensor::new(&[state.steps], &Device::Cpu)?;
             tensors.insert(format!("{name}.{STEPS}"), steps);
@@ -115,7 +138,25 @@ impl Optimiser {
                 _ => candle::bail!("optimiser state `{full_name}` is unknown"),
             }
         }
-        self.states = states;
+        if !self.on_device {
+            self.states = states;
+            return Ok(());
+        }
+        let state_of = |(name, state): (String, ParameterState)| {
+            let parameter = &self.parameters[&name];
+            let moment = |values: Vec<f32>| -> Result<Option<Tensor>> {
+                let has_it = !values.is_empty();
+                let moment = || Tensor::from_vec(values, parameter.shape(), parameter.device());
+                has_it.then(moment).transpose()
+            };
+            let state = DeviceState {
+                steps: state.steps,
+                first_moment: moment(state.first_moment)?,
+                second_moment: moment(state.second_moment)?,
+            };
+            Ok((name, state))
+        };
+        self.device_states = states.into_iter().map(state_of).collect::<Result<_>>()?;
         Ok(())
     }
 }
@@ -202,6 +243,38 @@ mod tests {
             for (found, expected) in w.to_vec1::<f32>().unwrap().into_iter().zip(expected) {
                 assert!((found - expected).abs() < 1e-5, "{rule:?}: {found} is not {expected}");
             }
+        }
+    }
+
+    /// What a GPU computes, computed here.
+    #[test]
+    fn rules_on_tensors_equal_those_on_numbers() {
+        let values: Vec<f32> = (0..600).map(|i| (i as f32 * 0.7).sin() * 2.0).collect();
+        for rule in RULES {
+            let run = |on_device: bool| {
+                let w = Var::from_vec(values.clone(), (20, 30), &Device::Cpu).unwrap();
+                let parameters = BTreeMap::from([("w".to_owned(), w.clone())]);
+                let fresh = || Optimiser { on_device, ..Optimiser::new(rule, parameters.clone()) };
+                let mut optimiser = fresh();
+                for step in 1..=6 {
+                    if step == 4 {
+                        let state = optimiser.state_tensors().unwrap();
+                        optimiser = fresh();
+                        optimiser.restore(&state).unwrap();
+                    }
+                    let gradient = (w.as_detached_tensor() * f64::from(step)).unwrap();
+                    let gradients = Gradients::from([("w".into(), gradient.sin().unwrap())]);
+                    let rates = Rates { learning_rate: 0.003, momentum: None };
+                    optimiser.step(&gradients, rates).unwrap();
+                }
+                let w = w.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                (w, optimiser.state_tensors().unwrap())
+            };
+            let ((numbers, state), (tensors, device_state)) = (run(false), run(true));
+            for (expected, found) in numbers.iter().zip(&tensors) {
+                assert!((expected - found).abs() < 2e-6, "{rule:?}: {found} is not {expected}");
+            }
+            assert!(state.keys().eq(device_state.keys()), "{rule:?}");
         }
     }
 

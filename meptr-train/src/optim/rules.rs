@@ -47,10 +47,10 @@ pub enum OptimiserConfig {
     },
 }
 
-const ADAM_BETAS: (f64, f64) = (0.9, 0.999);
-const LION_BETAS: (f64, f64) = (0.9, 0.99);
-const RMSPROP_ALPHA: f64 = 0.99;
-const EPSILON: f32 = 1e-8;
+pub(super) const ADAM_BETAS: (f64, f64) = (0.9, 0.999);
+pub(super) const LION_BETAS: (f64, f64) = (0.9, 0.99);
+pub(super) const RMSPROP_ALPHA: f64 = 0.99;
+pub(super) const EPSILON: f32 = 1e-8;
 
 impl OptimiserConfig {
     /// Momentum to start with, and the one that a one-cycle schedule moves: the momentum of SGD and

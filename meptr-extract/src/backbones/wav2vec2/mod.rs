@@ -6,8 +6,9 @@ mod positional_convolution;
 
 use std::path::Path;
 
-use candle::{Device, Result, Tensor};
+use candle::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use meptr_core::Precision;
 
 pub use config::{FeatureNorm, Wav2Vec2Config};
 
@@ -54,7 +55,18 @@ impl Wav2Vec2 {
     /// When a file is missing or broken, asks for something we do not compute, or holds tensors
     /// that do not fit the configuration.
     pub fn open(folder: &Path, device: &Device) -> crate::Result<Self> {
-        folder::open(folder, "Wav2Vec2 configuration", device, Self::may_be_left, Self::load)
+        Self::open_as(folder, device, Precision::F32)
+    }
+
+    /// The same, computing with other numbers; what comes out is f32 all the same.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> crate::Result<Self> {
+        let load = |config: &Wav2Vec2Config, vb: VarBuilder| {
+            Self::load(config, vb.to_dtype(precision.dtype()))
+        };
+        folder::open(folder, "Wav2Vec2 configuration", device, Self::may_be_left, load)
     }
 
     /// Builds the encoder of the weights in `vb`.
@@ -136,6 +148,7 @@ impl Wav2Vec2 {
             let needed = self.config.receptive_field();
             candle::bail!("a clip of {lengths:?} samples is shorter than {needed}");
         }
+        let input_values = input_values.to_dtype(self.projection.dtype())?;
         let longest = steps.iter().copied().max().unwrap_or_default();
         let clips: Result<Vec<Tensor>> = lengths
             .iter()
@@ -148,10 +161,20 @@ impl Wav2Vec2 {
             })
             .collect();
         let hidden = Tensor::stack(&clips?, 0)?;
-        match self.config.norm_place() {
-            NormPlace::BeforeBranch => self.norm.forward(&self.encoder.forward(hidden, &steps)?),
-            NormPlace::AfterResidual => self.encoder.forward(self.norm.forward(&hidden)?, &steps),
-        }
+        let hidden = match self.config.norm_place() {
+            NormPlace::BeforeBranch => self.norm.forward(&self.encoder.forward(hidden, &steps)?)?,
+            NormPlace::AfterResidual => {
+                self.encoder.forward(self.norm.forward(&hidden)?, &steps)?
+            }
+        };
+        hidden.to_dtype(DType::F32)
+    }
+
+    /// Bytes that each clip of a batch takes on the device at the fullest moment, roughly: the
+    /// widest layer of the encoder. Convolutions run clip by clip, and attention in blocks.
+    pub fn bytes_per_clip(&self, samples: usize) -> u64 {
+        let widths = 10 * self.config.hidden_size + 2 * self.config.intermediate_size;
+        4 * (self.config.steps(samples) * widths) as u64
     }
 
     /// One clip `(samples,)` to the encoder's input without its norm, `(steps, hidden_size)`.

@@ -1,6 +1,6 @@
 //! The wide grouped convolution that tells the encoder where a step stands.
 
-use candle::{Result, Tensor};
+use candle::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::Wav2Vec2Config;
@@ -35,11 +35,12 @@ impl PositionalConvolution {
         } else {
             ("weight_g", "weight_v")
         };
-        let magnitude = vb.get((1, 1, kernel), magnitude)?;
-        let direction = vb.get((width, channels, kernel), direction)?;
+        let exact = vb.to_dtype(DType::F32);
+        let magnitude = exact.get((1, 1, kernel), magnitude)?;
+        let direction = exact.get((width, channels, kernel), direction)?;
         // Two sums rather than one keep the rounding of 65536 terms small.
         let norm = direction.sqr()?.sum_keepdim(0)?.sum_keepdim(1)?.sqrt()?;
-        let weight = direction.broadcast_mul(&(magnitude / norm)?)?;
+        let weight = direction.broadcast_mul(&(magnitude / norm)?)?.to_dtype(vb.dtype())?;
         Ok(Self {
             weight: weight
                 .reshape((groups, channels, channels, kernel))?

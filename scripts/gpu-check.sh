@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Checks and measures meptr on a machine with an NVIDIA GPU. Builds nothing: it takes
+# target/cuda/gpu-check.tar.xz, which `scripts/build-cuda.sh --checks` makes anywhere.
+#
+#   scripts/gpu-check.sh            everything: about 8 minutes
+#   scripts/gpu-check.sh --quick    small models and few repeats, to see that it runs
+#
+# GPU_CHECK_DEVICE   the device [cuda:0]; `cpu` for a trial where no GPU is
+# GPU_CHECK_OUT      folder for what it writes [target/cuda/gpu-check]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+device=${GPU_CHECK_DEVICE:-cuda:0}
+out=${GPU_CHECK_OUT:-target/cuda/gpu-check}
+quick=()
+[ "${1:-}" = --quick ] && quick=(--quick)
+failed=()
+mkdir -p "$out"
+
+say() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+step() { # NAME SECONDS COMMAND..
+    local name=$1 limit=$2
+    shift 2
+    timeout "$limit" "$@" || failed+=("$name")
+}
+
+unpack() {
+    local archive=target/cuda/gpu-check.tar.xz
+    python3 - "$archive" "$out" <<'PY' || tar -xJf "$archive" -C "$out"
+import sys, tarfile
+tarfile.open(sys.argv[1]).extractall(sys.argv[2])
+PY
+}
+
+# cuBLAS and cuRAND come with the CUDA wheels of PyTorch or with an installed toolkit.
+libraries() {
+    python3 - <<'PY' 2>/dev/null
+import glob, os, site, sysconfig
+folders = {sysconfig.get_paths()["purelib"], *site.getsitepackages()}
+found = [p for f in folders for p in glob.glob(os.path.join(f, "nvidia", "*", "lib"))]
+print(":".join(sorted(found)))
+PY
+}
+
+say "what is here: $(date -u +%Y-%m-%d)"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null ||
+    echo "no nvidia-smi"
+unpack || { echo "gpu-check: run scripts/build-cuda.sh --checks first" >&2; exit 2; }
+found=$(libraries)
+for folder in /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib; do
+    [ -d "$folder" ] && found=$found:$folder
+done
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$found
+export PATH=$PWD/$out/bin:$PATH
+
+say "golden data on $device"
+export MEPTR_TEST_DEVICE=$device MEPTR_GOLDEN=${MEPTR_GOLDEN:-$PWD/tests/golden}
+for test in "$out"/tests/*; do
+    echo "-- ${test##*/}"
+    # One test after another: they share the device's one queue of work.
+    step "golden ${test##*/}" 120 "$test" --test-threads=1
+done
+
+say "backbones on $device against the processor"
+step compare 150 gpu_check compare "$device" "${quick[@]}"
+
+say "demo prediction"
+if ldd "$out/bin/meptr" | grep -q 'not found'; then
+    echo "left out: the libraries of FFmpeg are not here:"
+    ldd "$out/bin/meptr" | grep 'not found' | head -3
+else
+    video=samples/portrait.mp4
+    step predict 120 meptr predict --device "$device" --format json --output "$out/device.json" "$video"
+    step predict-cpu 120 meptr predict --device cpu --format json --output "$out/cpu.json" "$video"
+    step predict-same 60 python3 - "$out/device.json" "$out/cpu.json" <<'PY'
+import json, sys
+a, b = (json.load(open(path))["videos"][0]["predictions"][0] for path in sys.argv[1:])
+numbers = lambda row: [e["probability"] for e in row["emotions"]] + [t["score"] for t in row["traits"]]
+off = max(abs(x - y) for x, y in zip(numbers(a), numbers(b)))
+print(f"probabilities and scores off by {off:.1e}")
+sys.exit(off > 1e-3)
+PY
+    if [ ${#quick[@]} -eq 0 ]; then
+        step weights 120 meptr weights init --preset full --seed 1 "$out/full"
+        for precision in f32 bf16; do
+            [ "$device" = cpu ] && [ $precision = bf16 ] && continue
+            step "predict-$precision" 120 meptr predict --device "$device" --precision $precision \
+                --weights "$out/full" --format json --output "$out/full-$precision.json" "$video" "$video"
+            python3 - "$out/full-$precision.json" "$precision" <<'PY'
+import json, sys
+for video in json.load(open(sys.argv[1]))["videos"]:
+    steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in video["steps"])
+    print(f"full size, {sys.argv[2]}: {steps}")
+PY
+        done
+    fi
+fi
+
+say "times"
+step measure 150 gpu_check measure "$device" "${quick[@]}" > "$out/meptr.jsonl"
+rm -f "$out/torch.jsonl"
+if python3 -c 'import torch' 2>/dev/null; then
+    step torch 150 python3 scripts/gpu_check.py "$device" "${quick[@]}" > "$out/torch.jsonl"
+else
+    echo "no PyTorch here to compare with"
+fi
+gpu_check table "$out/meptr.jsonl" "$out/torch.jsonl" | tee "$out/table.txt"
+
+say "done"
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'FAILED: %s\n' "${failed[@]}"
+    exit 1
+fi
