@@ -83,11 +83,17 @@ impl Measuring<'_> {
         let (side, numbers) = if self.is_quick { (512, 1 << 20) } else { (8192, 1 << 29) };
         let dtype = precision.dtype();
         let matrix = models::wave(&[side, side], self.device)?.to_dtype(dtype)?;
-        let seconds = self.seconds(|| Ok(drop(matrix.matmul(&matrix)?)))?;
+        let seconds = self.seconds(|| {
+            matrix.matmul(&matrix)?;
+            Ok(())
+        })?;
         let operations = 2.0 * (side as f64).powi(3);
         self.report("matmul", precision, seconds, Some((operations, 0.0)));
         let long = Tensor::zeros(numbers, dtype, self.device)?;
-        let seconds = self.seconds(|| Ok(drop(long.copy()?)))?;
+        let seconds = self.seconds(|| {
+            long.copy()?;
+            Ok(())
+        })?;
         let bytes = 2.0 * (numbers * dtype.size_in_bytes()) as f64; // read and written
         self.report("copy", precision, seconds, Some((0.0, bytes)));
         Ok(())
@@ -105,7 +111,10 @@ impl Measuring<'_> {
         let counts: &[usize] = if self.is_quick { &[2] } else { &[30, 960] };
         for count in counts {
             let pictures = models::wave(&[*count, 3, 224, 224], self.device)?;
-            let seconds = self.seconds(|| Ok(drop(model.forward(&pictures)?)))?;
+            let seconds = self.seconds(|| {
+                model.forward(&pictures)?;
+                Ok(())
+            })?;
             let work = encoder.work(*count, 50, precision);
             self.report(&format!("clip-{count}"), precision, seconds, Some(work));
         }
@@ -127,7 +136,10 @@ impl Measuring<'_> {
             let samples = seconds_of_sound * SAMPLE_RATE_HZ;
             let sound = models::wave(&[*count, samples], self.device)?;
             let lengths = vec![samples; *count];
-            let seconds = self.seconds(|| Ok(drop(model.forward(&sound, &lengths)?)))?;
+            let seconds = self.seconds(|| {
+                model.forward(&sound, &lengths)?;
+                Ok(())
+            })?;
             let (operations, bytes) = encoder.work(*count, config.steps(samples), precision);
             let (more, more_bytes) = convolutions(config, samples, precision);
             let clips = *count as f64;
@@ -148,7 +160,10 @@ impl Measuring<'_> {
             inner: config.encoder_ffn_dim,
             heads: config.encoder_attention_heads,
         };
-        let seconds = self.seconds(|| Ok(drop(model.encode(&features)?)))?;
+        let seconds = self.seconds(|| {
+            model.encode(&features)?;
+            Ok(())
+        })?;
         let work = encoder.work(1, config.max_source_positions, precision);
         self.report("whisper-encoder", precision, seconds, Some(work));
         let encoded = model.encode(&features)?;
