@@ -54,7 +54,11 @@ fn choose<M: Machine>(
     };
     let opened = match obstacle(machine, number) {
         Some(why) => Err(why),
-        None => machine.open(number).map_err(|error| format!("the GPU does not work: {error}")),
+        None => machine.open(number).map_err(|error| {
+            // With RUST_BACKTRACE set, Candle's errors go on for pages.
+            let error = error.to_string();
+            format!("the GPU does not work: {}", error.lines().next().unwrap_or_default())
+        }),
     };
     match (opened, choice) {
         (Ok(gpu), _) => Ok((Some(gpu), None)),

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ impl Pins {
         let path = path(cache);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(source) if matches!(source.kind(), NotFound | NotADirectory) => {
                 return Ok(Self::default());
             }
             Err(source) => return Err(Error::at(&path)(source)),
