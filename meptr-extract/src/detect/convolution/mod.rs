@@ -249,7 +249,8 @@ mod tests {
         assert_eq!(found.dims(), expected.dims());
         let off = (found - expected).unwrap().abs().unwrap().flatten_all().unwrap();
         let off = off.max(D::Minus1).unwrap().to_scalar::<f32>().unwrap();
-        assert!(off < 2e-5, "off by {off}");
+        // Sums of up to 475 products of up to 1, in f32 in another order.
+        assert!(off < 1e-4, "off by {off}");
     }
 
     proptest! {
