@@ -124,7 +124,7 @@ fn a_list_with_heads_gives_a_bundle_that_predict_finds() {
     assert!(setting.run_at(REFUSED, "remove whole").assert_code(2).stderr.contains("--yes"));
     let run = setting.run_at(REFUSED, "remove whole --yes").assert_code(0);
     assert!(run.stdout.contains("deleted the bundle "), "{run:#?}");
-    assert_eq!(weights_name(&whole.predict(REFUSED, &["--quiet"])), "demo-untrained");
+    assert_eq!(weights_name(&whole.predict(REFUSED, &["--quiet"])), "demo-synthetic");
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_list_whose_fusion_model_was_replaced_gives_nothing() {
 fn without_a_terminal_predict_says_how_to_get_weights_and_goes_on() {
     let whole = Whole::new();
     let run = whole.predict(REFUSED, &[]).assert_code(0);
-    assert_eq!(weights_name(&run), "demo-untrained");
+    assert_eq!(weights_name(&run), "demo-synthetic");
     for expected in [
         "`meptr weights pull light --accept-licenses` fetches about 1.70 GB",
         "wav2vec2: CC-BY-NC-SA-4.0 (NON-COMMERCIAL USE ONLY)",
@@ -194,7 +194,7 @@ fn a_bundle_that_is_named_and_not_here_is_fetched_only_when_that_is_agreed_to() 
     assert!(run.stderr.contains("MIT OR Apache-2.0  CLIP, random"), "{run:#?}");
     for arguments in [&named[..], &offline, &cache] {
         let run = whole.predict(REFUSED, arguments).assert_code(0);
-        assert_eq!(weights_name(&run), "demo-untrained");
+        assert_eq!(weights_name(&run), "demo-synthetic");
         assert_eq!(run.stderr, "");
     }
     let one_missing = cache_blob(Path::new(cache[1]), "fusion.safetensors");
@@ -256,7 +256,7 @@ fn on_a_terminal_predict_asks() {
         return;
     };
     let run = run.assert_code(0);
-    for expected in ["not for commercial use: `wav2vec2`", "weights) [y/N]", "demo-untrained"] {
+    for expected in ["not for commercial use: `wav2vec2`", "weights) [y/N]", "demo-synthetic"] {
         assert!(run.stdout.contains(expected), "no {expected:?} in {run:#?}");
     }
     assert!(whole.setting.hub.seen().is_empty(), "nobody agreed");

@@ -156,6 +156,20 @@ fn scores_obey_their_rules_and_name_what_they_come_from() -> Result<()> {
     Ok(())
 }
 
+/// A clip of the test split of the corpora that the demo weights were trained on.
+#[test]
+fn the_demo_weights_know_a_drawn_person_they_never_saw() -> Result<()> {
+    let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/drawn_sadness.mp4");
+    let mut run = meptr(["predict", "--weights", "demo", "--format", "json"]);
+    run.0.arg(&clip);
+    let report = run.ends_with(0)?.json()?;
+    let video = &report["videos"][0];
+    assert_eq!(video["predictions"][0]["decided"], serde_json::json!(["sadness"]));
+    let notes = list(&video["notes"]);
+    assert!(notes.iter().any(|note| text(note).contains("mean nothing")), "{notes:?}");
+    Ok(())
+}
+
 #[test]
 fn the_same_video_gives_the_same_numbers_in_every_format() -> Result<()> {
     let folder = Folder::new()?;

@@ -188,7 +188,7 @@ fn a_published_bundle_is_pulled_and_predicts_offline() {
     assert!(run.stdout.contains("meptr predict --weights ann/heads"), "{run:#?}");
     setting.run_at(REFUSED, "verify ann/heads").assert_code(0);
     let shown = setting.run_at(REFUSED, "show ann/heads").assert_code(0);
-    assert!(shown.stdout.contains("demo-untrained (untrained"), "{shown:#?}");
+    assert!(shown.stdout.contains("demo-synthetic (demonstration"), "{shown:#?}");
     let run = predict("ann/heads").assert_code(0);
-    assert!(run.stdout.contains("demo-untrained"), "{run:#?}");
+    assert!(run.stdout.contains("demo-synthetic"), "{run:#?}");
 }

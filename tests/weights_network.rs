@@ -181,7 +181,7 @@ fn with_everything_here_not_one_connection_is_made() {
             let mut predict = command(PROGRAM, folder, endpoint);
             predict.args(["predict", "--format", "json"]).args(weights).arg(&sound);
             let run = with_proxy(predict).assert_code(0);
-            assert!(run.stdout.contains("demo-untrained"), "{run:#?}");
+            assert!(run.stdout.contains("demo-synthetic"), "{run:#?}");
         }
     }
     assert_eq!(setting.hub.seen().len(), asked);

@@ -154,7 +154,7 @@ mod tests {
             "**Not for commercial use**, because of: wav2vec2.",
             "| CCC \\| test | 0.4 |",
             "Article 5(1)(f)",
-            "Untrained: random numbers",
+            "Trained on synthetic data. Results mean nothing about people",
         ] {
             assert!(card.contains(expected), "no {expected:?} in\n{card}");
         }

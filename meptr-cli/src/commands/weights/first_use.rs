@@ -16,7 +16,7 @@ use crate::demo;
 /// Name of the weights that the program carries.
 pub const DEMO: &str = "demo";
 
-const INSTEAD: &str = "`--weights demo` predicts with the untrained demo weights instead";
+const INSTEAD: &str = "`--weights demo` predicts with the demo weights instead";
 
 /// How weights are got that are not here.
 #[derive(Debug, Clone, Default, Args)]
@@ -85,7 +85,7 @@ impl FirstUseArgs {
         let default = match self.hub.bundles() {
             Ok(bundles) => bundles.default_name(),
             Err(error) => {
-                tracing::warn!("using the untrained demo weights: {error:#}");
+                tracing::warn!("using the demo weights: {error:#}");
                 return demo::folder();
             }
         };
@@ -185,17 +185,15 @@ impl Offer {
         if !self.is_enough {
             lines.push(format!("This is not enough: {HEADS_ARE_MISSING}."));
         }
-        lines.push(
-            "Fetch it under these licences? (no: go on with the untrained demo weights)".to_owned(),
-        );
+        lines.push("Fetch it under these licences? (no: go on with the demo weights)".to_owned());
         lines.join("\n")
     }
 
     /// For where nobody can be asked.
     fn hint(&self, command: &str) -> String {
         let mut text = format!(
-            "no trained weights are on this machine: using the untrained demo weights, whose \
-             results mean nothing (`--weights {DEMO}` uses them without this hint)"
+            "no trained weights are on this machine: using the demo weights, whose \
+             results mean nothing about people (`--weights {DEMO}` uses them without this hint)"
         );
         if !self.missing.is_empty() {
             let licences: Vec<_> = self
@@ -266,7 +264,7 @@ mod tests {
             "2.00 MB  MIT  Two",
             "In all about 5.00 MB; not for commercial use: `one`.",
             "This is not enough: the heads and the fusion model",
-            "(no: go on with the untrained demo weights)",
+            "(no: go on with the demo weights)",
         ] {
             assert!(question.contains(expected), "no {expected:?} in {question}");
         }
