@@ -12,6 +12,7 @@ pub mod convert;
 pub mod device;
 mod digest;
 pub mod error;
+pub mod files;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod modality;

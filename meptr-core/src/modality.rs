@@ -28,6 +28,11 @@ impl Modality {
     pub const ALL: [Self; Self::COUNT] =
         [Self::Body, Self::Face, Self::Scene, Self::Audio, Self::Text];
 
+    /// The modality of a [`name`](Self::name).
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|modality| modality.name() == name)
+    }
+
     /// Name in lower case, as in weight files and results.
     pub fn name(self) -> &'static str {
         match self {

@@ -64,8 +64,7 @@ impl From<StageArg> for Stage {
 
 /// A modality by its name.
 pub fn modality(name: &str) -> Result<Modality, String> {
-    let found = Modality::ALL.into_iter().find(|modality| modality.name() == name);
-    found.ok_or_else(|| "give body, face, scene, audio or text".to_owned())
+    Modality::named(name).ok_or_else(|| "give body, face, scene, audio or text".to_owned())
 }
 
 /// A task by its name.
@@ -137,7 +136,8 @@ impl Prepared {
         base: impl FnOnce(Option<&Path>) -> anyhow::Result<PathBuf>,
     ) -> anyhow::Result<Self> {
         let folder = base(config.base.as_deref())?;
-        let base = Bundle::open(&folder).map_err(|error| problems.push(chain(&error))).ok();
+        let said = |error| format!("{:#}", anyhow::Error::new(error)); // with its causes
+        let base = Bundle::open(&folder).map_err(|error| problems.push(said(error))).ok();
         let sources = base.as_ref().filter(|_| !config.store.as_os_str().is_empty()).map(|base| {
             let weights = weights_digests(base.manifest());
             Sources::open(&Store::at(&config.store), &config.corpora, &weights, &mut problems)
@@ -156,14 +156,4 @@ impl Prepared {
             false => Err(meptr_train::Error::UnfitData { problems }.into()),
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -141,8 +141,8 @@ fn header(file: &mut File, length: u64) -> std::io::Result<Result<Vec<u8>, Strin
 fn spans(metadata: &Metadata, data_start: u64) -> Result<PerModality<Option<Span>>, String> {
     let mut spans = PerModality::default();
     for (name, info) in metadata.tensors() {
-        let modality = Modality::ALL.into_iter().find(|one| one.name() == name);
-        let modality = modality.ok_or_else(|| format!("it holds a tensor `{name}`"))?;
+        let modality =
+            Modality::named(&name).ok_or_else(|| format!("it holds a tensor `{name}`"))?;
         spans[modality] = Some(span(info, data_start).ok_or_else(|| {
             format!(
                 "the {name} sequence has the shape {:?} and the type {:?}",

@@ -1,13 +1,12 @@
 //! Writing the features of one video.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use candle::{DType, Tensor};
 
 use super::layout::{METADATA_KEY, Storage, VideoRecord};
+use crate::files::write_whole;
 use crate::{Error, Modality, PerModality, Result};
 
 /// Writes a file of a store: all of it or, when anything fails, nothing.
@@ -45,29 +44,15 @@ pub fn write_features(
     let metadata = HashMap::from([(METADATA_KEY.to_owned(), json)]);
     let bytes = safetensors::serialize(tensors, Some(metadata))
         .map_err(|error| unfit(error.to_string()))?;
-    write_whole(path, &bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
+    // Two processes never write to one store, see `Store::lock`.
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    folder
+        .and_then(|()| write_whole(path, &bytes))
+        .map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 /// Whether no number is NaN or infinite.
 pub(super) fn is_finite(tensor: &Tensor) -> candle::Result<bool> {
     let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     Ok(values.iter().all(|value| value.is_finite()))
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    // A fixed name: what a killed process left is written over. Two processes never write to one
-    // store, see `Store::lock`.
-    let partial = path.with_extension("safetensors.part");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    };
-    write().inspect_err(|_| {
-        let _ = std::fs::remove_file(&partial); // it may not exist; the first error is the one to tell
-    })
 }

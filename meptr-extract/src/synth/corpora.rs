@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use meptr_core::files;
 use meptr_core::rng::SeedStreams;
 use meptr_core::{Emotion, PersonalityTrait, Task};
 use rayon::prelude::*;
@@ -211,21 +212,12 @@ fn corpus_toml(name: &str, task: Task, base: &str, tables: &str) -> String {
     toml
 }
 
-/// Writes a file under another name and renames it, so that a file that is there is whole.
+/// Writes a file, and its folder where that is not there.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".part");
-    let write = || -> std::io::Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        std::fs::write(&partial, bytes)?;
-        std::fs::rename(&partial, path)
-    };
-    write().map_err(|source| {
-        let _ = std::fs::remove_file(&partial); // it may not exist; the first error is the one to tell
-        Error::Write { path: path.to_owned(), source }
-    })
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    folder
+        .and_then(|()| files::write_whole(path, bytes))
+        .map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

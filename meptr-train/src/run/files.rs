@@ -1,27 +1,17 @@
-//! Files that are there whole or not at all.
+//! Files and folders of a run, with errors that name them.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use meptr_core::files;
 
 use crate::{Error, Result};
 
-/// Writes a file under another name, sees to it that it is on the disk, and renames it.
+/// [`meptr_core::files::write_whole`], with this crate's error.
 ///
 /// # Errors
 /// [`Error::Write`] when the disk does not take it; the file that was there, if any, then stays.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = partial(path);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    };
-    write().map_err(|source| {
-        let _ = std::fs::remove_file(&partial); // it may not exist; the first error is the one to tell
-        Error::Write { path: path.to_owned(), source }
-    })
+    files::write_whole(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 /// Makes a folder and those above it.
@@ -30,12 +20,6 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 /// [`Error::Write`] when it cannot be made.
 pub fn make_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|source| Error::Write { path: path.to_owned(), source })
-}
-
-fn partial(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    path.with_file_name(name)
 }
 
 #[cfg(test)]

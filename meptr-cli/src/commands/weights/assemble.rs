@@ -98,8 +98,8 @@ const LICENSED: [&str; 7] =
 
 fn head(text: &str) -> Result<(Modality, PathBuf), String> {
     let (name, file) = text.split_once('=').ok_or("give MODALITY=FILE")?;
-    let modality = Modality::ALL.into_iter().find(|modality| modality.name() == name);
-    let modality = modality.ok_or("the modality is body, face, scene, audio or text")?;
+    let modality =
+        Modality::named(name).ok_or("the modality is body, face, scene, audio or text")?;
     Ok((modality, PathBuf::from(file)))
 }
 
