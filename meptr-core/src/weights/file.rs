@@ -1,17 +1,16 @@
 //! Safetensors files, with every tensor accounted for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use candle::safetensors::MmapedSafetensors;
-use candle::{DType, Device, Shape, Tensor};
+use candle::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
-use candle_nn::{Init, VarBuilder};
 
-use crate::{Error, Result};
+use super::frozen::FrozenBuilder;
+use super::source::{SharedSource, Source};
+use crate::{Error, Precision, Result};
 
 /// Builds a model from a safetensors file that must hold what the model needs and nothing else.
 ///
@@ -27,9 +26,38 @@ pub fn load_file<M>(
     may_be_left: impl Fn(&str) -> bool,
     build: impl FnOnce(VarBuilder) -> candle::Result<M>,
 ) -> Result<M> {
+    load_from(path, device, may_be_left, |vb, _| build(vb))
+}
+
+/// The same for a model that is never trained, which computes with numbers of this precision.
+///
+/// On the CPU its matrices stay in the file, which is mapped, where they are stored as f32.
+///
+/// # Errors
+/// As [`load_file`].
+pub fn load_frozen<M>(
+    path: &Path,
+    device: &Device,
+    precision: Precision,
+    may_be_left: impl Fn(&str) -> bool,
+    build: impl FnOnce(FrozenBuilder) -> candle::Result<M>,
+) -> Result<M> {
+    load_from(path, device, may_be_left, |vb, source| {
+        let is_mapped = device.is_cpu() && precision == Precision::F32;
+        build(FrozenBuilder::new(vb.to_dtype(precision.dtype()), is_mapped.then_some(source)))
+    })
+}
+
+fn load_from<M>(
+    path: &Path,
+    device: &Device,
+    may_be_left: impl Fn(&str) -> bool,
+    build: impl FnOnce(VarBuilder, Arc<Source>) -> candle::Result<M>,
+) -> Result<M> {
     let source = Arc::new(Source::open(path)?);
     let backend: Box<dyn SimpleBackend> = Box::new(SharedSource(Arc::clone(&source)));
-    let model = build(VarBuilder::new_with_args(backend, DType::F32, device));
+    let vb = VarBuilder::new_with_args(backend, DType::F32, device);
+    let model = build(vb, Arc::clone(&source));
     let problems = source.problems(may_be_left);
     if !problems.is_empty() {
         return Err(Error::UnfitWeights { path: path.to_owned(), problems });
@@ -57,162 +85,6 @@ pub fn save_file(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> 
     std::fs::rename(&partial, path).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
-struct Source {
-    stored: BTreeMap<String, Stored>,
-    asked: Mutex<Asked>,
-}
-
-/// Where a tensor lies in the file.
-struct Stored {
-    shape: Vec<usize>,
-    dtype: safetensors::Dtype,
-    start: u64,
-    bytes: usize,
-}
-
-struct Asked {
-    file: File,
-    names: BTreeSet<String>,
-    problems: Vec<String>,
-}
-
-impl Source {
-    fn open(path: &Path) -> Result<Self> {
-        let read = |source| Error::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
-        let length = file.metadata().map_err(read)?.len();
-        if length == 0 {
-            return Err(read(std::io::Error::other("the file is empty"))); // cannot be mapped
-        }
-        #[expect(unsafe_code, reason = "the library checks the header of a whole file in memory")]
-        // SAFETY: the map is read-only and private to this value. As with every mapped file, a
-        // process that shortens it while we read could end ours; weight files are written under a
-        // temporary name and renamed, so nothing of ours does that.
-        let map = unsafe { MmapedSafetensors::new(path) }
-            .map_err(Error::doing(format!("reading the weights `{}`", path.display())))?;
-        let stored = stored(&map, length);
-        Ok(Self {
-            stored,
-            asked: Mutex::new(Asked { file, names: BTreeSet::new(), problems: Vec::new() }),
-        })
-    }
-
-    fn get(
-        &self,
-        needed: Shape,
-        name: &str,
-        dtype: DType,
-        device: &Device,
-    ) -> candle::Result<Tensor> {
-        let mut asked = self.asked.lock().expect("no other thread panics with the lock");
-        asked.names.insert(name.to_owned());
-        let found = match self.stored.get(name) {
-            None => Err(format!("`{name}` {:?} is missing", needed.dims())),
-            Some(stored) if stored.shape != needed.dims() => Err(format!(
-                "`{name}` has the shape {:?}, the model needs {:?}",
-                stored.shape,
-                needed.dims()
-            )),
-            Some(Stored { dtype, .. }) if !is_float(*dtype) => {
-                Err(format!("`{name}` holds {dtype:?}, the model needs F16, BF16 or F32"))
-            }
-            Some(stored) => Ok(stored),
-        };
-        match found {
-            Ok(stored) => stored.load(&mut asked.file, device)?.to_dtype(dtype),
-            Err(problem) => {
-                // Go on with a stand-in, which never leaves `load_file`, to find all problems at
-                // once. It takes no memory: a wrong configuration may ask for any size.
-                asked.problems.push(problem);
-                Tensor::zeros((), dtype, device)?.broadcast_as(needed)
-            }
-        }
-    }
-
-    fn problems(&self, may_be_left: impl Fn(&str) -> bool) -> Vec<String> {
-        let asked = self.asked.lock().expect("no other thread panics with the lock");
-        let superfluous = self
-            .stored
-            .keys()
-            .filter(|name| !asked.names.contains(*name) && !may_be_left(name))
-            .map(|name| format!("`{name}` is superfluous"));
-        asked.problems.iter().cloned().chain(superfluous).collect()
-    }
-}
-
-/// Where the tensors of a file of `length` bytes lie: one after the other at its end, as the
-/// library has checked.
-fn stored(map: &MmapedSafetensors, length: u64) -> BTreeMap<String, Stored> {
-    let mut views = map.tensors();
-    views.sort_by_key(|(_, view)| (view.data().as_ptr(), view.data().len()));
-    let all: usize = views.iter().map(|(_, view)| view.data().len()).sum();
-    let mut start = length - all as u64;
-    let place = |(name, view): (String, safetensors::tensor::TensorView)| {
-        let bytes = view.data().len();
-        let stored = Stored { shape: view.shape().to_vec(), dtype: view.dtype(), start, bytes };
-        start += bytes as u64;
-        (name, stored)
-    };
-    views.into_iter().map(place).collect()
-}
-
-impl Stored {
-    /// Reads the tensor. Read rather than mapped pages are in memory once, not twice.
-    fn load(&self, file: &mut File, device: &Device) -> candle::Result<Tensor> {
-        file.seek(SeekFrom::Start(self.start))?;
-        if self.dtype == safetensors::Dtype::F32 {
-            return Tensor::from_vec(
-                read_f32(file, self.bytes / 4)?,
-                self.shape.as_slice(),
-                device,
-            );
-        }
-        let mut bytes = vec![0; self.bytes];
-        file.read_exact(&mut bytes)?;
-        Tensor::from_raw_buffer(&bytes, self.dtype.try_into()?, &self.shape, device)
-    }
-}
-
-fn read_f32(file: &mut File, count: usize) -> io::Result<Vec<f32>> {
-    let mut values = Vec::with_capacity(count);
-    let mut buffer = vec![0; 1 << 18]; // stays in the cache
-    while values.len() < count {
-        let part = buffer.len().min(4 * (count - values.len()));
-        file.read_exact(&mut buffer[..part])?;
-        let (numbers, _) = buffer[..part].as_chunks::<4>();
-        values.extend(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)));
-    }
-    Ok(values)
-}
-
-fn is_float(kind: safetensors::Dtype) -> bool {
-    use safetensors::Dtype;
-    matches!(kind, Dtype::F16 | Dtype::BF16 | Dtype::F32)
-}
-
-struct SharedSource(Arc<Source>);
-
-impl SimpleBackend for SharedSource {
-    fn get(
-        &self,
-        s: Shape,
-        name: &str,
-        _: Init,
-        dtype: DType,
-        dev: &Device,
-    ) -> candle::Result<Tensor> {
-        self.0.get(s, name, dtype, dev)
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle::Result<Tensor> {
-        candle::bail!("`{name}` was asked for without a shape")
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        self.0.stored.contains_key(name)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +92,38 @@ mod tests {
     fn tensors(items: &[(&str, &[usize])]) -> BTreeMap<String, Tensor> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F16, &Device::Cpu).unwrap();
         items.iter().map(|(name, shape)| ((*name).to_owned(), zeros(shape))).collect()
+    }
+
+    #[test]
+    fn a_mapped_matrix_is_the_tensor_and_is_accounted_for() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let numbers: Vec<f32> = (0..24).map(|number| number as f32).collect();
+        let one = Tensor::from_vec(numbers.clone(), (4, 3, 2), &Device::Cpu).unwrap();
+        save_file(&path, &BTreeMap::from([("a.one".to_owned(), one)]))?;
+        let open = |shape: (usize, usize, usize)| {
+            load_frozen(
+                &path,
+                &Device::Cpu,
+                Precision::F32,
+                |_| false,
+                |vb| Ok((vb.pp("a").matrix(shape, "one")?, vb.file())),
+            )
+        };
+        let indices = |rows: &[u32]| Tensor::new(rows, &Device::Cpu).unwrap();
+        let (matrix, file) = open((4, 3, 2))?;
+        assert_eq!((matrix.rows(), matrix.columns()), (4, 6));
+        assert_eq!(*matrix.numbers().unwrap(), numbers);
+        file.expect("it is mapped").release();
+        assert_eq!(*matrix.numbers().unwrap(), numbers, "after letting go of the pages");
+        let rows = matrix.select_rows(&indices(&[2, 0])).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(rows, [&numbers[12..18], &numbers[..6]]);
+        assert!(matrix.select_rows(&indices(&[4])).is_err());
+        let Err(Error::UnfitWeights { problems, .. }) = open((4, 2, 3)) else {
+            panic!("it loaded")
+        };
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        Ok(())
     }
 
     fn load(path: &Path) -> Result<(Tensor, Tensor)> {

@@ -2,16 +2,22 @@
 //!
 //! Every model has one constructor, `load(config, vb)`, which asks a `VarBuilder` for each tensor
 //! by name and shape. What stands behind the `VarBuilder` decides the rest: [`load_file`] reads a
-//! safetensors file and accounts for every tensor in it, [`generate`] makes numbers from a seed,
+//! safetensors file and accounts for every tensor in it ([`load_frozen`] leaves matrices where they
+//! lie), [`generate`] makes numbers from a seed,
 //! [`Trainable`] makes variables for training.
 //!
 //! A model that knows two spellings of a name asks `vb.contains_tensor` for the newer one first
 //! and falls back to the older, so that generated weights always have the older names.
 
 mod file;
+mod frozen;
 mod generate;
+mod map;
+mod source;
 mod trainable;
 
-pub use file::{load_file, save_file};
+pub use file::{load_file, load_frozen, save_file};
+pub use frozen::{FrozenBuilder, Matrix, Numbers};
 pub use generate::{generate, generated_tensor};
+pub use map::MappedFile;
 pub use trainable::Trainable;

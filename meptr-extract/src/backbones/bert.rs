@@ -1,14 +1,16 @@
 //! BERT.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle::{DType, Device, Result, Tensor};
-use candle_nn::VarBuilder;
 use meptr_core::Precision;
+use meptr_core::weights::{FrozenBuilder, MappedFile, Matrix};
 use serde::Deserialize;
 
-use super::encoder::{Activation, Encoder, EncoderConfig, LayerNames, LayerNorm, NormPlace};
+use super::encoder::{Activation, Encoder, EncoderConfig, LayerNames, NormPlace};
 use super::folder::{self, FolderConfig, Problems};
+use super::layer_norm::LayerNorm;
 
 /// `config.json` of a BERT model; keys that we do not name are ignored.
 ///
@@ -118,7 +120,8 @@ const LAYER_NAMES: LayerNames = LayerNames {
 #[derive(Debug)]
 pub struct Bert {
     config: BertConfig,
-    word_embeddings: Tensor,
+    file: Option<Arc<MappedFile>>,
+    word_embeddings: Matrix,
     /// Position embeddings, with the one embedding of segment 0 added to each.
     position_embeddings: Tensor,
     norm: LayerNorm,
@@ -140,17 +143,18 @@ impl Bert {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> crate::Result<Self> {
-        let load = |config: &BertConfig, vb: VarBuilder| {
-            Self::load(config, vb.to_dtype(precision.dtype()))
-        };
-        folder::open(folder, "BERT configuration", device, Self::may_be_left, load)
+        let place = (device, precision);
+        folder::open(folder, "BERT configuration", place, Self::may_be_left, |config, vb| {
+            Self::load(config, vb)
+        })
     }
 
     /// Builds the encoder of the weights in `vb`.
     ///
     /// # Errors
     /// When the configuration cannot be computed or a weight is missing or misshapen.
-    pub fn load(config: &BertConfig, vb: VarBuilder) -> Result<Self> {
+    pub fn load<'a>(config: &BertConfig, vb: impl Into<FrozenBuilder<'a>>) -> Result<Self> {
+        let vb = vb.into();
         config.check()?;
         let is_prefixed = vb.contains_tensor("bert.embeddings.word_embeddings.weight");
         let vb = if is_prefixed { vb.pp("bert") } else { vb };
@@ -171,7 +175,10 @@ impl Bert {
         let positions = table(config.max_position_embeddings, "position_embeddings")?;
         Ok(Self {
             config: config.clone(),
-            word_embeddings: table(config.vocab_size, "word_embeddings")?,
+            file: vb.file(),
+            word_embeddings: embeddings
+                .pp("word_embeddings")
+                .matrix((config.vocab_size, width), "weight")?,
             position_embeddings: positions.broadcast_add(&segment)?,
             norm: LayerNorm::load(width, eps, &embeddings.pp("LayerNorm"))?,
             encoder: Encoder::load(&encoder, &LAYER_NAMES, &vb.pp("encoder.layer"))?,
@@ -187,6 +194,14 @@ impl Bert {
             || name.starts_with("classifier.")
             || name == "embeddings.position_ids"
             || name == "embeddings.token_type_ids"
+    }
+
+    /// Lets go of the weights that were read so far, where they are mapped: the system fetches
+    /// them again when they are asked for.
+    pub fn release(&self) {
+        if let Some(file) = &self.file {
+            file.release();
+        }
     }
 
     /// The configuration.
@@ -206,7 +221,7 @@ impl Bert {
         let (batch, tokens) = ids.dims2()?;
         let width = self.config.hidden_size;
         let ids = ids.to_dtype(DType::U32)?.flatten_all()?;
-        let words = self.word_embeddings.index_select(&ids, 0)?.reshape((batch, tokens, width))?;
+        let words = self.word_embeddings.select_rows(&ids)?.reshape((batch, tokens, width))?;
         let hidden = words.broadcast_add(&self.position_embeddings.narrow(0, 0, tokens)?)?;
         self.encoder.forward(self.norm.forward(&hidden)?, lengths)?.to_dtype(DType::F32)
     }

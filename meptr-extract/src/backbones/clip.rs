@@ -1,15 +1,17 @@
 //! CLIP's picture tower.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle::{DType, Device, Result, Tensor};
-use candle_nn::VarBuilder;
 use meptr_core::Precision;
+use meptr_core::weights::{FrozenBuilder, MappedFile};
 use serde::Deserialize;
 
-use super::encoder::{Activation, Encoder, EncoderConfig, LayerNames, LayerNorm, NormPlace};
+use super::encoder::{Activation, Encoder, EncoderConfig, LayerNames, NormPlace};
 use super::folder::{self, FolderConfig, Problems};
-use super::ops;
+use super::layer_norm::LayerNorm;
+use super::linear::Linear;
 
 /// `config.json` of a CLIP model; keys that we do not name are ignored.
 ///
@@ -133,13 +135,14 @@ const LAYER_NAMES: LayerNames = LayerNames {
 #[derive(Debug)]
 pub struct ClipVision {
     config: ClipConfig,
-    patch_embedding: Tensor,
+    file: Option<Arc<MappedFile>>,
+    patch_embedding: Linear,
     class_embedding: Tensor,
     position_embedding: Tensor,
     pre_norm: LayerNorm,
     encoder: Encoder,
     post_norm: LayerNorm,
-    projection: Tensor,
+    projection: Linear,
 }
 
 impl ClipVision {
@@ -157,17 +160,18 @@ impl ClipVision {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> crate::Result<Self> {
-        let load = |config: &ClipConfig, vb: VarBuilder| {
-            Self::load(config, vb.to_dtype(precision.dtype()))
-        };
-        folder::open(folder, "CLIP configuration", device, Self::may_be_left, load)
+        let place = (device, precision);
+        folder::open(folder, "CLIP configuration", place, Self::may_be_left, |config, vb| {
+            Self::load(config, vb)
+        })
     }
 
     /// Builds the tower of the weights in `vb`.
     ///
     /// # Errors
     /// When the configuration cannot be computed or a weight is missing or misshapen.
-    pub fn load(config: &ClipConfig, vb: VarBuilder) -> Result<Self> {
+    pub fn load<'a>(config: &ClipConfig, vb: impl Into<FrozenBuilder<'a>>) -> Result<Self> {
+        let vb = vb.into();
         config.check()?;
         let vision = &config.vision_config;
         let (width, eps) = (vision.hidden_size, vision.layer_norm_eps);
@@ -187,16 +191,22 @@ impl ClipVision {
         let embeddings = tower.pp("embeddings");
         Ok(Self {
             config: config.clone(),
-            patch_embedding: embeddings
-                .get((width, 3, side, side), "patch_embedding.weight")?
-                .reshape((width, 3 * side * side))?,
+            file: vb.file(),
+            patch_embedding: Linear::of(
+                embeddings.matrix((width, 3, side, side), "patch_embedding.weight")?,
+                None,
+            )?,
             class_embedding: embeddings.get(width, "class_embedding")?,
             position_embedding: embeddings
                 .get((patches + 1, width), "position_embedding.weight")?,
             pre_norm: LayerNorm::load(width, eps, &tower.pp("pre_layrnorm"))?,
             encoder: Encoder::load(&encoder, &LAYER_NAMES, &tower.pp("encoder.layers"))?,
             post_norm: LayerNorm::load(width, eps, &tower.pp("post_layernorm"))?,
-            projection: vb.get((config.projection_dim, width), "visual_projection.weight")?,
+            projection: Linear::load_without_bias(
+                width,
+                config.projection_dim,
+                &vb.pp("visual_projection"),
+            )?,
         })
     }
 
@@ -207,6 +217,14 @@ impl ClipVision {
             || name == "text_projection.weight"
             || name == "logit_scale"
             || name == "vision_model.embeddings.position_ids"
+    }
+
+    /// Lets go of the weights that were read so far, where they are mapped: the system fetches
+    /// them again when they are asked for.
+    pub fn release(&self) {
+        if let Some(file) = &self.file {
+            file.release();
+        }
     }
 
     /// The configuration.
@@ -245,7 +263,7 @@ impl ClipVision {
         let hidden = self.encoder.forward(self.pre_norm.forward(&hidden)?, &lengths)?;
         let class = hidden.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
         let normed = self.post_norm.forward(&class)?;
-        ops::matmul(&normed, &self.projection.t()?)?.to_dtype(DType::F32)
+        self.projection.forward(&normed)?.to_dtype(DType::F32)
     }
 
     /// Bytes that a picture takes on the device at the fullest moment, roughly: its pixels as they
@@ -272,11 +290,8 @@ impl ClipVision {
             .reshape(&[pictures, 3, across, side, across, side])?
             .permute([0, 2, 4, 1, 3, 5])?
             .reshape((pictures * across * across, 3 * side * side))?;
-        let patches = ops::matmul(&pixels, &self.patch_embedding.t()?)?.reshape((
-            pictures,
-            across * across,
-            width,
-        ))?;
+        let patches = self.patch_embedding.forward(&pixels)?;
+        let patches = patches.reshape((pictures, across * across, width))?;
         let class = self.class_embedding.broadcast_as((pictures, 1, width))?;
         Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.position_embedding)
     }

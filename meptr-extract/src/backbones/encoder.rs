@@ -3,17 +3,18 @@
 //! CLIP, BERT, Wav2Vec2 and Whisper's encoder run the same blocks and differ in where the norms stand, in the
 //! activation and in the names of the weights. Forward only: nothing here carries gradients.
 
-use candle::{D, DType, Result, Tensor};
-use candle_nn::VarBuilder;
-use rayon::prelude::*;
+use candle::{D, Device, Result, Tensor};
+use meptr_core::weights::{FrozenBuilder, Numbers};
 use serde::Deserialize;
 
+use super::layer_norm::LayerNorm;
+use super::linear::Linear;
 use super::ops;
+use crate::product::{self, Attend};
 
-/// Largest number of attention scores held at a time: 64 MB of f32.
-const MAX_SCORES: usize = 1 << 24;
-/// The same on a GPU, where few large products are faster than many small ones: 1 GB.
-const MAX_SCORES_ON_GPU: usize = 1 << 28;
+/// Largest number of attention scores held at a time on a GPU, where few large products are faster
+/// than many small ones: 1 GB of f32.
+const MAX_SCORES: usize = 1 << 28;
 
 /// The activation between the two layers of a feed-forward block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -74,7 +75,7 @@ impl Encoder {
     pub(crate) fn load(
         config: &EncoderConfig,
         names: &LayerNames,
-        vb: &VarBuilder,
+        vb: &FrozenBuilder,
     ) -> Result<Self> {
         let layer = |index| Layer::load(config, names, &vb.pp(index));
         Ok(Self { layers: (0..config.layers).map(layer).collect::<Result<_>>()? })
@@ -116,7 +117,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(config: &EncoderConfig, names: &LayerNames, vb: &VarBuilder) -> Result<Self> {
+    fn load(config: &EncoderConfig, names: &LayerNames, vb: &FrozenBuilder) -> Result<Self> {
         let (width, eps) = (config.width, config.norm_eps);
         Ok(Self {
             attention: Attention::load(config, names, vb)?,
@@ -150,6 +151,8 @@ impl Layer {
 }
 
 /// Multi-head self-attention with one product for queries, keys and values.
+///
+/// On the CPU in f32 it never holds all scores.
 #[derive(Debug, Clone)]
 struct Attention {
     query_key_value: Linear,
@@ -158,7 +161,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(config: &EncoderConfig, names: &LayerNames, vb: &VarBuilder) -> Result<Self> {
+    fn load(config: &EncoderConfig, names: &LayerNames, vb: &FrozenBuilder) -> Result<Self> {
         let width = config.width;
         let part = |name: &str| Linear::load(width, width, &vb.pp(name));
         // Scaling the queries at load spares a pass over the scores of every call.
@@ -170,7 +173,7 @@ impl Attention {
         };
         let (query, value) = (part(names.query)?, part(names.value)?);
         Ok(Self {
-            query_key_value: Linear::stacked(&[query.scaled(scale)?, key, value])?,
+            query_key_value: Linear::stacked(vec![query.scaled(scale)?, key, value])?,
             output: part(names.attention_output)?,
             heads: config.heads,
         })
@@ -178,43 +181,55 @@ impl Attention {
 
     /// `x` and `residual` are `(rows, width)`; returns `residual` plus what was attended.
     fn forward(&self, x: &Tensor, lengths: &[usize], residual: &Tensor) -> Result<Tensor> {
-        let (rows, width) = x.dims2()?;
-        let (batch, heads) = (lengths.len(), self.heads);
-        let time = rows / batch;
-        let query_key_value = self
-            .query_key_value
-            .forward(x)?
-            .reshape((batch, time, 3, heads, width / heads))?
-            .permute((2, 0, 3, 1, 4))?; // (3, batch, heads, time, width / heads), a view
-        let read = attend_batch(&query_key_value, lengths)?.reshape((rows, width))?;
+        let query_key_value = self.query_key_value.forward(x)?;
+        let read = if ops::is_plain_cpu(&query_key_value) {
+            self.attend_on_cpu(&query_key_value, lengths)?
+        } else {
+            self.attend_elsewhere(&query_key_value, lengths)?
+        };
         self.output.forward_plus(&read, residual)
+    }
+
+    /// `(rows, 3 width)` to `(rows, width)`.
+    fn attend_on_cpu(&self, query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let (rows, width) = query_key_value.dims2()?;
+        let width = width / 3;
+        let read = product::attend(Attend {
+            query_key_value: &Numbers::of(query_key_value)?,
+            time: rows / lengths.len(),
+            lengths,
+            heads: self.heads,
+            head_width: width / self.heads,
+        });
+        Tensor::from_vec(read, (rows, width), &Device::Cpu)
+    }
+
+    /// The same in operations that Candle has for every device.
+    fn attend_elsewhere(&self, query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let (rows, width) = query_key_value.dims2()?;
+        let (batch, heads, head_width) = (lengths.len(), self.heads, width / 3 / self.heads);
+        let time = rows / batch;
+        let query_key_value = query_key_value
+            .reshape((batch, time, 3, heads, head_width))?
+            .permute((2, 0, 3, 1, 4))?; // (3, batch, heads, time, head_width), a view
+        attend_batch(&query_key_value, lengths)?.reshape((rows, width / 3))
     }
 }
 
 /// `(3, batch, heads, time, head_width)` to `(batch, time, heads * head_width)`.
 fn attend_batch(query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-    let part = |index| query_key_value.narrow(0, index, 1)?.squeeze(0);
+    let part = |index| query_key_value.narrow(0, index, 1)?.squeeze(0)?.contiguous();
     let (query, key, value) = (part(0)?, part(1)?, part(2)?);
     let time = query.dim(2)?;
-    let on_cpu = query.device().is_cpu();
-    if !on_cpu && lengths.iter().all(|length| *length == time) {
-        let (query, key) = (query.contiguous()?, key.contiguous()?);
-        return attend(&query, &key, &value.contiguous()?, MAX_SCORES_ON_GPU);
+    if lengths.iter().all(|length| *length == time) {
+        return attend(&query, &key, &value, MAX_SCORES);
     }
-    let one = |index: usize| -> Result<Tensor> {
-        let row = |part: &Tensor, steps| {
-            let part = part.narrow(0, index, 1)?.narrow(2, 0, steps)?;
-            if on_cpu { Ok(part) } else { part.contiguous() } // the CPU multiplies strided views
-        };
-        let real = lengths[index];
-        let max_scores = if on_cpu { MAX_SCORES } else { MAX_SCORES_ON_GPU };
-        attend(&row(&query, time)?, &row(&key, real)?, &row(&value, real)?, max_scores)
+    let one = |(index, real): (usize, &usize)| -> Result<Tensor> {
+        let row =
+            |part: &Tensor, steps| part.narrow(0, index, 1)?.narrow(2, 0, steps)?.contiguous();
+        attend(&row(&query, time)?, &row(&key, *real)?, &row(&value, *real)?, MAX_SCORES)
     };
-    let read: Result<Vec<Tensor>> = if on_cpu {
-        (0..lengths.len()).into_par_iter().map(one).collect()
-    } else {
-        (0..lengths.len()).map(one).collect()
-    };
+    let read: Result<Vec<Tensor>> = lengths.iter().enumerate().map(one).collect();
     Tensor::cat(&read?, 0)
 }
 
@@ -241,82 +256,9 @@ fn attend(query: &Tensor, key: &Tensor, value: &Tensor, max_scores: usize) -> Re
     }
 }
 
-/// `x W^T + b`.
-///
-/// Weights: `weight` `(outputs, inputs)`, `bias` `(outputs,)`.
-#[derive(Debug, Clone)]
-pub(crate) struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    pub(crate) fn load(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
-        Ok(Self { weight: vb.get((outputs, inputs), "weight")?, bias: vb.get(outputs, "bias")? })
-    }
-
-    fn load_without_bias(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
-        let weight = vb.get((outputs, inputs), "weight")?;
-        let bias = Tensor::zeros(outputs, weight.dtype(), weight.device())?;
-        Ok(Self { weight, bias })
-    }
-
-    fn scaled(self, scale: f64) -> Result<Self> {
-        Ok(Self { weight: (self.weight * scale)?, bias: (self.bias * scale)? })
-    }
-
-    fn stacked(parts: &[Self]) -> Result<Self> {
-        let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
-        let biases: Vec<&Tensor> = parts.iter().map(|part| &part.bias).collect();
-        Ok(Self { weight: Tensor::cat(&weights, 0)?, bias: Tensor::cat(&biases, 0)? })
-    }
-
-    pub(super) fn dtype(&self) -> DType {
-        self.weight.dtype()
-    }
-
-    /// `x` is `(rows, inputs)`; returns `(rows, outputs)`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::add_bias(self.product(x)?, &self.bias)
-    }
-
-    fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        ops::activate(self.product(x)?, &self.bias, activation)
-    }
-
-    fn forward_plus(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        ops::add_bias_and(self.product(x)?, &self.bias, residual)
-    }
-
-    fn product(&self, x: &Tensor) -> Result<Tensor> {
-        ops::matmul(x, &self.weight.t()?)
-    }
-}
-
-/// Layer norm over the last dimension.
-///
-/// Weights: `weight` and `bias` `(width,)`.
-#[derive(Debug, Clone)]
-pub(crate) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
-}
-
-impl LayerNorm {
-    pub(crate) fn load(width: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
-        Ok(Self { weight: vb.get(width, "weight")?, bias: vb.get(width, "bias")?, eps })
-    }
-
-    /// `x` is `(.., width)`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use candle::Device;
+    use candle::DType;
 
     use super::*;
 
@@ -342,29 +284,45 @@ mod tests {
     }
 
     #[test]
+    fn the_attention_of_other_devices_equals_that_of_the_cpu() {
+        let (encoder, _) = meptr_core::weights::generate(5, &Device::Cpu, |vb| {
+            Encoder::load(&CONFIG, &NAMES, &vb.into())
+        })
+        .unwrap();
+        let attention = &encoder.layers[0].attention;
+        for lengths in [[7, 7, 7], [7, 3, 1]] {
+            let query_key_value = wave(&[3 * 7, 3 * 8]);
+            let found = attention.attend_on_cpu(&query_key_value, &lengths).unwrap();
+            let other = attention.attend_elsewhere(&query_key_value, &lengths).unwrap();
+            assert!(difference(&found, &other) < 1e-6, "{lengths:?}");
+        }
+    }
+
+    const CONFIG: EncoderConfig = EncoderConfig {
+        width: 8,
+        heads: 2,
+        inner_width: 12,
+        layers: 2,
+        norm_eps: 1e-5,
+        activation: Activation::Gelu,
+        norm_place: NormPlace::AfterResidual,
+        key_has_bias: true,
+    };
+    const NAMES: LayerNames = LayerNames {
+        query: "q",
+        key: "k",
+        value: "v",
+        attention_output: "o",
+        attention_norm: "n1",
+        inner: "f1",
+        outer: "f2",
+        feed_forward_norm: "n2",
+    };
+
+    #[test]
     fn a_batch_equals_its_rows() {
-        let config = EncoderConfig {
-            width: 8,
-            heads: 2,
-            inner_width: 12,
-            layers: 2,
-            norm_eps: 1e-5,
-            activation: Activation::Gelu,
-            norm_place: NormPlace::AfterResidual,
-            key_has_bias: true,
-        };
-        let names = LayerNames {
-            query: "q",
-            key: "k",
-            value: "v",
-            attention_output: "o",
-            attention_norm: "n1",
-            inner: "f1",
-            outer: "f2",
-            feed_forward_norm: "n2",
-        };
         let (encoder, _) = meptr_core::weights::generate(3, &Device::Cpu, |vb| {
-            Encoder::load(&config, &names, &vb)
+            Encoder::load(&CONFIG, &NAMES, &vb.into())
         })
         .unwrap();
         let hidden = wave(&[3, 5, 8]);

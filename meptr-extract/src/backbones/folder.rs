@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use candle::Device;
-use candle_nn::VarBuilder;
+use meptr_core::Precision;
+use meptr_core::weights::{FrozenBuilder, load_frozen};
 use serde::de::DeserializeOwned;
 
 use crate::{Error, Result};
@@ -38,9 +39,9 @@ pub(crate) fn unusable(path: &Path, what: &'static str, why: String) -> Error {
 pub(super) fn open<C: FolderConfig, M>(
     folder: &Path,
     what: &'static str,
-    device: &Device,
+    (device, precision): (&Device, Precision),
     may_be_left: impl Fn(&str) -> bool,
-    load: impl FnOnce(&C, VarBuilder) -> candle::Result<M>,
+    load: impl FnOnce(&C, FrozenBuilder) -> candle::Result<M>,
 ) -> Result<M> {
     let path = folder.join("config.json");
     let config: C = read_json(&path, what)?;
@@ -49,7 +50,7 @@ pub(super) fn open<C: FolderConfig, M>(
         return Err(unusable(&path, what, problems.join("; ")));
     }
     let weights = folder.join("model.safetensors");
-    Ok(meptr_core::weights::load_file(&weights, device, may_be_left, |vb| load(&config, vb))?)
+    Ok(load_frozen(&weights, device, precision, may_be_left, |vb| load(&config, vb))?)
 }
 
 /// Collects the problems of a configuration.

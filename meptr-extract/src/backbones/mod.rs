@@ -14,8 +14,11 @@
 mod audio_input;
 mod bert;
 mod clip;
+pub(crate) mod convolution;
 pub(crate) mod encoder;
 pub(crate) mod folder;
+pub(crate) mod layer_norm;
+pub(crate) mod linear;
 pub(crate) mod ops;
 mod text_input;
 pub(crate) mod vector_math;

@@ -10,17 +10,16 @@ use super::encoder::Activation;
 /// Sums of rows run in this many lanes, so that they vectorise and round less.
 const LANES: usize = 16;
 
-/// `row = activation(row + bias)`.
-pub(super) fn activate_row(arch: Arch, row: &mut [f32], bias: &[f32], activation: Activation) {
+/// `row = activation(row)`.
+pub(super) fn activate_row(arch: Arch, row: &mut [f32], activation: Activation) {
     match activation {
-        Activation::Gelu => arch.dispatch(Map { row, bias, function: gelu }),
-        Activation::QuickGelu => arch.dispatch(Map { row, bias, function: quick_gelu }),
+        Activation::Gelu => arch.dispatch(Map { row, function: gelu }),
+        Activation::QuickGelu => arch.dispatch(Map { row, function: quick_gelu }),
     }
 }
 
 struct Map<'a, F> {
     row: &'a mut [f32],
-    bias: &'a [f32],
     function: F,
 }
 
@@ -29,8 +28,8 @@ impl<F: Fn(f32) -> f32> WithSimd for Map<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        for (x, bias) in self.row.iter_mut().zip(self.bias) {
-            *x = (self.function)(*x + *bias);
+        for x in self.row.iter_mut() {
+            *x = (self.function)(*x);
         }
     }
 }
@@ -47,17 +46,22 @@ impl WithSimd for Softmax<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let largest =
-            lanes(self.0, f32::NEG_INFINITY, |so_far, x| if x > so_far { x } else { so_far });
-        let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-        for x in self.0.iter_mut() {
-            *x = exp(*x - largest);
-        }
-        let sum: f32 = lanes(self.0, 0.0, |sum, x| sum + x).into_iter().sum();
-        let scale = 1.0 / sum;
-        for x in self.0.iter_mut() {
-            *x *= scale;
-        }
+        softmax(self.0);
+    }
+}
+
+/// Softmax of a row in place, with the instructions of the caller.
+#[inline(always)]
+pub(crate) fn softmax(row: &mut [f32]) {
+    let largest = lanes(row, f32::NEG_INFINITY, |so_far, x| if x > so_far { x } else { so_far });
+    let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    for x in row.iter_mut() {
+        *x = exp(*x - largest);
+    }
+    let sum: f32 = lanes(row, 0.0, |sum, x| sum + x).into_iter().sum();
+    let scale = 1.0 / sum;
+    for x in row.iter_mut() {
+        *x *= scale;
     }
 }
 
@@ -115,13 +119,13 @@ fn lanes(row: &[f32], start: f32, join: impl Fn(f32, f32) -> f32) -> [f32; LANES
 
 /// `x (1 + erf(x / sqrt(2))) / 2`.
 #[inline(always)]
-fn gelu(x: f32) -> f32 {
+pub(crate) fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
 /// `x sigmoid(1.702 x)`.
 #[inline(always)]
-fn quick_gelu(x: f32) -> f32 {
+pub(crate) fn quick_gelu(x: f32) -> f32 {
     x / (1.0 + exp(-1.702 * x))
 }
 

@@ -1,14 +1,13 @@
 //! Whisper's audio encoder.
 
 use candle::{Result, Tensor};
-use candle_nn::VarBuilder;
+use meptr_core::weights::FrozenBuilder;
 
 use super::config::WhisperConfig;
 use crate::backbones::Activation;
-use crate::backbones::encoder::{
-    Encoder as Transformer, EncoderConfig, LayerNames, LayerNorm, NormPlace,
-};
-use crate::backbones::ops;
+use crate::backbones::convolution::Convolution;
+use crate::backbones::encoder::{Encoder as Transformer, EncoderConfig, LayerNames, NormPlace};
+use crate::backbones::layer_norm::LayerNorm;
 
 /// Steps that a convolution's kernel spans.
 const KERNEL: usize = 3;
@@ -38,7 +37,7 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    pub(super) fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
+    pub(super) fn load(config: &WhisperConfig, vb: FrozenBuilder) -> Result<Self> {
         let d = config.d_model;
         let transformer = EncoderConfig {
             width: d,
@@ -52,8 +51,8 @@ impl Encoder {
         };
         Ok(Self {
             convolutions: [
-                Convolution::load(config.num_mel_bins, d, 1, vb.pp("conv1"))?,
-                Convolution::load(d, d, 2, vb.pp("conv2"))?,
+                convolution(config.num_mel_bins, d, 1, &vb.pp("conv1"))?,
+                convolution(d, d, 2, &vb.pp("conv2"))?,
             ],
             embed_positions: vb.get((config.max_source_positions, d), "embed_positions.weight")?,
             transformer: Transformer::load(&transformer, &LAYER_NAMES, &vb.pp("layers"))?,
@@ -67,8 +66,12 @@ impl Encoder {
         let (batch, _, _) = features.dims3()?;
         let [first, second] = &self.convolutions;
         let embed = |window: usize| {
-            let x = second.forward(&first.forward(&features.get(window)?.t()?)?)?;
-            x + &self.embed_positions
+            // With a zero on either side of the steps.
+            let activated = |convolution: &Convolution, x: &Tensor| {
+                convolution.forward_activated(&x.pad_with_zeros(0, 1, 1)?, Activation::Gelu)
+            };
+            let x = activated(first, &features.get(window)?.t()?)?;
+            activated(second, &x)? + &self.embed_positions
         };
         let x = Tensor::stack(&(0..batch).map(embed).collect::<Result<Vec<_>>>()?, 0)?;
         let lengths = vec![x.dim(1)?; batch];
@@ -76,27 +79,13 @@ impl Encoder {
     }
 }
 
-/// A convolution along the steps with a zero on either side, then GELU.
-///
 /// Weights: `weight` `(outputs, inputs, 3)`, `bias` `(outputs,)`.
-#[derive(Debug, Clone)]
-struct Convolution {
-    weight: Tensor, // (1, outputs, 3 inputs)
-    bias: Tensor,
+fn convolution(
+    inputs: usize,
+    outputs: usize,
     stride: usize,
-}
-
-impl Convolution {
-    fn load(inputs: usize, outputs: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((outputs, inputs, KERNEL), "weight")?.transpose(1, 2)?.contiguous()?;
-        let weight = weight.reshape((1, outputs, KERNEL * inputs))?;
-        Ok(Self { weight, bias: vb.get(outputs, "bias")?, stride })
-    }
-
-    /// `(steps, inputs)` to `(steps / stride, outputs)`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let padded = x.contiguous()?.pad_with_zeros(0, 1, 1)?.unsqueeze(0)?;
-        let product = ops::windows_matmul(&padded, &self.weight, KERNEL, self.stride)?;
-        ops::activate(product.squeeze(0)?, &self.bias, Activation::Gelu)
-    }
+    vb: &FrozenBuilder,
+) -> Result<Convolution> {
+    let weight = vb.get((outputs, inputs, KERNEL), "weight")?;
+    Convolution::new(&weight, Some(vb.get(outputs, "bias")?), 1, stride)
 }

@@ -3,6 +3,8 @@
 use candle::{D, DType, Device, Result, Tensor};
 use candle_nn::{LayerNorm, Linear, Module, VarBuilder, layer_norm, linear, linear_no_bias, ops};
 
+use meptr_core::weights::FrozenBuilder;
+
 use super::config::WhisperConfig;
 use super::encoder::Encoder;
 
@@ -29,11 +31,11 @@ impl WhisperModel {
     ///
     /// # Errors
     /// When a tensor is missing or of another shape.
-    pub fn load(config: &WhisperConfig, vb: VarBuilder) -> Result<Self> {
-        let vb = vb.pp("model");
+    pub fn load<'a>(config: &WhisperConfig, vb: impl Into<FrozenBuilder<'a>>) -> Result<Self> {
+        let vb = vb.into().pp("model");
         Ok(Self {
             encoder: Encoder::load(config, vb.pp("encoder"))?,
-            decoder: Decoder::load(config, vb.pp("decoder"))?,
+            decoder: Decoder::load(config, (*vb.pp("decoder")).clone())?,
         })
     }
 

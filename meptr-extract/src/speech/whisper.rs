@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use candle::{Device, Tensor};
-use meptr_core::{Precision, weights};
+use meptr_core::Precision;
+use meptr_core::weights::load_frozen;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -81,11 +82,12 @@ impl Whisper {
         check_preprocessor(&folder.join("preprocessor_config.json"), &config)?;
         let tokenizer = read_tokenizer(&folder.join("tokenizer.json"))?;
         let tokens = SpecialTokens::read(folder, tokenizer.as_ref())?;
-        let model = weights::load_file(
+        let model = load_frozen(
             &folder.join("model.safetensors"),
             device,
+            precision,
             |name| name == "proj_out.weight",
-            |vb| WhisperModel::load(&config, vb.to_dtype(precision.dtype())),
+            |vb| WhisperModel::load(&config, vb),
         )?;
         let log_mel = LogMel::new(config.num_mel_bins)
             .map_err(Error::doing("preparing the spectrogram of Whisper"))?;

@@ -1,10 +1,12 @@
 //! The convolutions from samples to features.
 
 use candle::{DType, Result, Tensor};
-use candle_nn::VarBuilder;
+use meptr_core::weights::FrozenBuilder;
 
 use super::config::{FeatureNorm, Wav2Vec2Config};
-use crate::backbones::encoder::{Activation, LayerNorm};
+use crate::backbones::convolution::Convolution;
+use crate::backbones::encoder::Activation;
+use crate::backbones::layer_norm::LayerNorm;
 use crate::backbones::ops;
 
 /// Steps computed at a time, which bounds the memory: a second of sound turns into 3200 steps of
@@ -23,13 +25,13 @@ const NORM_EPS: f64 = 1e-5;
 #[derive(Debug)]
 pub(super) struct FeatureExtractor {
     config: Wav2Vec2Config,
-    layers: Vec<Convolution>,
+    layers: Vec<Layer>,
     group_norm: Option<GroupNorm>,
 }
 
 impl FeatureExtractor {
-    pub(super) fn load(config: &Wav2Vec2Config, vb: &VarBuilder) -> Result<Self> {
-        let layers = (0..config.conv_dim.len()).map(|index| Convolution::load(config, index, vb));
+    pub(super) fn load(config: &Wav2Vec2Config, vb: &FrozenBuilder) -> Result<Self> {
+        let layers = (0..config.conv_dim.len()).map(|index| Layer::load(config, index, vb));
         let group_norm = match config.feat_extract_norm {
             FeatureNorm::Layer => None,
             FeatureNorm::Group => {
@@ -44,7 +46,7 @@ impl FeatureExtractor {
         let samples = clip.reshape(((), 1))?;
         let norm = match &self.group_norm {
             None => None,
-            Some(group_norm) => Some(group_norm.over(&samples, &self.layers[0])?),
+            Some(group_norm) => Some(group_norm.over(&samples, &self.layers[0].convolution)?),
         };
         let size = if clip.device().is_cpu() { BLOCK_STEPS } else { BLOCK_STEPS_ON_GPU };
         let blocks: Result<Vec<Tensor>> = blocks(self.config.steps(samples.dim(0)?), size)
@@ -60,7 +62,7 @@ impl FeatureExtractor {
         let (first, rest) = self.layers.split_first().expect("a checked configuration");
         let hidden = match group_norm {
             None => first.forward(samples)?,
-            Some(norm) => first.activate(norm.forward(&first.convolve(samples)?)?)?,
+            Some(norm) => first.forward_normed(samples, norm)?,
         };
         rest.iter().try_fold(hidden, |hidden, layer| layer.forward(&hidden))
     }
@@ -71,61 +73,43 @@ fn blocks(count: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).step_by(size).map(move |start| (start, size.min(count - start)))
 }
 
+/// A convolution and what follows it.
 #[derive(Debug)]
-struct Convolution {
-    /// `(1, outputs, kernel * inputs)`.
-    weight: Tensor,
-    /// Zeros where the checkpoint has none.
-    bias: Tensor,
+struct Layer {
+    convolution: Convolution,
     norm: Option<LayerNorm>,
     activation: Activation,
-    kernel: usize,
-    stride: usize,
 }
 
-impl Convolution {
-    fn load(config: &Wav2Vec2Config, index: usize, vb: &VarBuilder) -> Result<Self> {
+impl Layer {
+    fn load(config: &Wav2Vec2Config, index: usize, vb: &FrozenBuilder) -> Result<Self> {
         let inputs = index.checked_sub(1).map_or(1, |before| config.conv_dim[before]);
         let (outputs, kernel) = (config.conv_dim[index], config.conv_kernel[index]);
         let vb = vb.pp(index);
-        let weight = vb.get((outputs, inputs, kernel), "conv.weight")?.transpose(1, 2)?;
-        let bias = if config.conv_bias {
-            vb.get(outputs, "conv.bias")?
-        } else {
-            Tensor::zeros(outputs, vb.dtype(), vb.device())?
-        };
+        let weight = vb.get((outputs, inputs, kernel), "conv.weight")?;
+        let bias = if config.conv_bias { Some(vb.get(outputs, "conv.bias")?) } else { None };
         let norm = match config.feat_extract_norm {
             FeatureNorm::Layer => Some(LayerNorm::load(outputs, NORM_EPS, &vb.pp("layer_norm"))?),
             FeatureNorm::Group => None,
         };
         Ok(Self {
-            weight: weight.reshape((1, outputs, kernel * inputs))?.contiguous()?,
-            bias,
+            convolution: Convolution::new(&weight, bias, 1, config.conv_stride[index])?,
             norm,
             activation: config.feat_extract_activation,
-            kernel,
-            stride: config.conv_stride[index],
         })
     }
 
     /// `(steps, inputs)` to `(fewer steps, outputs)`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.norm {
-            Some(norm) => self.activate(norm.forward(&self.convolve(x)?)?),
-            None => ops::activate(self.product(x)?, &self.bias, self.activation),
+            Some(norm) => norm.forward_activated(&self.convolution.forward(x)?, self.activation),
+            None => self.convolution.forward_activated(x, self.activation),
         }
     }
 
-    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
-        ops::add_bias(self.product(x)?, &self.bias)
-    }
-
-    fn product(&self, x: &Tensor) -> Result<Tensor> {
-        ops::windows_matmul(&x.unsqueeze(0)?, &self.weight, self.kernel, self.stride)?.squeeze(0)
-    }
-
-    fn activate(&self, x: Tensor) -> Result<Tensor> {
-        ops::activate_alone(x, self.activation)
+    /// The same with the statistics of the whole clip.
+    fn forward_normed(&self, x: &Tensor, norm: &ClipNorm) -> Result<Tensor> {
+        ops::activated(norm.forward(&self.convolution.forward(x)?)?, self.activation)
     }
 }
 
@@ -144,7 +128,7 @@ struct ClipNorm {
 }
 
 impl GroupNorm {
-    fn load(channels: usize, vb: &VarBuilder) -> Result<Self> {
+    fn load(channels: usize, vb: &FrozenBuilder) -> Result<Self> {
         let vb = vb.to_dtype(DType::F32); // statistics are f32 whatever the rest is
         Ok(Self { weight: vb.get(channels, "weight")?, bias: vb.get(channels, "bias")? })
     }
@@ -154,13 +138,13 @@ impl GroupNorm {
     /// Blocks are joined by Chan et al. 1983: squares of deviations add up, plus those of the
     /// blocks' means.
     fn over(&self, samples: &Tensor, convolution: &Convolution) -> Result<ClipNorm> {
-        let (kernel, stride) = (convolution.kernel, convolution.stride);
+        let (kernel, stride) = (convolution.kernel(), convolution.stride());
         let steps = (samples.dim(0)? - kernel) / stride + 1;
         let mut mean = self.weight.zeros_like()?.unsqueeze(0)?;
         let mut squares = mean.clone();
         for (start, count) in blocks(steps, 64 * BLOCK_STEPS) {
             let samples = samples.narrow(0, start * stride, (count - 1) * stride + kernel)?;
-            let block = convolution.convolve(&samples)?.to_dtype(DType::F32)?; // (count, channels)
+            let block = convolution.forward(&samples)?.to_dtype(DType::F32)?; // (count, channels)
             let block_mean = block.mean_keepdim(0)?;
             let deviations = block.broadcast_sub(&block_mean)?.sqr()?.sum_keepdim(0)?;
             let (before, count) = (start as f64, count as f64);

@@ -5,17 +5,20 @@ mod feature_extractor;
 mod positional_convolution;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle::{DType, Device, Result, Tensor};
-use candle_nn::VarBuilder;
 use meptr_core::Precision;
+use meptr_core::weights::{FrozenBuilder, MappedFile};
 
 pub use config::{FeatureNorm, Wav2Vec2Config};
 
 use self::feature_extractor::FeatureExtractor;
 use self::positional_convolution::PositionalConvolution;
-use super::encoder::{Encoder, EncoderConfig, LayerNames, LayerNorm, Linear, NormPlace};
+use super::encoder::{Encoder, EncoderConfig, LayerNames, NormPlace};
 use super::folder::{self, FolderConfig};
+use super::layer_norm::LayerNorm;
+use super::linear::Linear;
 
 const LAYER_NAMES: LayerNames = LayerNames {
     query: "attention.q_proj",
@@ -40,6 +43,7 @@ const LAYER_NAMES: LayerNames = LayerNames {
 #[derive(Debug)]
 pub struct Wav2Vec2 {
     config: Wav2Vec2Config,
+    file: Option<Arc<MappedFile>>,
     feature_extractor: FeatureExtractor,
     projection_norm: LayerNorm,
     projection: Linear,
@@ -63,17 +67,18 @@ impl Wav2Vec2 {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> crate::Result<Self> {
-        let load = |config: &Wav2Vec2Config, vb: VarBuilder| {
-            Self::load(config, vb.to_dtype(precision.dtype()))
-        };
-        folder::open(folder, "Wav2Vec2 configuration", device, Self::may_be_left, load)
+        let place = (device, precision);
+        folder::open(folder, "Wav2Vec2 configuration", place, Self::may_be_left, |config, vb| {
+            Self::load(config, vb)
+        })
     }
 
     /// Builds the encoder of the weights in `vb`.
     ///
     /// # Errors
     /// When the configuration cannot be computed or a weight is missing or misshapen.
-    pub fn load(config: &Wav2Vec2Config, vb: VarBuilder) -> Result<Self> {
+    pub fn load<'a>(config: &Wav2Vec2Config, vb: impl Into<FrozenBuilder<'a>>) -> Result<Self> {
+        let vb = vb.into();
         config.check()?;
         // A file with a head keeps the encoder below a prefix; generated weights do as well.
         let has_no_prefix = vb.contains_tensor("feature_projection.projection.weight");
@@ -93,6 +98,7 @@ impl Wav2Vec2 {
         let (from_features, to_output) = (vb.pp("feature_projection"), vb.pp("encoder"));
         Ok(Self {
             config: config.clone(),
+            file: vb.file(),
             feature_extractor: FeatureExtractor::load(
                 config,
                 &vb.pp("feature_extractor.conv_layers"),
@@ -115,6 +121,14 @@ impl Wav2Vec2 {
         let pretraining = ["project_q.", "project_hid."];
         name.strip_prefix("wav2vec2.").unwrap_or(name) == "masked_spec_embed"
             || heads.into_iter().chain(pretraining).any(|part| name.starts_with(part))
+    }
+
+    /// Lets go of the weights that were read so far, where they are mapped: the system fetches
+    /// them again when they are asked for.
+    pub fn release(&self) {
+        if let Some(file) = &self.file {
+            file.release();
+        }
     }
 
     /// The configuration.

@@ -1,11 +1,11 @@
 //! The wide grouped convolution that tells the encoder where a step stands.
 
 use candle::{DType, Result, Tensor};
-use candle_nn::VarBuilder;
+use meptr_core::weights::FrozenBuilder;
 
 use super::config::Wav2Vec2Config;
+use crate::backbones::convolution::Convolution;
 use crate::backbones::encoder::Activation;
-use crate::backbones::ops;
 
 /// `x + activation(convolution(x))`, as long as `x`.
 ///
@@ -16,16 +16,13 @@ use crate::backbones::ops;
 /// `(1, 1, kernel)` and `(d, d / groups, kernel)`; the kernel used is `g v / |v|`.
 #[derive(Debug)]
 pub(super) struct PositionalConvolution {
-    /// `(groups, d / groups, kernel * d / groups)`.
-    weight: Tensor,
-    bias: Tensor,
+    convolution: Convolution,
     activation: Activation,
-    groups: usize,
     kernel: usize,
 }
 
 impl PositionalConvolution {
-    pub(super) fn load(config: &Wav2Vec2Config, vb: &VarBuilder) -> Result<Self> {
+    pub(super) fn load(config: &Wav2Vec2Config, vb: &FrozenBuilder) -> Result<Self> {
         let (width, kernel) = (config.hidden_size, config.num_conv_pos_embeddings);
         let groups = config.num_conv_pos_embedding_groups;
         let channels = width / groups;
@@ -42,31 +39,17 @@ impl PositionalConvolution {
         let norm = direction.sqr()?.sum_keepdim(0)?.sum_keepdim(1)?.sqrt()?;
         let weight = direction.broadcast_mul(&(magnitude / norm)?)?.to_dtype(vb.dtype())?;
         Ok(Self {
-            weight: weight
-                .reshape((groups, channels, channels, kernel))?
-                .transpose(2, 3)?
-                .reshape((groups, channels, kernel * channels))?
-                .contiguous()?,
-            bias: vb.get(width, "bias")?,
+            convolution: Convolution::new(&weight, Some(vb.get(width, "bias")?), groups, 1)?,
             activation: config.feat_extract_activation,
-            groups,
             kernel,
         })
     }
 
     /// `(steps, d)` to the same.
     pub(super) fn add_to(&self, hidden: &Tensor) -> Result<Tensor> {
-        let (steps, width) = hidden.dims2()?;
         // A kernel of even width gives one step too many; upstream drops the last.
         let (before, after) = (self.kernel / 2, (self.kernel - 1) / 2);
-        let grouped = hidden
-            .pad_with_zeros(0, before, after)?
-            .reshape(((), self.groups, width / self.groups))?
-            .transpose(0, 1)?
-            .contiguous()?; // (groups, steps + kernel - 1, d / groups)
-        let positions = ops::windows_matmul(&grouped, &self.weight, self.kernel, 1)?
-            .transpose(0, 1)?
-            .reshape((steps, width))?;
-        ops::activate(positions, &self.bias, self.activation)? + hidden
+        let padded = hidden.pad_with_zeros(0, before, after)?;
+        self.convolution.forward_activated(&padded, self.activation)? + hidden
     }
 }
