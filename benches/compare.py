@@ -1,7 +1,7 @@
 """Times meptr against what a user would run instead, alternating, in one run, and prints tables of ratios in Markdown.
 
     compare.py --meptr PROGRAM --time-backbones PROGRAM --bundle DIR --video FILE --transcript FILE
-               [--threads N] [--rounds N] [--cases a,b,..] [--skip-predict] [--json FILE]
+               [--threads N] [--rounds N] [--cases a,b,..] [--skip-predict] [--skip-start-up] [--json FILE]
 
 A ratio is our time over theirs in the same round; below 1 we are faster. Given are the median and the range of the rounds' ratios.
 """
@@ -35,6 +35,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", type=lambda text: [case for case in text.split(",") if case], default=CASES)
     parser.add_argument("--skip-predict", action="store_true")
+    parser.add_argument("--skip-start-up", action="store_true")
     parser.add_argument("--json", help="file for every figure")
     return parser.parse_args()
 
@@ -136,7 +137,8 @@ def main():
     print(f"{platform.platform()}, {given.threads} threads, {given.rounds} rounds, load {os.getloadavg()[0]:.1f} at the start.\n")
     if given.cases:
         backbones(given, figures)
-    start_up(given, figures)
+    if not given.skip_start_up:
+        start_up(given, figures)
     if not given.skip_predict:
         predict(given, figures)
     if given.json:

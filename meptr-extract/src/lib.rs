@@ -14,7 +14,7 @@ pub mod extractor;
 pub mod image;
 pub mod init;
 pub mod predictor;
-mod product;
+pub mod product;
 pub mod progress;
 pub mod sample;
 pub mod speech;

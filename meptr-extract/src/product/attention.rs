@@ -13,22 +13,24 @@ const QUERIES_AT_ONCE: usize = 48;
 
 /// Sequences to attend within.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Attend<'a> {
+pub struct Attend<'a> {
     /// `(batch, time, 3, heads, head_width)`: scaled queries, keys, values.
-    pub(crate) query_key_value: &'a [f32],
+    pub query_key_value: &'a [f32],
     /// Steps of every row.
-    pub(crate) time: usize,
+    pub time: usize,
     /// Per row the number of real steps, 1 to `time`; later ones are not attended to.
-    pub(crate) lengths: &'a [usize],
-    pub(crate) heads: usize,
-    pub(crate) head_width: usize,
+    pub lengths: &'a [usize],
+    /// The number of heads.
+    pub heads: usize,
+    /// Numbers of a head's query, key or value.
+    pub head_width: usize,
 }
 
 /// `softmax(query key^T) value` per head, `(batch, time, heads * head_width)`.
 ///
 /// # Panics
 /// When sizes do not fit each other; callers check shapes.
-pub(crate) fn attend(attend: Attend) -> Vec<f32> {
+pub fn attend(attend: Attend) -> Vec<f32> {
     attend_with(Arch::new(), attend)
 }
 

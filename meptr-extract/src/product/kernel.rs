@@ -72,7 +72,12 @@ impl Times<'_> {
             *row = &self.x[number * self.row_step..][..self.depth];
         }
         let mut sums = [[simd.splat_f32s(0.0); C]; P];
+        for out in &*out {
+            (0..C).for_each(|c| prefetch(out.as_ptr().wrapping_add(first + c * S::F32_LANES)));
+        }
         for (depth, weights) in (0..self.depth).zip(weights.chunks_exact(C)) {
+            prefetch(weights.as_ptr().wrapping_add(C * AHEAD));
+            prefetch(weights.as_ptr().wrapping_add(C * AHEAD + 1));
             for p in 0..P {
                 let value = simd.splat_f32s(rows[p][depth]);
                 for c in 0..C {
@@ -80,13 +85,40 @@ impl Times<'_> {
                 }
             }
         }
+        if first + C * S::F32_LANES <= out[0].len() {
+            for p in 0..P {
+                let (into, _) = S::as_mut_simd_f32s(&mut out[p][first..][..C * S::F32_LANES]);
+                for c in 0..C {
+                    into[c] =
+                        if self.adds { simd.add_f32s(into[c], sums[p][c]) } else { sums[p][c] };
+                }
+            }
+            return;
+        }
+        // The last columns.
         for (out, sums) in out.iter_mut().zip(sums) {
-            let end = out.len().min(first + C * S::F32_LANES);
-            for (into, sum) in out[first..end].chunks_mut(S::F32_LANES).zip(sums) {
-                let sum =
-                    if self.adds { simd.add_f32s(simd.partial_load_f32s(into), sum) } else { sum };
+            for (into, sum) in out[first..].chunks_mut(S::F32_LANES).zip(sums) {
+                let before = simd.partial_load_f32s(into);
+                let sum = if self.adds { simd.add_f32s(before, sum) } else { sum };
                 simd.partial_store_f32s(into, sum);
             }
         }
     }
+}
+
+/// How many depths ahead of its use a panel is fetched from the second-level cache.
+const AHEAD: usize = 6;
+
+/// Fetches what stands at a place, if anything does.
+#[inline(always)]
+fn prefetch<T>(place: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "prefetching is only reachable as an intrinsic")]
+    // SAFETY: a prefetch reads nothing; any address is allowed.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }

@@ -12,8 +12,8 @@ mod pack;
 
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
-pub(crate) use attention::{Attend, attend};
-pub(crate) use multiply::{Ending, Part, Rows, multiply};
+pub use attention::{Attend, attend};
+pub use multiply::{Ending, Part, Rows, multiply};
 
 /// Runs `work` with the CPU's vectors.
 fn dispatch<W: WithSimd>(arch: Arch, work: W) -> W::Output {

@@ -1,5 +1,7 @@
 //! Rows times weights, shared out over threads.
 
+use std::cell::RefCell;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -10,39 +12,48 @@ use crate::backbones::{Activation, vector_math};
 /// Products that are added up one after the other: a panel of that depth fits the first-level
 /// cache, and sums of such sums round less than one of all.
 pub(super) const MAX_CHAIN: usize = 256;
-/// Panels that are laid out at a time, so that rows are fetched once for all of them.
-const PANELS_AT_ONCE: usize = 4;
+/// Panels that are laid out at a time, so that rows are fetched once for all of them: 256 kB.
+const PANELS_AT_ONCE: usize = 8;
 /// Rows from which on a thread gets rows of its own; below, threads share the outputs.
 const OWN_ROWS: usize = 192;
 /// Rows of a task, at most.
-const MAX_OWN_ROWS: usize = 1024;
-/// Rows that stay in the first-level cache while they meet one panel after the other.
+const MAX_OWN_ROWS: usize = 512;
+/// Rows that are copied together and stay in the first-level cache, beside a panel, while they meet
+/// one panel after the other.
 const CACHED_ROWS: usize = 24;
+/// From the start of a copied row to that of the next: rows that lie a power of two apart would
+/// drive each other out of the cache.
+const CACHED_STEP: usize = MAX_CHAIN + 16;
 
 /// Rows of numbers, which may overlap: row `r` starts at number `r * step`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    pub(crate) numbers: &'a [f32],
-    pub(crate) step: usize,
-    pub(crate) count: usize,
+pub struct Rows<'a> {
+    /// The numbers of all rows.
+    pub numbers: &'a [f32],
+    /// From the start of a row to that of the next.
+    pub step: usize,
+    /// The number of rows.
+    pub count: usize,
 }
 
 /// Some neighbouring outputs: `scale (x W^T) + bias`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Part<'a> {
+pub struct Part<'a> {
     /// Where the part's numbers start in each row.
-    pub(crate) offset: usize,
+    pub offset: usize,
     /// `(outputs, depth)`, row by row.
-    pub(crate) weight: &'a [f32],
-    pub(crate) depth: usize,
+    pub weight: &'a [f32],
+    /// Numbers of a row that are multiplied.
+    pub depth: usize,
     /// `(outputs,)`.
-    pub(crate) bias: &'a [f32],
-    pub(crate) scale: f32,
+    pub bias: &'a [f32],
+    /// Multiplies the sum before the bias is added.
+    pub scale: f32,
 }
 
 /// What follows the bias.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Ending<'a> {
+pub enum Ending<'a> {
     /// Nothing.
     Linear,
     /// An activation.
@@ -55,7 +66,7 @@ pub(crate) enum Ending<'a> {
 ///
 /// # Panics
 /// When sizes do not fit each other; callers check shapes.
-pub(crate) fn multiply(rows: Rows, parts: &[Part], ending: Ending) -> Vec<f32> {
+pub fn multiply(rows: Rows, parts: &[Part], ending: Ending) -> Vec<f32> {
     multiply_with(Arch::new(), rows, parts, ending)
 }
 
@@ -74,14 +85,14 @@ fn multiply_with(arch: Arch, rows: Rows, parts: &[Part], ending: Ending) -> Vec<
         out.par_chunks_mut(share * width).enumerate().for_each(|(number, out)| {
             let first_row = number * share;
             for task in tasks(out, first_row, width, parts, usize::MAX) {
-                dispatch(arch, Run { arch, rows, ending, task });
+                run(arch, rows, ending, task);
             }
         });
     } else {
         let outputs = outputs_at_once(arch, threads, parts);
-        tasks(&mut out, 0, width, parts, outputs).into_par_iter().for_each(|task| {
-            dispatch(arch, Run { arch, rows, ending, task });
-        });
+        tasks(&mut out, 0, width, parts, outputs)
+            .into_par_iter()
+            .for_each(|task| run(arch, rows, ending, task));
     }
     out
 }
@@ -150,6 +161,31 @@ struct Run<'a, 'o> {
     rows: Rows<'a>,
     ending: Ending<'a>,
     task: Task<'a, 'o>,
+    /// Room for [`PANELS_AT_ONCE`] panels.
+    packed: &'a mut [f32],
+    /// Room for [`CACHED_ROWS`] rows.
+    near: &'a mut [f32],
+}
+
+fn run(arch: Arch, rows: Rows, ending: Ending, task: Task) {
+    let packed = PANELS_AT_ONCE * MAX_CHAIN * dispatch(arch, PanelWidth);
+    with_scratch(packed + CACHED_ROWS * CACHED_STEP, |scratch| {
+        let (packed, near) = scratch.split_at_mut(packed);
+        dispatch(arch, Run { arch, rows, ending, task, packed, near });
+    });
+}
+
+/// Lends numbers that a thread keeps, of any value.
+pub(super) fn with_scratch<R>(count: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < count {
+            scratch.resize(count, 0.0);
+        }
+        work(&mut scratch[..count])
+    })
 }
 
 struct PanelWidth;
@@ -168,30 +204,34 @@ impl WithSimd for Run<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { arch, rows, ending, task: Task { part, place, mut out } } = self;
+        let Self { arch, rows, ending, task, packed, near } = self;
+        let Task { part, place, mut out } = task;
         let panel = PANEL_VECTORS * S::F32_LANES;
         let group = PANELS_AT_ONCE * panel;
-        let mut packed = vec![0.0; part.depth.min(MAX_CHAIN) * group];
         for first in (0..part.bias.len()).step_by(group) {
-            let outputs = group.min(part.bias.len() - first);
+            let last = part.bias.len().min(first + group);
             for start in (0..part.depth).step_by(MAX_CHAIN) {
                 let depth = MAX_CHAIN.min(part.depth - start);
+                let outputs = last - first;
                 let packed = &mut packed[..outputs.div_ceil(panel) * depth * panel];
                 let weight = &part.weight[first * part.depth + start..];
                 pack::pack(arch, weight, part.depth, outputs, depth, panel, packed);
                 for (number, out) in out.chunks_mut(CACHED_ROWS).enumerate() {
                     let row = place.first_row + number * CACHED_ROWS;
-                    let x = &rows.numbers[row * rows.step + part.offset + start..];
+                    for (row, near) in (row..row + out.len()).zip(near.chunks_mut(CACHED_STEP)) {
+                        let x = row * rows.step + part.offset + start;
+                        near[..depth].copy_from_slice(&rows.numbers[x..x + depth]);
+                    }
                     for (number, panel_of) in packed.chunks_exact(depth * panel).enumerate() {
-                        let (row_step, adds) = (rows.step, start > 0);
+                        let (x, row_step, adds) = (&*near, CACHED_STEP, start > 0);
                         let times = Times { x, row_step, depth, panel: panel_of, adds };
                         times.run(simd, out, first + number * panel);
                     }
                 }
             }
             for (row, line) in out.iter_mut().enumerate() {
-                let line = &mut line[first..first + outputs];
-                let bias = &part.bias[first..first + outputs];
+                let line = &mut line[first..last];
+                let bias = &part.bias[first..last];
                 let at = (place.first_row + row) * place.width + place.first_column + first;
                 end(line, bias, part.scale, ending, at);
             }

@@ -44,36 +44,33 @@ impl<'a> Block<'a> {
 }
 
 fn pack_panel(arch: Arch, block: Block, width: usize, panel: &mut [f32]) {
-    let mut done = (0, 0); // rows and depth that are laid out as squares
+    // Squares are turned over in registers; of the last rows' squares only a part is stored.
+    let side = match arch {
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(_) => 16,
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(_) => 8,
+        _ => 0,
+    };
+    let done = block.depth.checked_div(side).unwrap_or(0) * side;
     #[cfg(target_arch = "x86_64")]
-    {
-        let side = match arch {
-            Arch::V4(_) => 16,
-            Arch::V3(_) => 8,
-            _ => 0,
-        };
-        let whole = |count: usize| count.checked_div(side).unwrap_or(0) * side;
-        done = (whole(block.count), whole(block.depth));
-        for row in (0..done.0).step_by(side.max(1)) {
-            let rows: [&[f32]; 16] =
-                std::array::from_fn(
-                    |index| if index < side { block.row(row + index) } else { &[] },
-                );
-            #[expect(unsafe_code, reason = "the CPU has the instructions")]
-            match arch {
-                // SAFETY: `Arch::V4` exists only where the CPU has AVX-512F.
-                Arch::V4(_) => unsafe { x86::transpose_16(&rows, row, width, panel) },
-                // SAFETY: `Arch::V3` exists only where the CPU has AVX2.
-                Arch::V3(_) => unsafe { x86::transpose_8(&rows, row, width, panel) },
-                _ => {}
-            }
+    for first in (0..block.count).step_by(side.max(1)) {
+        let count = side.min(block.count - first);
+        let rows: [&[f32]; 16] =
+            std::array::from_fn(|row| &block.row(first + row.min(count.max(1) - 1))[..done]);
+        let square = x86::Squares { rows, first, count, width };
+        #[expect(unsafe_code, reason = "the CPU has the instructions")]
+        match arch {
+            // SAFETY: `Arch::V4` exists only where the CPU has AVX-512F.
+            Arch::V4(_) => unsafe { square.transpose_16(panel) },
+            // SAFETY: `Arch::V3` exists only where the CPU has AVX2.
+            Arch::V3(_) => unsafe { square.transpose_8(panel) },
+            _ => break,
         }
     }
-    let _ = arch;
     for row in 0..block.count {
-        let start = if row < done.0 { done.1 } else { 0 };
-        let column = panel[start * width..].chunks_exact_mut(width);
-        for (into, from) in column.zip(&block.row(row)[start..]) {
+        let column = panel[done * width..].chunks_exact_mut(width);
+        for (into, from) in column.zip(&block.row(row)[done..]) {
             into[row] = *from;
         }
     }
@@ -85,82 +82,96 @@ mod x86 {
 
     use std::arch::x86_64::*;
 
-    /// Columns `first..first + 16` of a panel from as many rows, as far as whole squares go.
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn transpose_16(rows: &[&[f32]; 16], first: usize, width: usize, panel: &mut [f32]) {
-        let squares = rows[0].len() / 16;
-        let mut rows = rows.map(|row| row.as_chunks::<16>().0);
-        rows.iter_mut().for_each(|row| *row = &row[..squares]);
-        #[allow(clippy::needless_range_loop, reason = "all rows are indexed with it")]
-        for square in 0..squares {
-            let r: [__m512; 16] = std::array::from_fn(|row| load_512(&rows[row][square]));
-            let pair = |a: usize, b: usize| {
-                let (low, high) = (_mm512_unpacklo_ps(r[a], r[b]), _mm512_unpackhi_ps(r[a], r[b]));
-                (_mm512_castps_pd(low), _mm512_castps_pd(high))
-            };
-            // Groups of four rows: vector `n` holds columns n, n + 4, n + 8, n + 12 of the four.
-            let group = |row: usize| -> [__m512; 4] {
-                let ((a, b), (c, d)) = (pair(row, row + 1), pair(row + 2, row + 3));
-                [
-                    _mm512_unpacklo_pd(a, c),
-                    _mm512_unpackhi_pd(a, c),
-                    _mm512_unpacklo_pd(b, d),
-                    _mm512_unpackhi_pd(b, d),
-                ]
-                .map(|vector| _mm512_castpd_ps(vector))
-            };
-            let groups = [group(0), group(4), group(8), group(12)];
-            for column in 0..4 {
-                let [a, b, c, d] = groups.map(|group| group[column]);
-                let (ab, cd) =
-                    (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
-                let (ef, gh) =
-                    (_mm512_shuffle_f32x4::<0xDD>(a, b), _mm512_shuffle_f32x4::<0xDD>(c, d));
-                let columns = [
-                    _mm512_shuffle_f32x4::<0x88>(ab, cd),
-                    _mm512_shuffle_f32x4::<0x88>(ef, gh),
-                    _mm512_shuffle_f32x4::<0xDD>(ab, cd),
-                    _mm512_shuffle_f32x4::<0xDD>(ef, gh),
-                ];
-                for (number, vector) in columns.into_iter().enumerate() {
-                    let depth = square * 16 + number * 4 + column;
-                    store_512(&mut panel[depth * width + first..][..16], vector);
+    /// Columns `first..first + count` of a panel from as many rows, as far as whole squares go.
+    pub(super) struct Squares<'a> {
+        /// Of one length; those from `count` on are not used.
+        pub(super) rows: [&'a [f32]; 16],
+        pub(super) first: usize,
+        pub(super) count: usize,
+        pub(super) width: usize,
+    }
+
+    impl Squares<'_> {
+        #[target_feature(enable = "avx512f")]
+        pub(super) fn transpose_16(&self, panel: &mut [f32]) {
+            let Self { rows, first, count, width } = *self;
+            let squares = rows[0].len() / 16;
+            let mut rows = rows.map(|row| row.as_chunks::<16>().0);
+            rows.iter_mut().for_each(|row| *row = &row[..squares]);
+            #[allow(clippy::needless_range_loop, reason = "all rows are indexed with it")]
+            for square in 0..squares {
+                let r: [__m512; 16] = std::array::from_fn(|row| load_512(&rows[row][square]));
+                let pair = |a: usize, b: usize| {
+                    let (low, high) =
+                        (_mm512_unpacklo_ps(r[a], r[b]), _mm512_unpackhi_ps(r[a], r[b]));
+                    (_mm512_castps_pd(low), _mm512_castps_pd(high))
+                };
+                // Groups of four rows: vector `n` holds columns n, n + 4, n + 8, n + 12 of the four.
+                let group = |row: usize| -> [__m512; 4] {
+                    let ((a, b), (c, d)) = (pair(row, row + 1), pair(row + 2, row + 3));
+                    [
+                        _mm512_unpacklo_pd(a, c),
+                        _mm512_unpackhi_pd(a, c),
+                        _mm512_unpacklo_pd(b, d),
+                        _mm512_unpackhi_pd(b, d),
+                    ]
+                    .map(|vector| _mm512_castpd_ps(vector))
+                };
+                let groups = [group(0), group(4), group(8), group(12)];
+                for column in 0..4 {
+                    let [a, b, c, d] = groups.map(|group| group[column]);
+                    let (ab, cd) =
+                        (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+                    let (ef, gh) =
+                        (_mm512_shuffle_f32x4::<0xDD>(a, b), _mm512_shuffle_f32x4::<0xDD>(c, d));
+                    let columns = [
+                        _mm512_shuffle_f32x4::<0x88>(ab, cd),
+                        _mm512_shuffle_f32x4::<0x88>(ef, gh),
+                        _mm512_shuffle_f32x4::<0xDD>(ab, cd),
+                        _mm512_shuffle_f32x4::<0xDD>(ef, gh),
+                    ];
+                    for (number, vector) in columns.into_iter().enumerate() {
+                        let depth = square * 16 + number * 4 + column;
+                        store_512(&mut panel[depth * width + first..][..count], vector);
+                    }
                 }
             }
         }
-    }
 
-    /// Columns `first..first + 8` of a panel from as many rows, as far as whole squares go.
-    #[target_feature(enable = "avx2")]
-    pub(super) fn transpose_8(rows: &[&[f32]; 16], first: usize, width: usize, panel: &mut [f32]) {
-        for square in 0..rows[0].len() / 8 {
-            let r: [__m256; 8] =
-                std::array::from_fn(|row| load_256(&rows[row].as_chunks::<8>().0[square]));
-            // Groups of four rows: vector `n` holds columns n and n + 4 of the four.
-            let group = |row: usize| -> [__m256; 4] {
-                let (a, b) = (
-                    _mm256_unpacklo_ps(r[row], r[row + 1]),
-                    _mm256_unpackhi_ps(r[row], r[row + 1]),
-                );
-                let (c, d) = (
-                    _mm256_unpacklo_ps(r[row + 2], r[row + 3]),
-                    _mm256_unpackhi_ps(r[row + 2], r[row + 3]),
-                );
-                [
-                    _mm256_shuffle_ps::<0x44>(a, c),
-                    _mm256_shuffle_ps::<0xEE>(a, c),
-                    _mm256_shuffle_ps::<0x44>(b, d),
-                    _mm256_shuffle_ps::<0xEE>(b, d),
-                ]
-            };
-            let groups = [group(0), group(4)];
-            for column in 0..4 {
-                let [a, b] = groups.map(|group| group[column]);
-                let halves =
-                    [_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)];
-                for (number, vector) in halves.into_iter().enumerate() {
-                    let depth = square * 8 + number * 4 + column;
-                    store_256(&mut panel[depth * width + first..][..8], vector);
+        #[target_feature(enable = "avx2")]
+        pub(super) fn transpose_8(&self, panel: &mut [f32]) {
+            let Self { rows, first, count, width } = *self;
+            for square in 0..rows[0].len() / 8 {
+                let r: [__m256; 8] =
+                    std::array::from_fn(|row| load_256(&rows[row].as_chunks::<8>().0[square]));
+                // Groups of four rows: vector `n` holds columns n and n + 4 of the four.
+                let group = |row: usize| -> [__m256; 4] {
+                    let (a, b) = (
+                        _mm256_unpacklo_ps(r[row], r[row + 1]),
+                        _mm256_unpackhi_ps(r[row], r[row + 1]),
+                    );
+                    let (c, d) = (
+                        _mm256_unpacklo_ps(r[row + 2], r[row + 3]),
+                        _mm256_unpackhi_ps(r[row + 2], r[row + 3]),
+                    );
+                    [
+                        _mm256_shuffle_ps::<0x44>(a, c),
+                        _mm256_shuffle_ps::<0xEE>(a, c),
+                        _mm256_shuffle_ps::<0x44>(b, d),
+                        _mm256_shuffle_ps::<0xEE>(b, d),
+                    ]
+                };
+                let groups = [group(0), group(4)];
+                for column in 0..4 {
+                    let [a, b] = groups.map(|group| group[column]);
+                    let halves = [
+                        _mm256_permute2f128_ps::<0x20>(a, b),
+                        _mm256_permute2f128_ps::<0x31>(a, b),
+                    ];
+                    for (number, vector) in halves.into_iter().enumerate() {
+                        let depth = square * 8 + number * 4 + column;
+                        store_256(&mut panel[depth * width + first..][..count], vector);
+                    }
                 }
             }
         }
@@ -178,9 +189,10 @@ mod x86 {
     #[inline]
     #[expect(unsafe_code, reason = "a store takes a pointer")]
     fn store_512(into: &mut [f32], vector: __m512) {
-        assert_eq!(into.len(), 16);
-        // SAFETY: sixteen numbers have room; the store asks for no alignment.
-        unsafe { _mm512_storeu_ps(into.as_mut_ptr(), vector) }
+        assert!(into.len() <= 16);
+        let mask = (1_u32 << into.len()) - 1;
+        // SAFETY: as many numbers are stored as have room; the store asks for no alignment.
+        unsafe { _mm512_mask_storeu_ps(into.as_mut_ptr(), mask as u16, vector) }
     }
 
     #[target_feature(enable = "avx2")]
@@ -195,9 +207,11 @@ mod x86 {
     #[inline]
     #[expect(unsafe_code, reason = "a store takes a pointer")]
     fn store_256(into: &mut [f32], vector: __m256) {
-        assert_eq!(into.len(), 8);
-        // SAFETY: eight numbers have room; the store asks for no alignment.
-        unsafe { _mm256_storeu_ps(into.as_mut_ptr(), vector) }
+        assert!(into.len() <= 8);
+        let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(into.len() as i32), numbers);
+        // SAFETY: as many numbers are stored as have room; the store asks for no alignment.
+        unsafe { _mm256_maskstore_ps(into.as_mut_ptr(), mask, vector) }
     }
 }
 
@@ -211,7 +225,9 @@ mod tests {
             [(1usize, 1, 1), (16, 16, 16), (7, 19, 23), (33, 40, 40), (70, 17, 18)]
         {
             let rows: Vec<f32> = (0..count * row_step).map(|number| number as f32).collect();
-            for (arch, width) in [(Arch::Scalar, 8), (Arch::new(), 16), (Arch::new(), 32)] {
+            for (arch, width) in
+                [(Arch::Scalar, 8), (Arch::new(), 16), (Arch::new(), 32), (Arch::new(), 11)]
+            {
                 let panel_count = count.div_ceil(width);
                 let mut panels = vec![f32::NAN; panel_count * depth * width];
                 pack(arch, &rows, row_step, count, depth, width, &mut panels);
