@@ -7,6 +7,7 @@ mod first_use;
 #[path = "support/hub.rs"]
 mod hub_support;
 mod predict;
+mod start;
 mod stopping;
 mod support;
 mod synth;

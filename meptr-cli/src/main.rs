@@ -11,6 +11,7 @@ mod report;
 mod videos;
 mod workers;
 
+use std::num::NonZero;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -55,9 +56,7 @@ enum Finish {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(threads) = cli.threads {
-        limit_threads(threads);
-    }
+    set_threads(cli.threads);
     output::start_log(cli.quiet);
     match run(&cli) {
         Ok(Finish::Complete) => ExitCode::SUCCESS,
@@ -82,9 +81,17 @@ fn run(cli: &Cli) -> anyhow::Result<Finish> {
     }
 }
 
-/// Tells Rayon and Candle, which read the environment when they first compute.
-fn limit_threads(threads: u16) {
+/// Tells Rayon and Candle how many threads to use, which read it from the environment: what was asked
+/// for, else what is there already, else what the system lets this process have.
+///
+/// Without a number, Candle counts the processors in `/proc/cpuinfo` for every product of matrices.
+fn set_threads(asked: Option<u16>) {
     for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        let threads = match asked {
+            Some(threads) => usize::from(threads),
+            None if std::env::var_os(name).is_some() => continue,
+            None => std::thread::available_parallelism().map_or(1, NonZero::get),
+        };
         #[expect(unsafe_code, reason = "Candle takes its number of threads from nowhere else")]
         // SAFETY: called first thing in `main`, when no other thread runs that could read it.
         unsafe {

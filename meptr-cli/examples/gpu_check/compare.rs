@@ -47,7 +47,8 @@ const NETWORKS: [(&str, Compute); 6] = [
     ("faces", |_, _, device| {
         let detector = FaceDetector::bundled(FaceModel::FullRange, device)?;
         let side = FaceModel::FullRange.input_size();
-        let squares = (models::wave(&[2, side, side, 3], device)?.affine(127.0, 127.0))?;
+        let squares = models::wave(&[2, side, side, 3], device)?.affine(127.0, 127.0)?;
+        let squares = squares.to_dtype(DType::U8)?;
         let output = detector.raw_output(&squares)?;
         Ok(Tensor::cat(&[output.regressors.flatten_all()?, output.scores.flatten_all()?], 0)?)
     }),

@@ -22,6 +22,7 @@
 mod audio;
 mod clock;
 mod dump;
+mod libraries;
 mod limits;
 mod orientation;
 mod picture;
@@ -35,11 +36,12 @@ mod video;
 
 pub use audio::SAMPLE_RATE_HZ;
 pub use dump::Dump;
+pub use libraries::load_ffmpeg;
 pub use limits::Limits;
 pub use orientation::Orientation;
 pub use plan::{FramePlan, TimeWindow};
 pub use probe::{AudioInfo, MediaInfo, SubtitleInfo, VideoInfo, probe};
 pub use reader::{DecodeOptions, DecodeReport, Event, Reader};
-pub(crate) use source::quiet_by_default;
+pub(crate) use source::prepare_ffmpeg;
 pub use source::{FfmpegLog, set_ffmpeg_log};
 pub use transcript::{Cue, Transcript, read_transcript};

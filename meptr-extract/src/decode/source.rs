@@ -11,6 +11,7 @@ use ffmpeg::format::stream::Disposition;
 use ffmpeg::{codec, decoder, media, threading};
 
 use super::clock::Clock;
+use super::libraries::load_ffmpeg;
 use crate::{Error, Result};
 
 /// Containers that hold their own media. Playlists and other lists of files or addresses (HLS,
@@ -35,18 +36,29 @@ pub enum FfmpegLog {
 static DEFAULT_LOG: Once = Once::new();
 
 /// Sets what FFmpeg writes to stderr, for the whole process; silent until this is called.
-pub fn set_ffmpeg_log(log: FfmpegLog) {
+///
+/// # Errors
+/// When FFmpeg cannot be loaded.
+pub fn set_ffmpeg_log(log: FfmpegLog) -> Result<()> {
+    load_ffmpeg()?;
     DEFAULT_LOG.call_once(|| {});
     ffmpeg::log::set_level(match log {
         FfmpegLog::Silent => ffmpeg::log::Level::Quiet,
         FfmpegLog::Warnings => ffmpeg::log::Level::Warning,
         FfmpegLog::Debug => ffmpeg::log::Level::Debug,
     });
+    Ok(())
 }
 
-/// Keeps FFmpeg silent unless [`set_ffmpeg_log`] was called; to be called before FFmpeg is.
-pub(crate) fn quiet_by_default() {
+/// Loads FFmpeg and keeps it silent unless [`set_ffmpeg_log`] was called; to be called before it is
+/// used.
+///
+/// # Errors
+/// When it cannot be loaded.
+pub(crate) fn prepare_ffmpeg() -> Result<()> {
+    load_ffmpeg()?;
     DEFAULT_LOG.call_once(|| ffmpeg::log::set_level(ffmpeg::log::Level::Quiet));
+    Ok(())
 }
 
 /// Opens a regular file for demuxing.
@@ -54,7 +66,7 @@ pub(crate) fn quiet_by_default() {
 /// The file is opened by us and handed to FFmpeg as a stream: no name is parsed as a protocol or a
 /// pattern, names may hold any bytes, and FFmpeg has no protocol left to open anything else with.
 pub(super) fn open(path: &Path) -> Result<Input> {
-    quiet_by_default();
+    prepare_ffmpeg()?;
     let file = open_regular_file(path)?;
     let failed = |what: &str| {
         let (path, what) = (path.to_owned(), what.to_owned());

@@ -125,19 +125,19 @@ impl FaceDetector {
     /// # Errors
     /// When the shape differs or the device fails.
     pub fn raw_output(&self, squares: &Tensor) -> candle::Result<RawOutput> {
-        let pictures = squares.to_dtype(DType::F32)?.affine(2.0 / 255.0, -1.0)?;
         match &self.network {
-            Network::FullRange(network) => network.forward(&pictures),
-            Network::ShortRange(network) => network.forward(&pictures),
+            Network::FullRange(network) => network.forward(squares),
+            Network::ShortRange(network) => network.forward(squares),
         }
     }
 
     fn detect_batch(&self, images: &[&RgbImage]) -> candle::Result<Vec<Vec<Detection>>> {
         let size = self.model.input_size();
-        let squares: Vec<u8> = images
-            .iter()
-            .flat_map(|image| Letterbox::around(image.width(), image.height()).sample(image, size))
-            .collect();
+        let mut squares = Vec::with_capacity(images.len() * size * size * 3);
+        for image in images {
+            let letterbox = Letterbox::around(image.width(), image.height());
+            squares.extend_from_slice(&letterbox.sample(image, size));
+        }
         let squares = Tensor::from_vec(squares, (images.len(), size, size, 3), &self.device)?;
         let RawOutput { regressors, scores } = self.raw_output(&squares)?;
         let regressors: Vec<Vec<f32>> = regressors.flatten_from(1)?.to_vec2()?;
@@ -157,17 +157,18 @@ impl FaceDetector {
     /// What the anchors of one picture say, in the unit square of the letterbox.
     fn proposals(&self, regressors: &[f32], scores: &[f32]) -> Vec<Detection> {
         let size = self.model.input_size() as f32;
-        let anchors = self.anchors.iter().zip(regressors.chunks_exact(VALUES)).zip(scores);
+        let score = |logit: f32| 1.0 / (1.0 + (-logit.clamp(-MAX_LOGIT, MAX_LOGIT)).exp());
+        let anchors = self.anchors.iter().zip(regressors.chunks_exact(VALUES));
         anchors
-            .map(|((anchor, values), logit)| {
+            .zip(scores.iter().map(|logit| score(*logit)))
+            .filter(|(_, score)| *score >= self.model.min_score())
+            .map(|((anchor, values), score)| {
                 let point =
                     |at: usize| [values[at] / size + anchor[0], values[at + 1] / size + anchor[1]];
                 let bounds = BoundingBox::around(point(0), values[2] / size, values[3] / size);
-                let score = 1.0 / (1.0 + (-logit.clamp(-MAX_LOGIT, MAX_LOGIT)).exp());
                 let keypoints = (4..VALUES).step_by(2).map(point).collect();
                 Detection { bounds, score, keypoints }
             })
-            .filter(|face| face.score >= self.model.min_score())
             .filter(|face| face.bounds.x2 >= face.bounds.x1 && face.bounds.y2 >= face.bounds.y1)
             .collect()
     }

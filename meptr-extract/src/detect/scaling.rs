@@ -26,10 +26,11 @@ pub(super) fn resize<const CHANNELS: usize>(
             let value = |x: usize| i32::from(row[x * CHANNELS + channel]);
             value(tap.first) * tap.weights[0] + value(tap.second) * tap.weights[1]
         };
-        columns
-            .iter()
-            .flat_map(|tap| std::array::from_fn::<_, CHANNELS, _>(|c| blend(tap, c)))
-            .collect()
+        let mut blended = Vec::with_capacity(to[0] * CHANNELS);
+        for tap in &columns {
+            blended.extend_from_slice(&std::array::from_fn::<_, CHANNELS, _>(|c| blend(tap, c)));
+        }
+        blended
     };
     let mut scaled = Vec::with_capacity(to[0] * to[1] * CHANNELS);
     for tap in &rows {

@@ -26,7 +26,7 @@ pub use words::{TranscriptChoice, WordSource, Words};
 
 use crate::decode::{
     Cue, DecodeOptions, DecodeReport, Dump, Event, FramePlan, Limits, MediaInfo, TimeWindow,
-    Transcript, probe,
+    Transcript, load_ffmpeg, probe,
 };
 use crate::detect::Detector;
 use crate::detect::tracker::BotSortConfig;
@@ -138,7 +138,7 @@ impl Extractor {
     /// is used, if it has one.
     ///
     /// # Errors
-    /// When a part cannot be read or does not fit its configuration.
+    /// When a part cannot be read or does not fit its configuration, or FFmpeg cannot be loaded.
     pub fn open(bundle: &Bundle, device: &Device, limits: Limits, listens: bool) -> Result<Self> {
         let place = Place { device: device.clone(), precision: Precision::F32 };
         Self::open_at(bundle, &place, limits, listens)
@@ -154,11 +154,16 @@ impl Extractor {
             let folder = bundle.path(&part.folder);
             Whisper::open_as(&folder, &place.device, place.precision)
         };
-        let ((eye, reader), (ear, whisper)) = at_once(
-            &place.device,
-            || (Eye::open(bundle, place), WordReader::open(bundle, place)),
-            || (Ear::open(bundle, place), transcriber.map(open_whisper).transpose()),
-        );
+        let (ffmpeg, ((eye, reader), (ear, whisper))) = std::thread::scope(|scope| {
+            let ffmpeg = scope.spawn(load_ffmpeg);
+            let parts = at_once(
+                &place.device,
+                || (Eye::open(bundle, place), WordReader::open(bundle, place)),
+                || (Ear::open(bundle, place), transcriber.map(open_whisper).transpose()),
+            );
+            (ffmpeg.join().expect("a failure is an error"), parts)
+        });
+        ffmpeg?;
         let mut unfit = Unfit::default();
         let whisper = unfit.note(whisper)?;
         let (eye, ear, reader) = (unfit.note(eye)?, unfit.note(ear)?, unfit.note(reader)?);

@@ -131,8 +131,8 @@ impl ClipInput {
         let mut data = Vec::with_capacity(images.len() * 3 * self.width * self.height);
         for image in &cut {
             for (channel, values) in self.values.iter().enumerate() {
-                let bytes = image.data().iter().skip(channel).step_by(3);
-                data.extend(bytes.map(|byte| values[usize::from(*byte)]));
+                let pixels = image.data().as_chunks::<3>().0.iter();
+                data.extend(pixels.map(|pixel| values[usize::from(pixel[channel])]));
             }
         }
         Tensor::from_vec(data, (images.len(), 3, self.height, self.width), device)

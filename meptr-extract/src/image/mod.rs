@@ -51,7 +51,10 @@ impl RgbImage {
         if x1 >= x2 || y1 >= y2 {
             return None;
         }
-        let data = (y1..y2).flat_map(|y| &self.row(y)[x1 * 3..x2 * 3]).copied().collect();
+        let mut data = Vec::with_capacity((x2 - x1) * (y2 - y1) * 3);
+        for y in y1..y2 {
+            data.extend_from_slice(&self.row(y)[x1 * 3..x2 * 3]);
+        }
         Some(Self::new(x2 - x1, y2 - y1, data))
     }
 }

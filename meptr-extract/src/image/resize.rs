@@ -30,18 +30,24 @@ pub(super) fn resize_part(
     let first = down.iter().map(|taps| taps.start).min().unwrap_or_default();
     let end = down.iter().map(|taps| taps.start + taps.weights.len()).max().unwrap_or_default();
     let across = taps(image.width(), width, columns);
-    let needed = (first..end).map(|y| resize_row(image.row(y), &across));
-    let narrowed = RgbImage::new(across.len(), end - first, needed.flatten().collect());
-    let data = down.iter().flat_map(|taps| {
-        let start = taps.start - first;
-        let rows: Vec<&[u8]> =
-            (0..taps.weights.len()).map(|offset| narrowed.row(start + offset)).collect();
-        let sum = move |index: usize| {
-            round(rows.iter().zip(&taps.weights).map(|(row, w)| i32::from(row[index]) * w).sum())
-        };
-        (0..across.len() * 3).map(sum)
-    });
-    RgbImage::new(across.len(), down.len(), data.collect())
+    let row_length = across.len() * 3;
+    let mut narrowed = Vec::with_capacity((end - first) * row_length);
+    for y in first..end {
+        narrow_row(image.row(y), &across, &mut narrowed);
+    }
+    let mut data = Vec::with_capacity(down.len() * row_length);
+    let mut sums = vec![0; row_length];
+    for taps in &down {
+        sums.fill(0);
+        let rows = narrowed[(taps.start - first) * row_length..].chunks_exact(row_length);
+        for (row, weight) in rows.zip(&taps.weights) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += i32::from(*value) * weight;
+            }
+        }
+        data.extend(sums.iter().map(|sum| round(*sum)));
+    }
+    RgbImage::new(across.len(), down.len(), data)
 }
 
 /// The input pixels that one output pixel is a weighted sum of.
@@ -88,8 +94,9 @@ fn fixed(weight: f64) -> i32 {
     (weight * f64::from(1 << WEIGHT_BITS)).round() as i32
 }
 
-fn resize_row(row: &[u8], across: &[Taps]) -> Vec<u8> {
-    let pixel = |taps: &Taps| {
+/// The pass across of one row, appended to `into`.
+fn narrow_row(row: &[u8], across: &[Taps], into: &mut Vec<u8>) {
+    for taps in across {
         let pixels = row[taps.start * 3..].chunks_exact(3);
         let mut sums = [0i32; 3];
         for (pixel, weight) in pixels.zip(&taps.weights) {
@@ -97,9 +104,8 @@ fn resize_row(row: &[u8], across: &[Taps]) -> Vec<u8> {
                 *sum += i32::from(*value) * weight;
             }
         }
-        sums.map(round)
-    };
-    across.iter().flat_map(pixel).collect()
+        into.extend_from_slice(&sums.map(round));
+    }
 }
 
 fn round(sum: i32) -> u8 {

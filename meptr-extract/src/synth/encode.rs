@@ -10,7 +10,7 @@ use ffmpeg::format::{Pixel, Sample, sample};
 use ffmpeg::{ChannelLayout, Dictionary, Packet, Rational, codec, encoder, frame};
 
 use super::canvas::Canvas;
-use crate::decode::{SAMPLE_RATE_HZ, quiet_by_default};
+use crate::decode::{SAMPLE_RATE_HZ, prepare_ffmpeg};
 use crate::{Error, Result};
 
 /// Quantiser of every picture: 1 best, 31 worst.
@@ -56,14 +56,14 @@ impl Container {
 /// on the same machine.
 ///
 /// # Errors
-/// When FFmpeg lacks an encoder or refuses.
+/// When FFmpeg cannot be loaded, lacks an encoder or refuses.
 pub fn encode(
     container: Container,
     pictures: &[Canvas],
     frames_per_second: usize,
     samples: &[f32],
 ) -> Result<Vec<u8>> {
-    quiet_by_default();
+    prepare_ffmpeg()?;
     let written = Memory::default();
     mux(container, pictures, frames_per_second as i32, samples, written.clone())
         .map_err(|source| Error::Encode { what: container.extension(), source })?;

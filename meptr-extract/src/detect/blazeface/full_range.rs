@@ -1,22 +1,25 @@
 //! The full-range network: faces within about five metres.
 
+use std::sync::Arc;
+
 use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::RawOutput;
-use super::depthwise::DepthwiseConv;
-use super::layers::{PointwiseConv, Stem, depth_to_space, upsample};
+use super::depthwise::Window;
+use super::features::{Features, Memory};
+use super::layers::{Head, Stem, add_upsampled};
+use super::pointwise::Pointwise;
+use super::separable::Separable;
 
-/// Narrows and widens twice, each time after looking at the neighbouring pixels.
+/// Narrows and widens, each time after looking at the neighbouring pixels.
 ///
-/// `relu(pointwise(depthwise(relu(pointwise(depthwise(x))))) + shortcut)`. Weights, from operator `op` on: `op + 1`,
-/// `op + 2`, `op + 4` and `op + 5`; the operators between pad.
+/// `relu(pointwise(depthwise(relu(pointwise(depthwise(x))))) + shortcut)`. Weights, from operator
+/// `op` on: `op + 1`, `op + 2`, `op + 4` and `op + 5`; the operators between pad.
 #[derive(Debug)]
 struct Bottleneck {
-    first_depthwise: DepthwiseConv,
-    first_pointwise: PointwiseConv,
-    second_depthwise: DepthwiseConv,
-    second_pointwise: PointwiseConv,
+    narrow: Separable,
+    widen: Separable,
 }
 
 /// Channels before, within and after a [`Bottleneck`].
@@ -29,18 +32,22 @@ impl Bottleneck {
         op: usize,
         vb: &VarBuilder,
     ) -> Result<Self> {
-        let weights = |offset: usize| vb.pp(format!("op{}", op + offset));
+        let weights = |first: usize| [first, first + 1].map(|op| vb.pp(format!("op{op}")));
+        let window = |stride| Window { stride, padding_before: 1, is_fused: true };
         Ok(Self {
-            first_depthwise: DepthwiseConv::load(inputs, stride, 1, weights(1))?,
-            first_pointwise: PointwiseConv::load(inputs, inner, true, weights(2))?,
-            second_depthwise: DepthwiseConv::load(inner, 1, 1, weights(4))?,
-            second_pointwise: PointwiseConv::load(inner, outputs, true, weights(5))?,
+            narrow: Separable::load([inputs, inner], window(stride), weights(op + 1))?,
+            widen: Separable::load([inner, outputs], window(1), weights(op + 4))?,
         })
     }
 
-    fn forward(&self, x: &Tensor, shortcut: Option<&Tensor>) -> Result<Tensor> {
-        let x = self.first_pointwise.forward(&self.first_depthwise.forward(x)?)?;
-        self.second_pointwise.forward_plus(&self.second_depthwise.forward(&x)?, shortcut)
+    /// Without a shortcut.
+    fn forward(&self, x: &Features) -> Result<Features> {
+        self.widen.forward(&self.narrow.forward(x)?)
+    }
+
+    /// With the input as the shortcut.
+    fn forward_onto_itself(&self, x: Features) -> Result<Features> {
+        self.widen.forward_onto(&self.narrow.forward(&x)?, x)
     }
 }
 
@@ -54,31 +61,8 @@ impl Stage {
         Ok(Self((0..count).map(block).collect::<Result<_>>()?))
     }
 
-    fn forward(&self, x: Tensor) -> Result<Tensor> {
-        self.0.iter().try_fold(x, |x, block| block.forward(&x, Some(&x)))
-    }
-}
-
-/// Output of the network at every second pixel, spread over four: [`depth_to_space`].
-///
-/// Weights, from operator `op` on: `op` (1x1) and `op + 2` (depthwise).
-#[derive(Debug)]
-struct Head {
-    pointwise: PointwiseConv,
-    depthwise: DepthwiseConv,
-}
-
-impl Head {
-    fn load(outputs: usize, op: usize, vb: &VarBuilder) -> Result<Self> {
-        let inner = 4 * outputs;
-        Ok(Self {
-            pointwise: PointwiseConv::load(48, inner, false, vb.pp(format!("op{op}")))?,
-            depthwise: DepthwiseConv::load(inner, 2, 1, vb.pp(format!("op{}", op + 2)))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        depth_to_space(&self.depthwise.forward(&self.pointwise.forward(x)?)?)
+    fn forward(&self, x: Features) -> Result<Features> {
+        self.0.iter().try_fold(x, |x, block| block.forward_onto_itself(x))
     }
 }
 
@@ -94,23 +78,24 @@ pub struct FullRange {
     stage_96: Stage,
     down_48: Bottleneck,
     stage_48: Stage,
-    lateral_48: PointwiseConv,
+    lateral_48: Pointwise,
     down_24: Bottleneck,
     stage_24: Stage,
-    lateral_24: PointwiseConv,
+    lateral_24: Pointwise,
     down_12: Bottleneck,
     stage_12: Stage,
-    lateral_12: PointwiseConv,
+    lateral_12: Pointwise,
     down_6: Bottleneck,
     stage_6: Stage,
-    narrow_6: PointwiseConv,
+    narrow_6: Pointwise,
     up_12: Stage,
-    narrow_12: PointwiseConv,
+    narrow_12: Pointwise,
     up_24: Stage,
-    narrow_24: PointwiseConv,
+    narrow_24: Pointwise,
     up_48: Stage,
     score: Head,
     regressor: Head,
+    memory: Arc<Memory>,
 }
 
 impl FullRange {
@@ -123,7 +108,7 @@ impl FullRange {
     /// When one is missing or has another shape.
     pub fn load(vb: VarBuilder) -> Result<Self> {
         let pointwise = |inputs, outputs, op: usize| {
-            PointwiseConv::load(inputs, outputs, true, vb.pp(format!("op{op}")))
+            Pointwise::load([inputs, outputs], true, vb.pp(format!("op{op}")))
         };
         Ok(Self {
             stem: Stem::load(32, 3, [1, 1], vb.pp("op1"))?,
@@ -145,33 +130,40 @@ impl FullRange {
             up_24: Stage::load(2, 64, 32, 126, &vb)?,
             narrow_24: pointwise(64, 48, 140)?,
             up_48: Stage::load(1, 48, 24, 143, &vb)?,
-            score: Head::load(1, 150, &vb)?,
-            regressor: Head::load(16, 155, &vb)?,
+            score: Head::load(48, 1, 150, &vb)?,
+            regressor: Head::load(48, 16, 155, &vb)?,
+            memory: Arc::default(),
         })
     }
 
-    /// Looks at pictures: `(batch, 192, 192, 3)`, f32, RGB in -1 to 1. 2304 anchors, row by row.
+    /// Looks at pictures. 2304 anchors, row by row.
+    ///
+    /// - `squares`: `(batch, 192, 192, 3)`, u8, RGB
     ///
     /// # Errors
     /// When the shape differs or the device fails.
-    pub fn forward(&self, pictures: &Tensor) -> Result<RawOutput> {
-        let x = self.stage_96.forward(self.stem.forward(pictures)?)?;
-        let x_48 = self.stage_48.forward(self.down_48.forward(&x, None)?)?;
-        let x_24 = self.stage_24.forward(self.down_24.forward(&x_48, None)?)?;
-        let x_12 = self.stage_12.forward(self.down_12.forward(&x_24, None)?)?;
-        let x_6 = self.stage_6.forward(self.down_6.forward(&x_12, None)?)?;
+    pub fn forward(&self, squares: &Tensor) -> Result<RawOutput> {
+        let pictures = Features::of_squares(squares, Self::INPUT_SIZE, &self.memory)?;
+        RawOutput::of_pictures(pictures, |picture| self.outputs(picture))
+    }
 
-        let join =
-            |coarse: &Tensor, narrow: &PointwiseConv, fine: &Tensor, lateral: &PointwiseConv| {
-                let coarse = upsample(&narrow.forward(coarse)?)?;
-                lateral.forward(fine)? + coarse
-            };
+    /// Regressors and scores, one pixel for an anchor.
+    fn outputs(&self, picture: Features) -> Result<[Tensor; 2]> {
+        let x = self.stage_96.forward(self.stem.forward(picture)?)?;
+        let x_48 = self.stage_48.forward(self.down_48.forward(&x)?)?;
+        let x_24 = self.stage_24.forward(self.down_24.forward(&x_48)?)?;
+        let x_12 = self.stage_12.forward(self.down_12.forward(&x_24)?)?;
+        let x_6 = self.stage_6.forward(self.down_6.forward(&x_12)?)?;
+
+        let join = |coarse: &Features, narrow: &Pointwise, fine: &Features, lateral: &Pointwise| {
+            add_upsampled(&narrow.forward(coarse)?, lateral.forward(fine)?)
+        };
         let x = self.up_12.forward(join(&x_6, &self.narrow_6, &x_12, &self.lateral_12)?)?;
         let x = self.up_24.forward(join(&x, &self.narrow_12, &x_24, &self.lateral_24)?)?;
         let x = self.up_48.forward(join(&x, &self.narrow_24, &x_48, &self.lateral_48)?)?;
 
-        let regressors = self.regressor.forward(&x)?.flatten(1, 2)?; // (batch, 2304, 16)
-        let scores = self.score.forward(&x)?.flatten_from(1)?; // (batch, 2304)
-        Ok(RawOutput { regressors, scores })
+        let regressors = self.regressor.forward(&x)?.into_tensor()?.flatten(1, 2)?; // (batch, 2304, 16)
+        let scores = self.score.forward(&x)?.into_tensor()?.flatten_from(1)?; // (batch, 2304)
+        Ok([regressors, scores])
     }
 }

@@ -3,58 +3,10 @@
 use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::depthwise::{CpuDepthwise, Depthwise, Window};
+use super::features::{Features, Map, other_device};
+use super::pointwise::Pointwise;
 use crate::detect::convolution::{CpuConvolution, Ending, Steps};
-
-/// Mixes the channels of each pixel, a 1x1 convolution: `y = ending(x W^T + b + shortcut)`.
-///
-/// Weights: `weight` `(outputs, inputs, 1, 1)`, `bias` `(outputs,)`.
-#[derive(Debug)]
-pub(super) struct PointwiseConv(Product);
-
-#[derive(Debug)]
-enum Product {
-    Cpu(CpuConvolution),
-    Other { weight: Tensor, bias: Tensor, is_rectified: bool }, // weight (inputs, outputs)
-}
-
-impl PointwiseConv {
-    /// `is_rectified`: whether negative sums become 0.
-    pub(super) fn load(
-        inputs: usize,
-        outputs: usize,
-        is_rectified: bool,
-        vb: VarBuilder,
-    ) -> Result<Self> {
-        let weight = vb.get((outputs, inputs, 1, 1), "weight")?;
-        let bias = vb.get(outputs, "bias")?;
-        Ok(Self(if vb.device().is_cpu() {
-            let steps = Steps { stride: 1, padding: [0, 0] };
-            let ending = if is_rectified { Ending::Relu } else { Ending::Linear };
-            Product::Cpu(CpuConvolution::new(&weight, &bias, steps, ending)?)
-        } else {
-            let weight = weight.reshape((outputs, inputs))?.t()?.contiguous()?;
-            Product::Other { weight, bias, is_rectified }
-        }))
-    }
-
-    /// `(batch, height, width, inputs)` to `(batch, height, width, outputs)`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_plus(x, None)
-    }
-
-    /// The same with a shortcut of the output's shape.
-    pub(super) fn forward_plus(&self, x: &Tensor, shortcut: Option<&Tensor>) -> Result<Tensor> {
-        let (weight, bias, is_rectified) = match &self.0 {
-            Product::Cpu(product) => return product.forward(&[x.into()], shortcut),
-            Product::Other { weight, bias, is_rectified } => (weight, bias, is_rectified),
-        };
-        let (batch, height, width, inputs) = x.dims4()?;
-        let y = x.reshape((batch * height * width, inputs))?.matmul(weight)?;
-        let y = y.broadcast_add(bias)?.reshape((batch, height, width, ()))?;
-        let y = shortcut.map_or(Ok(y.clone()), |shortcut| y + shortcut)?;
-        if *is_rectified { y.relu() } else { Ok(y) }
-    }
-}
 
 /// The first convolution, on the picture itself: square kernel, stride 2, rectified.
 ///
@@ -63,7 +15,7 @@ impl PointwiseConv {
 pub(super) enum Stem {
     /// On the CPU.
     Cpu(CpuConvolution),
-    /// Elsewhere.
+    /// Elsewhere, and where the order of sums matters.
     Other {
         /// As loaded.
         weight: Tensor,
@@ -93,24 +45,50 @@ impl Stem {
         Ok(Self::Other { weight, bias, padding })
     }
 
-    /// `(batch, size, size, 3)` to `(batch, size / 2, size / 2, outputs)`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias, [before, after]) = match self {
-            Self::Cpu(convolution) => return convolution.forward(&[x.into()], None),
-            Self::Other { weight, bias, padding } => (weight, bias, *padding),
+    /// `(size, size, 3)` to `(size / 2, size / 2, outputs)`.
+    pub(super) fn forward(&self, x: Features) -> Result<Features> {
+        let (weight, bias, [before, after]) = match (self, &x) {
+            (Self::Cpu(convolution), Features::Cpu(x)) => {
+                let [height, width, _] = x.dims();
+                let mut output = x.sibling([height / 2, width / 2, convolution.outputs()]);
+                convolution.fill_picture(x.numbers(), [height, width], output.numbers_mut());
+                return Ok(Features::Cpu(output));
+            }
+            (Self::Cpu(_), Features::Other(_)) => return other_device(),
+            (Self::Other { weight, bias, padding }, _) => (weight, bias, *padding),
         };
-        let x = x.permute((0, 3, 1, 2))?; // (batch, 3, size, size)
+        let like = match &x {
+            Features::Cpu(x) => Some(x.sibling([0; 3])),
+            Features::Other(_) => None,
+        };
+        let x = x.into_tensor()?.permute((0, 3, 1, 2))?; // (batch, 3, size, size)
         let x = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
         let x = x.contiguous()?.conv2d(weight, 0, 2, 1, 1)?;
-        x.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(bias)?.relu()
+        let y = x.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(bias)?.relu()?;
+        let Some(like) = like else { return Ok(Features::Other(y)) };
+        let (_, height, width, channels) = y.dims4()?;
+        let mut output = like.sibling([height, width, channels]);
+        output.numbers_mut().copy_from_slice(&y.flatten_all()?.to_vec1::<f32>()?);
+        Ok(Features::Cpu(output))
     }
 }
 
-/// Twice the rows and columns, bilinear, positions counted from the middle of a pixel.
+/// `fine` plus `coarse` at twice the rows and columns: bilinear, positions counted from the middle of
+/// a pixel.
 ///
-/// `(batch, height, width, channels)` to `(batch, 2 height, 2 width, channels)`.
-pub(super) fn upsample(x: &Tensor) -> Result<Tensor> {
-    upsample_axis(&upsample_axis(x, 1)?, 2)
+/// `coarse` is `(height, width, channels)`, `fine` and the result are `(2 height, 2 width, channels)`.
+pub(super) fn add_upsampled(coarse: &Features, fine: Features) -> Result<Features> {
+    match (coarse, fine) {
+        (Features::Cpu(coarse), Features::Cpu(mut fine)) => {
+            add_upsampled_map(coarse, &mut fine);
+            Ok(Features::Cpu(fine))
+        }
+        (Features::Other(coarse), Features::Other(fine)) => {
+            let coarse = upsample_axis(&upsample_axis(coarse, 1)?, 2)?;
+            (fine + coarse).map(Features::Other)
+        }
+        _ => other_device(),
+    }
 }
 
 /// Each pixel becomes two, at a quarter of the way to its neighbour on either side.
@@ -124,11 +102,91 @@ fn upsample_axis(x: &Tensor, axis: usize) -> Result<Tensor> {
     Tensor::stack(&pair, axis + 1)?.flatten(axis, axis + 1)
 }
 
+/// The two places along an axis of `size` that a place of the doubled axis lies between: the nearer
+/// one, then its neighbour, or itself at the border.
+fn neighbours(place: usize, size: usize) -> [usize; 2] {
+    let own = place / 2;
+    let other =
+        if place.is_multiple_of(2) { own.saturating_sub(1) } else { (own + 1).min(size - 1) };
+    [own, other]
+}
+
+fn add_upsampled_map(coarse: &Map, fine: &mut Map) {
+    let [height, width, channels] = coarse.dims();
+    assert_eq!(fine.dims(), [2 * height, 2 * width, channels], "twice the rows and columns");
+    let row_length = width * channels;
+    let mut between = coarse.sibling([1, width, channels]); // between two rows
+    for (row, fine) in fine.numbers_mut().chunks_exact_mut(2 * row_length).enumerate() {
+        let [own, other] =
+            neighbours(row, height).map(|row| &coarse.numbers()[row * row_length..][..row_length]);
+        for (between, (own, other)) in between.numbers_mut().iter_mut().zip(own.iter().zip(other)) {
+            *between = own * 0.75 + other * 0.25;
+        }
+        for (column, fine) in fine.chunks_exact_mut(channels).enumerate() {
+            let [own, other] = neighbours(column, width)
+                .map(|column| &between.numbers()[column * channels..][..channels]);
+            for (fine, (own, other)) in fine.iter_mut().zip(own.iter().zip(other)) {
+                *fine += own * 0.75 + other * 0.25;
+            }
+        }
+    }
+}
+
+/// Output of the network at every second pixel, its channels spread over 2x2 pixels.
+///
+/// Weights, from operator `op` on: `op` (1x1) and `op + 2` (depthwise).
+#[derive(Debug)]
+pub(super) struct Head {
+    pointwise: Pointwise,
+    depthwise: Depthwise,
+    on_cpu: Option<CpuDepthwise>,
+}
+
+impl Head {
+    pub(super) fn load(inputs: usize, outputs: usize, op: usize, vb: &VarBuilder) -> Result<Self> {
+        let inner = 4 * outputs;
+        let window = Window { stride: 2, padding_before: 1, is_fused: true };
+        let depthwise = Depthwise::load(inner, window, &vb.pp(format!("op{}", op + 2)))?;
+        let on_cpu = vb.device().is_cpu().then(|| depthwise.for_cpu()).transpose()?;
+        let pointwise = Pointwise::load([inputs, inner], false, vb.pp(format!("op{op}")))?;
+        Ok(Self { pointwise, depthwise, on_cpu })
+    }
+
+    /// `(height, width, inputs)` to `(height, width, outputs)`, sides even.
+    pub(super) fn forward(&self, x: &Features) -> Result<Features> {
+        match (self.pointwise.forward(x)?, &self.on_cpu) {
+            (Features::Cpu(x), Some(depthwise)) => Ok(Features::Cpu(spread_rows(depthwise, &x))),
+            (Features::Other(x), None) => {
+                depth_to_space(&self.depthwise.forward(&x)?).map(Features::Other)
+            }
+            _ => other_device(),
+        }
+    }
+}
+
+/// [`depth_to_space`] of a depthwise convolution, row by row.
+fn spread_rows(depthwise: &CpuDepthwise, x: &Map) -> Map {
+    let [height, width, channels] = x.dims();
+    let mut output = x.sibling([height, width, channels / 4]);
+    let mut filtered = x.sibling([1, width / 2, channels]);
+    let row_length = width * (channels / 4);
+    for (row, lines) in output.numbers_mut().chunks_exact_mut(2 * row_length).enumerate() {
+        depthwise.fill_rows(x, row, filtered.numbers_mut());
+        let (upper, lower) = lines.split_at_mut(row_length);
+        let pairs = upper.chunks_exact_mut(channels / 2).zip(lower.chunks_exact_mut(channels / 2));
+        for ((upper, lower), pixel) in pairs.zip(filtered.numbers().chunks_exact(channels)) {
+            upper.copy_from_slice(&pixel[..channels / 2]);
+            lower.copy_from_slice(&pixel[channels / 2..]);
+        }
+    }
+    output
+}
+
 /// Spreads the channels of each pixel over a square of 2x2 pixels.
 ///
 /// `(batch, height, width, 4 channels)`, in the order upper left, upper right, lower left, lower
 /// right, to `(batch, 2 height, 2 width, channels)`.
-pub(super) fn depth_to_space(x: &Tensor) -> Result<Tensor> {
+fn depth_to_space(x: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     x.reshape((batch, height, width, 2, 2, channels / 4))?.permute((0, 1, 3, 2, 4, 5))?.reshape((
         batch,
@@ -140,18 +198,52 @@ pub(super) fn depth_to_space(x: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use candle::Device;
+    use std::sync::Arc;
 
+    use candle::{DType, Device};
+    use meptr_core::weights::generate;
+
+    use super::super::features::Memory;
     use super::*;
+
+    fn map_of(x: &Tensor) -> Result<Map> {
+        let (_, height, width, channels) = x.dims4()?;
+        let mut map = Arc::new(Memory::default()).map([height, width, channels]);
+        map.numbers_mut().copy_from_slice(&x.flatten_all()?.to_vec1::<f32>()?);
+        Ok(map)
+    }
 
     #[test]
     fn upsampling_interpolates_and_keeps_the_border() -> Result<()> {
         let x = Tensor::new(&[0f32, 4.0, 8.0], &Device::Cpu)?.reshape((1, 1, 3, 1))?;
-        let y = upsample(&x)?;
-        assert_eq!(y.dims(), [1, 2, 6, 1]);
-        let row: Vec<f32> = y.flatten_all()?.to_vec1()?;
-        assert_eq!(row[..6], [0.0, 1.0, 3.0, 5.0, 7.0, 8.0]);
-        assert_eq!(row[6..], row[..6]);
+        let none = Tensor::zeros((1, 2, 6, 1), DType::F32, &Device::Cpu)?;
+        let on_cpu = [&x, &none].map(map_of).into_iter().collect::<Result<Vec<_>>>()?;
+        let [x_map, none_map] = on_cpu.try_into().expect("two maps");
+        let pairs = [
+            (Features::Cpu(x_map), Features::Cpu(none_map)),
+            (Features::Other(x), Features::Other(none)),
+        ];
+        for (coarse, fine) in pairs {
+            let y = add_upsampled(&coarse, fine)?.into_tensor()?;
+            assert_eq!(y.dims(), [1, 2, 6, 1]);
+            let row: Vec<f32> = y.flatten_all()?.to_vec1()?;
+            assert_eq!(row[..6], [0.0, 1.0, 3.0, 5.0, 7.0, 8.0]);
+            assert_eq!(row[6..], row[..6]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn both_ways_of_a_head_agree() -> Result<()> {
+        let (head, _) = generate(3, &Device::Cpu, |vb| Head::load(5, 3, 1, &vb))?;
+        let values: Vec<f32> = (0..6 * 8 * 5).map(|n| ((n * 7919) % 101) as f32 / 50.0).collect();
+        let x = Features::Cpu(map_of(&Tensor::from_vec(values, (1, 6, 8, 5), &Device::Cpu)?)?);
+        let found = head.forward(&x)?.into_tensor()?;
+        let inner = head.pointwise.forward(&x)?.into_tensor()?;
+        let expected = depth_to_space(&head.depthwise.forward(&inner)?)?;
+        assert_eq!(found.dims(), [1, 6, 8, 3]);
+        let off = (found - expected)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        assert!(off < 1e-6, "off by {off}");
         Ok(())
     }
 

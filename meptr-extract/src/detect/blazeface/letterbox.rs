@@ -29,12 +29,16 @@ impl Letterbox {
 
     /// The picture in a square of `size` pixels a side: `size * size * 3` bytes.
     pub fn sample(&self, image: &RgbImage, size: usize) -> Vec<u8> {
-        let columns = self.positions(self.left, size);
-        let rows = self.positions(self.top, size);
-        let mut square = Vec::with_capacity(size * size * 3);
-        for row in rows {
-            for &column in &columns {
-                square.extend(interpolate(image, column, row));
+        let columns = taps(self.positions(self.left, size), image.width());
+        let rows = taps(self.positions(self.top, size), image.height());
+        let mut square = vec![0; size * size * 3];
+        for (row, line) in rows.iter().zip(square.chunks_exact_mut(size * 3)) {
+            let Some(upper) = row.place.map(|y| image.row(y)) else { continue };
+            let lower = if row.shares[1] > 0 { image.row(row.next) } else { upper };
+            for (column, pixel) in columns.iter().zip(line.as_chunks_mut::<3>().0) {
+                if let Some(x) = column.place {
+                    *pixel = blend([upper, lower], row.shares, [x, column.next], column.shares);
+                }
             }
         }
         square
@@ -46,44 +50,55 @@ impl Letterbox {
     }
 
     /// Sampling positions along one axis, in 1/32 pixel.
-    fn positions(&self, start: f32, size: usize) -> Vec<i64> {
+    fn positions(&self, start: f32, size: usize) -> impl Iterator<Item = i64> {
         let step = f64::from(self.side) / size as f64;
-        let position = |index| f64::from(start) + index as f64 * step;
-        (0..size).map(|index| (position(index) * STEPS as f64).round_ties_even() as i64).collect()
+        let start = f64::from(start);
+        let position = move |index| start + index as f64 * step;
+        (0..size).map(move |index| (position(index) * STEPS as f64).round_ties_even() as i64)
     }
 }
 
-fn interpolate(image: &RgbImage, column: i64, row: i64) -> [u8; 3] {
-    let (x, right_share) = (column.div_euclid(STEPS), column.rem_euclid(STEPS));
-    let (y, lower_share) = (row.div_euclid(STEPS), row.rem_euclid(STEPS));
-    let (left_share, upper_share) = (STEPS - right_share, STEPS - lower_share);
-    let corners = [
-        (pixel(image, x, y), left_share * upper_share),
-        (pixel(image, x + 1, y), right_share * upper_share),
-        (pixel(image, x, y + 1), left_share * lower_share),
-        (pixel(image, x + 1, y + 1), right_share * lower_share),
-    ];
-    std::array::from_fn(|channel| {
-        let sum: i64 = corners.iter().map(|(pixel, share)| i64::from(pixel[channel]) * share).sum();
-        let whole = STEPS * STEPS;
-        ((sum + whole / 2) / whole) as u8
-    })
+/// The two pixels along an axis that a position lies between, and their shares in 1/32.
+///
+/// Pixels outside have no share, since they are black.
+#[derive(Debug, Clone, Copy)]
+struct Tap {
+    place: Option<usize>, // none where both are outside
+    next: usize,
+    shares: [u32; 2],
 }
 
-/// The pixel at (x, y), black outside the picture.
-fn pixel(image: &RgbImage, x: i64, y: i64) -> [u8; 3] {
-    let inside = |position: i64, end: usize| usize::try_from(position).ok().filter(|at| *at < end);
-    match (inside(x, image.width()), inside(y, image.height())) {
-        (Some(x), Some(y)) => {
-            let row = image.row(y);
-            [row[x * 3], row[x * 3 + 1], row[x * 3 + 2]]
+fn taps(positions: impl Iterator<Item = i64>, end: usize) -> Vec<Tap> {
+    let tap = |position: i64| {
+        let (first, share) = (position.div_euclid(STEPS), position.rem_euclid(STEPS) as u32);
+        let inside = |place: i64| usize::try_from(place).ok().filter(|place| *place < end);
+        let shares = [STEPS as u32 - share, share];
+        match (inside(first), inside(first + 1)) {
+            (Some(place), Some(next)) => Tap { place: Some(place), next, shares },
+            (Some(place), None) => Tap { place: Some(place), next: place, shares: [shares[0], 0] },
+            (None, Some(place)) => Tap { place: Some(place), next: place, shares: [0, shares[1]] },
+            (None, None) => Tap { place: None, next: 0, shares },
         }
-        _ => [0; 3],
-    }
+    };
+    positions.map(tap).collect()
+}
+
+/// One pixel out of two rows and two columns of each.
+#[inline(always)]
+fn blend(rows: [&[u8]; 2], down: [u32; 2], columns: [usize; 2], across: [u32; 2]) -> [u8; 3] {
+    let [upper, lower] = rows.map(|row| {
+        let [left, right] = columns.map(|x| &row[x * 3..x * 3 + 3]);
+        let value = |c: usize| u32::from(left[c]) * across[0] + u32::from(right[c]) * across[1];
+        [value(0), value(1), value(2)]
+    });
+    let whole = (STEPS * STEPS) as u32;
+    std::array::from_fn(|c| ((upper[c] * down[0] + lower[c] * down[1] + whole / 2) / whole) as u8)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -100,6 +115,41 @@ mod tests {
         let square = letterbox.sample(&image, 4);
         let rows: Vec<u8> = square.iter().step_by(12).copied().collect();
         assert_eq!(rows, [0, 200, 200, 0]);
+    }
+
+    /// The pixel at (x, y), black outside the picture.
+    fn pixel(image: &RgbImage, x: i64, y: i64) -> [u8; 3] {
+        if x < 0 || y < 0 || x >= image.width() as i64 || y >= image.height() as i64 {
+            return [0; 3];
+        }
+        let row = image.row(y as usize);
+        std::array::from_fn(|channel| row[x as usize * 3 + channel])
+    }
+
+    proptest! {
+        #[test]
+        fn every_pixel_is_the_weighted_mean_of_four(
+            width in 1usize..60, height in 1usize..60, size in 1usize..40,
+        ) {
+            let bytes = (0..width * height * 3).map(|n| (n * 7919 % 251) as u8).collect();
+            let image = RgbImage::new(width, height, bytes);
+            let letterbox = Letterbox::around(width, height);
+            let square = letterbox.sample(&image, size);
+            let places = |start| letterbox.positions(start, size).collect::<Vec<_>>();
+            let (columns, rows) = (places(letterbox.left), places(letterbox.top));
+            for (index, found) in square.chunks_exact(3).enumerate() {
+                let (column, row) = (columns[index % size], rows[index / size]);
+                let (x, y) = (column.div_euclid(STEPS), row.div_euclid(STEPS));
+                let (right, lower) = (column.rem_euclid(STEPS), row.rem_euclid(STEPS));
+                for (channel, found) in found.iter().enumerate() {
+                    let value = |x, y| i64::from(pixel(&image, x, y)[channel]);
+                    let upper_row = value(x, y) * (STEPS - right) + value(x + 1, y) * right;
+                    let lower_row = value(x, y + 1) * (STEPS - right) + value(x + 1, y + 1) * right;
+                    let sum = upper_row * (STEPS - lower) + lower_row * lower;
+                    prop_assert_eq!(i64::from(*found), (sum + 512) / 1024);
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,16 +8,20 @@
 //! a 1x1 convolution then is one matrix product, and a depthwise one runs along the channels.
 
 mod depthwise;
+mod features;
 mod full_range;
 mod layers;
 mod letterbox;
+mod pointwise;
+mod separable;
 mod short_range;
 
 pub use full_range::FullRange;
 pub use letterbox::Letterbox;
 pub use short_range::ShortRange;
 
-use candle::Tensor;
+use candle::{Result, Tensor};
+use features::Features;
 
 /// What a network says about each of its anchors.
 #[derive(Debug)]
@@ -28,4 +32,19 @@ pub struct RawOutput {
     pub regressors: Tensor,
     /// Logits of "here is a face"; `(batch, anchors)`, f32.
     pub scores: Tensor,
+}
+
+impl RawOutput {
+    /// Runs a network, which gives regressors and scores, over all pictures.
+    fn of_pictures(
+        pictures: Vec<Features>,
+        network: impl Fn(Features) -> Result<[Tensor; 2]>,
+    ) -> Result<Self> {
+        let outputs = pictures.into_iter().map(network).collect::<Result<Vec<_>>>()?;
+        let joined = |which: fn(&[Tensor; 2]) -> &Tensor| match &outputs[..] {
+            [one] => Ok(which(one).clone()),
+            several => Tensor::cat(&several.iter().map(which).collect::<Vec<_>>(), 0),
+        };
+        Ok(Self { regressors: joined(|[first, _]| first)?, scores: joined(|[_, second]| second)? })
+    }
 }

@@ -1,11 +1,16 @@
 //! The short-range network: faces within about two metres.
 
+use std::sync::Arc;
+
 use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::RawOutput;
-use super::depthwise::DepthwiseConv;
-use super::layers::{PointwiseConv, Stem};
+use super::depthwise::Window;
+use super::features::{Features, Map, Memory};
+use super::layers::Stem;
+use super::pointwise::Pointwise;
+use super::separable::Separable;
 
 /// One block, `relu(shortcut(x) + pointwise(depthwise(x)))`.
 ///
@@ -13,10 +18,9 @@ use super::layers::{PointwiseConv, Stem};
 /// largest of 2x2 pixels where it has stride 2.
 #[derive(Debug)]
 struct Block {
-    depthwise: DepthwiseConv,
-    pointwise: PointwiseConv,
+    convolutions: Separable,
     stride: usize,
-    more_channels: usize,
+    outputs: usize,
 }
 
 /// A row of [`Block`]s: inputs, outputs, stride, operator of the depthwise and of the 1x1
@@ -48,26 +52,49 @@ impl Block {
         let (inputs, outputs, stride, depthwise, pointwise) = row;
         // The originals pad 1 on each side, with stride 2 only after the last row and column.
         let padding_before = if stride == 1 { 1 } else { 0 };
-        let weights = |op: usize| vb.pp(format!("op{op}"));
+        // It enlarges every rounding by thousands, and its reference was computed without fused sums.
+        let window = Window { stride, padding_before, is_fused: false };
+        let weights = [depthwise, pointwise].map(|op| vb.pp(format!("op{op}")));
         Ok(Self {
-            depthwise: DepthwiseConv::load(inputs, stride, padding_before, weights(depthwise))?,
-            pointwise: PointwiseConv::load(inputs, outputs, true, weights(pointwise))?,
+            convolutions: Separable::load([inputs, outputs], window, weights)?,
             stride,
-            more_channels: outputs - inputs,
+            outputs,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let kept = if self.stride == 1 { x.clone() } else { max_pool(x)? };
-        let kept = kept.pad_with_zeros(3, 0, self.more_channels)?;
-        self.pointwise.forward_plus(&self.depthwise.forward(x)?, Some(&kept))
+    fn forward(&self, x: &Features) -> Result<Features> {
+        let kept = match x {
+            Features::Cpu(x) => Features::Cpu(kept_of_map(x, self.stride, self.outputs)),
+            Features::Other(x) => Features::Other(kept_of_tensor(x, self.stride, self.outputs)?),
+        };
+        self.convolutions.forward_onto(x, kept)
     }
 }
 
-/// The largest of 2x2 pixels.
-fn max_pool(x: &Tensor) -> Result<Tensor> {
-    let (batch, height, width, channels) = x.dims4()?;
-    x.reshape((batch, height / 2, 2, width / 2, 2, channels))?.max(4)?.max(2)
+/// The largest of `stride` x `stride` pixels, and zeros up to `channels`.
+fn kept_of_map(x: &Map, stride: usize, channels: usize) -> Map {
+    let [height, width, inputs] = x.dims();
+    let mut kept = x.sibling([height / stride, width / stride, channels]);
+    let pixels = kept.numbers_mut().chunks_exact_mut(channels).enumerate();
+    for (number, kept) in pixels {
+        let (row, column) = (number / (width / stride), number % (width / stride));
+        let (kept, added) = kept.split_at_mut(inputs);
+        added.fill(0.0);
+        kept.fill(f32::NEG_INFINITY);
+        for seen in 0..stride * stride {
+            let pixel = (row * stride + seen / stride) * width + column * stride + seen % stride;
+            let pixel = &x.numbers()[pixel * inputs..][..inputs];
+            kept.iter_mut().zip(pixel).for_each(|(kept, x)| *kept = kept.max(*x));
+        }
+    }
+    kept
+}
+
+/// The same of a batch.
+fn kept_of_tensor(x: &Tensor, stride: usize, channels: usize) -> Result<Tensor> {
+    let (batch, height, width, inputs) = x.dims4()?;
+    let parts = (batch, height / stride, stride, width / stride, stride, inputs);
+    x.reshape(parts)?.max(4)?.max(2)?.pad_with_zeros(3, 0, channels - inputs)
 }
 
 /// The short-range network of MediaPipe, `face_detection_short_range.tflite`.
@@ -79,8 +106,9 @@ fn max_pool(x: &Tensor) -> Result<Tensor> {
 pub struct ShortRange {
     stem: Stem,
     blocks: Vec<Block>,
-    scores: [PointwiseConv; 2],
-    regressors: [PointwiseConv; 2],
+    scores: [Pointwise; 2],
+    regressors: [Pointwise; 2],
+    memory: Arc<Memory>,
 }
 
 impl ShortRange {
@@ -92,37 +120,44 @@ impl ShortRange {
     /// # Errors
     /// When one is missing or has another shape.
     pub fn load(vb: VarBuilder) -> Result<Self> {
-        let head =
-            |inputs, outputs, op: &str| PointwiseConv::load(inputs, outputs, false, vb.pp(op));
+        let head = |inputs, outputs, op: &str| Pointwise::load([inputs, outputs], false, vb.pp(op));
         Ok(Self {
             stem: Stem::load(24, 5, [1, 2], vb.pp("op0"))?,
             blocks: BLOCKS.map(|row| Block::load(row, &vb)).into_iter().collect::<Result<_>>()?,
             scores: [head(88, 2, "op80")?, head(96, 6, "op81")?],
             regressors: [head(88, 2 * 16, "op82")?, head(96, 6 * 16, "op83")?],
+            memory: Arc::default(),
         })
     }
 
-    /// Looks at pictures: `(batch, 128, 128, 3)`, f32, RGB in -1 to 1. 896 anchors, grid by grid,
-    /// row by row.
+    /// Looks at pictures. 896 anchors, grid by grid, row by row.
+    ///
+    /// - `squares`: `(batch, 128, 128, 3)`, u8, RGB
     ///
     /// # Errors
     /// When the shape differs or the device fails.
-    pub fn forward(&self, pictures: &Tensor) -> Result<RawOutput> {
-        let run =
-            |x: Tensor, blocks: &[Block]| blocks.iter().try_fold(x, |x, block| block.forward(&x));
-        let (to_grid_16, to_grid_8) = self.blocks.split_at(BLOCKS_TO_GRID_16);
-        let grid_16 = run(self.stem.forward(pictures)?, to_grid_16)?;
-        let grid_8 = run(grid_16.clone(), to_grid_8)?;
-        let heads = |[fine, coarse]: &[PointwiseConv; 2], values: usize| {
-            let batch = grid_16.dim(0)?;
-            let fine = fine.forward(&grid_16)?.reshape((batch, (), values))?;
-            let coarse = coarse.forward(&grid_8)?.reshape((batch, (), values))?;
-            Tensor::cat(&[fine, coarse], 1)
+    pub fn forward(&self, squares: &Tensor) -> Result<RawOutput> {
+        let pictures = Features::of_squares(squares, Self::INPUT_SIZE, &self.memory)?;
+        RawOutput::of_pictures(pictures, |picture| self.outputs(picture))
+    }
+
+    fn outputs(&self, picture: Features) -> Result<[Tensor; 2]> {
+        let run = |x: &Features, blocks: &[Block]| {
+            let Some((first, rest)) = blocks.split_first() else { candle::bail!("no blocks") };
+            rest.iter().try_fold(first.forward(x)?, |x, block| block.forward(&x))
         };
-        Ok(RawOutput {
-            regressors: heads(&self.regressors, 16)?,
-            scores: heads(&self.scores, 1)?.squeeze(2)?,
-        })
+        let (to_grid_16, to_grid_8) = self.blocks.split_at(BLOCKS_TO_GRID_16);
+        let grid_16 = run(&self.stem.forward(picture)?, to_grid_16)?;
+        let grid_8 = run(&grid_16, to_grid_8)?;
+        let heads = |[fine, coarse]: &[Pointwise; 2], values: usize| {
+            let of_grid = |head: &Pointwise, grid: &Features| {
+                let y = head.forward(grid)?.into_tensor()?;
+                let batch = y.dim(0)?;
+                y.reshape((batch, (), values))
+            };
+            Tensor::cat(&[of_grid(fine, &grid_16)?, of_grid(coarse, &grid_8)?], 1)
+        };
+        Ok([heads(&self.regressors, 16)?, heads(&self.scores, 1)?.squeeze(2)?])
     }
 }
 
@@ -133,9 +168,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_of_four_pixels_is_kept() -> Result<()> {
+    fn the_largest_of_four_pixels_is_kept_and_channels_of_zeros_added() -> Result<()> {
+        let memory = Arc::new(Memory::default());
+        let mut map = memory.map([2, 4, 1]);
         let x = Tensor::arange(0f32, 8.0, &Device::Cpu)?.reshape((1, 2, 4, 1))?;
-        assert_eq!(max_pool(&x)?.flatten_all()?.to_vec1::<f32>()?, [5.0, 7.0]);
+        map.numbers_mut().copy_from_slice(&x.flatten_all()?.to_vec1::<f32>()?);
+        let found = kept_of_tensor(&x, 2, 3)?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(found, [5.0, 0.0, 0.0, 7.0, 0.0, 0.0]);
+        assert_eq!(kept_of_map(&map, 2, 3).numbers(), found);
         Ok(())
     }
 }

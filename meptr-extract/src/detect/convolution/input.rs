@@ -21,6 +21,12 @@ impl<'a> Source<'a> {
         Ok(Self { numbers, dims: [b, h, w, c], strides: [sb, sh, sw, sc], is_doubled })
     }
 
+    /// One picture that lies in one piece.
+    pub(super) fn picture(numbers: &'a [f32], [height, width, channels]: [usize; 3]) -> Self {
+        let strides = [numbers.len(), width * channels, channels, 1];
+        Self { numbers, dims: [1, height, width, channels], strides, is_doubled: false }
+    }
+
     /// Batch, height and width.
     pub(super) fn size(&self) -> [usize; 3] {
         let [batch, height, width, _] = self.dims;
@@ -108,6 +114,45 @@ pub(super) fn copy_rows(
 }
 
 /// What is added to the output, pixel by pixel.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Added<'a> {
+    Nothing,
+    Shortcut(Shortcut<'a>),
+    /// What the output holds before.
+    Output,
+}
+
+/// [`Added`] to one pixel.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AddedPixel<'a> {
+    Nothing,
+    Numbers(&'a [f32]),
+    Output,
+}
+
+impl<'a> Added<'a> {
+    /// The rest, from a pixel on.
+    pub(super) fn from(self, pixel: usize) -> Self {
+        match self {
+            Self::Shortcut(shortcut) => Self::Shortcut(shortcut.from(pixel)),
+            other => other,
+        }
+    }
+
+    /// What some channels of a pixel get.
+    #[inline(always)]
+    pub(super) fn at(self, pixel: usize, first: usize, channels: usize) -> AddedPixel<'a> {
+        match self {
+            Self::Nothing => AddedPixel::Nothing,
+            Self::Shortcut(Shortcut { numbers, pixel_stride }) => {
+                AddedPixel::Numbers(&numbers[pixel * pixel_stride + first..][..channels])
+            }
+            Self::Output => AddedPixel::Output,
+        }
+    }
+}
+
+/// Numbers to add to the output, pixel by pixel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shortcut<'a> {
     numbers: &'a [f32],

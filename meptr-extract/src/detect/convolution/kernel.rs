@@ -3,7 +3,7 @@
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 use super::Ending;
-use super::input::Shortcut;
+use super::input::{Added, AddedPixel};
 use crate::backbones::vector_math;
 
 /// Vectors of output channels in a panel.
@@ -22,12 +22,18 @@ pub(super) struct Panels {
     arch: Arch,
 }
 
-fn dispatch<W: WithSimd>(arch: Arch, work: W) -> W::Output {
+/// Runs work with the vectors of these instructions.
+pub(in crate::detect) fn dispatch<W: WithSimd>(arch: Arch, work: W) -> W::Output {
     match arch {
         // Vectors of four that the compiler makes of what every CPU of the kind has.
         Arch::Scalar => Simd::vectorize(Scalar128b, work),
         arch => arch.dispatch(work),
     }
+}
+
+/// Numbers in a vector of these instructions.
+pub(in crate::detect) fn lanes(arch: Arch) -> usize {
+    dispatch(arch, Lanes)
 }
 
 struct Lanes;
@@ -51,7 +57,7 @@ impl Panels {
     /// For vectors of these instructions.
     pub(super) fn laid_out(by_depth: &[f32], bias: &[f32], arch: Arch) -> Self {
         let outputs = bias.len();
-        let lanes = dispatch(arch, Lanes);
+        let lanes = lanes(arch);
         let depth = by_depth.len() / outputs.max(1);
         let padded = outputs.next_multiple_of(lanes);
         let mut values = Vec::with_capacity(depth * padded);
@@ -93,7 +99,7 @@ pub(super) struct Rows<'a> {
     /// Pixels of an output row.
     pub(super) columns: usize,
     pub(super) ending: Ending,
-    pub(super) shortcut: Option<Shortcut<'a>>,
+    pub(super) added: Added<'a>,
     pub(super) output: &'a mut [f32],
 }
 
@@ -126,42 +132,51 @@ impl WithSimd for Multiply<'_> {
                 first,
                 outputs: panels.outputs,
             };
+            let is_one_chain = rows.kernel == 1 && rows.run <= MAX_CHAIN;
             // Sums of 24 vectors leave room for weights and pixels where there are 32 registers.
-            match (width == S::F32_LANES, S::REGISTER_COUNT >= 32) {
-                (true, _) => blocks::<S, 12, 1>(simd, &mut rows, panel),
-                (false, true) => blocks::<S, 12, 2>(simd, &mut rows, panel),
-                (false, false) => blocks::<S, 6, 2>(simd, &mut rows, panel),
+            match (width == S::F32_LANES, S::REGISTER_COUNT >= 32, is_one_chain) {
+                (true, _, true) => blocks::<S, 12, 1, true>(simd, &mut rows, panel),
+                (true, _, false) => blocks::<S, 12, 1, false>(simd, &mut rows, panel),
+                (false, true, true) => blocks::<S, 12, 2, true>(simd, &mut rows, panel),
+                (false, true, false) => blocks::<S, 12, 2, false>(simd, &mut rows, panel),
+                (false, false, true) => blocks::<S, 6, 2, true>(simd, &mut rows, panel),
+                (false, false, false) => blocks::<S, 6, 2, false>(simd, &mut rows, panel),
             }
         }
         end(&mut rows, panels.outputs);
     }
 }
 
-/// All output pixels, `P` at a time.
+/// All output pixels, `P` at a time; `ONE`: a sum is one chain.
 #[inline(always)]
-fn blocks<S: Simd, const P: usize, const C: usize>(simd: S, rows: &mut Rows, panel: Panel) {
+fn blocks<S: Simd, const P: usize, const C: usize, const ONE: bool>(
+    simd: S,
+    rows: &mut Rows,
+    panel: Panel,
+) {
     let pixels = rows.output.len() / panel.outputs;
-    if pixels < P {
-        (0..pixels).for_each(|pixel| block::<S, 1, C>(simd, rows, pixel, panel));
-        return;
+    let in_blocks = pixels / P * P;
+    for pixel in (0..in_blocks).step_by(P) {
+        block::<S, P, C, ONE>(simd, rows, pixel, panel);
     }
-    for pixel in (0..pixels).step_by(P) {
+    if in_blocks < pixels && in_blocks > 0 && !matches!(rows.added, Added::Output) {
         // The last block goes back over some pixels of the one before.
-        block::<S, P, C>(simd, rows, pixel.min(pixels - P), panel);
+        return block::<S, P, C, ONE>(simd, rows, pixels - P, panel);
+    }
+    for pixel in in_blocks..pixels {
+        block::<S, 1, C, ONE>(simd, rows, pixel, panel);
     }
 }
 
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "indices that are constants keep sums in registers")]
-fn block<S: Simd, const P: usize, const C: usize>(
+fn block<S: Simd, const P: usize, const C: usize, const ONE: bool>(
     simd: S,
     rows: &mut Rows,
     first: usize,
     panel: Panel,
 ) {
     let (weights, _) = S::as_simd_f32s(panel.values);
-    let (bias, _) = S::as_simd_f32s(panel.bias);
-    let mut sums = [[simd.splat_f32s(0.0); C]; P];
     let mut starts = [0; P];
     let (mut row, mut column) = (first / rows.columns, first % rows.columns);
     for start in &mut starts {
@@ -171,29 +186,26 @@ fn block<S: Simd, const P: usize, const C: usize>(
             (row, column) = (row + 1, 0);
         }
     }
+    let mut parts = [&rows.x[..0]; P];
+    if ONE {
+        for p in 0..P {
+            parts[p] = &rows.x[starts[p]..][..rows.run];
+        }
+        let sums = chain::<S, P, C>(simd, &parts, &weights[..rows.run * C]);
+        return finish::<S, P, C>(simd, sums, rows, first, panel);
+    }
+    let mut sums = [[simd.splat_f32s(0.0); C]; P];
     for kernel_row in 0..rows.kernel {
         let run = rows.run;
         let weights = &weights[kernel_row * run * C..][..run * C];
-        let mut pixels = [&rows.x[..0]; P];
-        for (pixel, start) in pixels.iter_mut().zip(starts) {
-            *pixel = &rows.x[start + kernel_row * rows.row_length..][..run];
-        }
         for start in (0..run).step_by(MAX_CHAIN) {
             let length = MAX_CHAIN.min(run - start);
-            let mut chain = [[simd.splat_f32s(0.0); C]; P];
-            let mut parts = [&rows.x[..0]; P];
-            for (part, pixel) in parts.iter_mut().zip(pixels) {
-                *part = &pixel[start..][..length];
+            for p in 0..P {
+                let start = starts[p] + kernel_row * rows.row_length + start;
+                parts[p] = &rows.x[start..][..length];
             }
-            let weights = weights[start * C..][..length * C].chunks_exact(C);
-            for (depth, weights) in (0..length).zip(weights) {
-                for p in 0..P {
-                    let value = simd.splat_f32s(parts[p][depth]);
-                    for c in 0..C {
-                        chain[p][c] = simd.mul_add_e_f32s(value, weights[c], chain[p][c]);
-                    }
-                }
-            }
+            let weights = &weights[start * C..][..length * C];
+            let chain = chain::<S, P, C>(simd, &parts, weights);
             for p in 0..P {
                 for c in 0..C {
                     sums[p][c] = simd.add_f32s(sums[p][c], chain[p][c]);
@@ -201,6 +213,60 @@ fn block<S: Simd, const P: usize, const C: usize>(
             }
         }
     }
+    finish::<S, P, C>(simd, sums, rows, first, panel);
+}
+
+/// Products of pixels, all of one length, and weights, added up one after the other.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "indices that are constants keep sums in registers")]
+fn chain<S: Simd, const P: usize, const C: usize>(
+    simd: S,
+    parts: &[&[f32]; P],
+    weights: &[S::f32s],
+) -> [[S::f32s; C]; P] {
+    let mut chain = [[simd.splat_f32s(0.0); C]; P];
+    let length = weights.len() / C;
+    let mut by_quad = weights.chunks_exact(4 * C);
+    let mut quad = [&[0.0; 4]; P];
+    let mut depth = 0;
+    for weights in &mut by_quad {
+        for p in 0..P {
+            // The only check of bounds for four products.
+            let Some((four, _)) = parts[p][depth..].split_first_chunk() else { return chain };
+            quad[p] = four;
+        }
+        for step in 0..4 {
+            for p in 0..P {
+                let value = simd.splat_f32s(quad[p][step]);
+                for c in 0..C {
+                    chain[p][c] = simd.mul_add_e_f32s(value, weights[step * C + c], chain[p][c]);
+                }
+            }
+        }
+        depth += 4;
+    }
+    for (depth, weights) in (depth..length).zip(by_quad.remainder().chunks_exact(C)) {
+        for p in 0..P {
+            let value = simd.splat_f32s(parts[p][depth]);
+            for c in 0..C {
+                chain[p][c] = simd.mul_add_e_f32s(value, weights[c], chain[p][c]);
+            }
+        }
+    }
+    chain
+}
+
+/// Bias, what is added and `max(x, 0)` where they belong before a sum is stored.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "indices that are constants keep sums in registers")]
+fn finish<S: Simd, const P: usize, const C: usize>(
+    simd: S,
+    sums: [[S::f32s; C]; P],
+    rows: &mut Rows,
+    first: usize,
+    panel: Panel,
+) {
+    let (bias, _) = S::as_simd_f32s(panel.bias);
     // An array of its own: the sums stay in registers only if no index of theirs is computed.
     let mut finished = [[simd.splat_f32s(0.0); C]; P];
     for p in 0..P {
@@ -208,29 +274,65 @@ fn block<S: Simd, const P: usize, const C: usize>(
             finished[p][c] = simd.add_f32s(sums[p][c], bias[c]);
         }
     }
+    let is_rectified = rows.ending == Ending::Relu;
+    let zero = simd.splat_f32s(0.0);
     let width = (C * S::F32_LANES).min(panel.outputs - panel.first);
     for (number, finished) in finished.iter().enumerate() {
         let start = (first + number) * panel.outputs + panel.first;
         let into = &mut rows.output[start..start + width];
-        for (into, finished) in into.chunks_mut(S::F32_LANES).zip(finished) {
-            simd.partial_store_f32s(into, *finished);
+        let added = if rows.ending.is_last() { rows.added } else { Added::Nothing };
+        let added = added.at(first + number, panel.first, width);
+        for (c, finished) in finished.iter().enumerate() {
+            let channels = c * S::F32_LANES..width.min((c + 1) * S::F32_LANES);
+            if channels.is_empty() {
+                break;
+            }
+            let mut value = *finished;
+            match added {
+                AddedPixel::Nothing => {}
+                AddedPixel::Numbers(numbers) => {
+                    value = simd.add_f32s(value, load(simd, &numbers[channels.clone()]));
+                }
+                AddedPixel::Output => {
+                    value = simd.add_f32s(value, load(simd, &into[channels.clone()]));
+                }
+            }
+            if is_rectified {
+                value = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
+            }
+            store(simd, &mut into[channels], value);
         }
     }
 }
 
-/// Activation and shortcut.
+/// Loads a vector, or the beginning of one.
+#[inline(always)]
+pub(in crate::detect) fn load<S: Simd>(simd: S, numbers: &[f32]) -> S::f32s {
+    match S::as_simd_f32s(numbers) {
+        ([whole], []) => *whole,
+        _ => simd.partial_load_f32s(numbers),
+    }
+}
+
+/// Stores a vector, or the beginning of one.
+#[inline(always)]
+pub(in crate::detect) fn store<S: Simd>(simd: S, into: &mut [f32], values: S::f32s) {
+    match S::as_mut_simd_f32s(into) {
+        ([whole], []) => *whole = values,
+        _ => simd.partial_store_f32s(into, values),
+    }
+}
+
+/// Activations that are computed row by row, and what is added after them.
 #[inline(always)]
 fn end(rows: &mut Rows, outputs: usize) {
     let output = &mut *rows.output;
     match rows.ending {
         Ending::Silu => output.iter_mut().for_each(|x| *x = vector_math::silu(*x)),
         Ending::Sigmoid => output.iter_mut().for_each(|x| *x = vector_math::sigmoid(*x)),
-        Ending::Linear | Ending::Relu => {}
+        Ending::Linear | Ending::Relu => return,
     }
-    if let Some(shortcut) = rows.shortcut {
+    if let Added::Shortcut(shortcut) = rows.added {
         shortcut.add_to(output, outputs);
-    }
-    if rows.ending == Ending::Relu {
-        output.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
     }
 }

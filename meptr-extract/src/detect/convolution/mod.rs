@@ -11,8 +11,9 @@ mod kernel;
 use candle::{CpuStorage, DType, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
-use input::{Shortcut, Source};
+use input::{Added, Shortcut, Source};
 use kernel::{Panels, Rows};
+pub(super) use kernel::{dispatch, lanes, load, store};
 
 /// Numbers that the input rows of one task have at most: half a megabyte.
 const TASK_ELEMENTS: usize = 1 << 17;
@@ -28,6 +29,13 @@ pub(super) enum Ending {
     Silu,
     /// `1 / (1 + e^-x)`, before the shortcut is added.
     Sigmoid,
+}
+
+impl Ending {
+    /// Whether the activation comes after what is added, or there is none.
+    fn is_last(self) -> bool {
+        matches!(self, Self::Linear | Self::Relu)
+    }
 }
 
 /// How a kernel moves over a picture.
@@ -111,13 +119,57 @@ impl CpuConvolution {
         let shortcut = held.as_ref().map(|(storage, layout)| {
             Shortcut::new(numbers(storage)?, layout, [batch, rows, columns, self.panels.outputs()])
         });
-        let shortcut = shortcut.transpose()?;
+        let added = shortcut.transpose()?.map_or(Added::Nothing, Added::Shortcut);
         let mut output = vec![0.0; batch * rows * columns * self.panels.outputs()];
         if !output.is_empty() {
             let pictures = Pictures { sources: &sources, width, rows, columns };
-            self.fill(&pictures, shortcut, &mut output);
+            self.fill(&pictures, added, &mut output);
         }
         Tensor::from_vec(output, shape, &candle::Device::Cpu)
+    }
+
+    /// Input channels.
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Output channels.
+    pub(super) fn outputs(&self) -> usize {
+        self.panels.outputs()
+    }
+
+    /// Runs over one picture, `(height, width, inputs)`, into memory of the output's size.
+    pub(super) fn fill_picture(&self, x: &[f32], [height, width]: [usize; 2], output: &mut [f32]) {
+        let (rows, columns) = (self.positions(height), self.positions(width));
+        assert_eq!(output.len(), rows * columns * self.outputs(), "output of another size");
+        if !output.is_empty() {
+            let sources = [Source::picture(x, [height, width, self.inputs])];
+            let pictures = Pictures { sources: &sources, width, rows, columns };
+            self.fill(&pictures, Added::Nothing, output);
+        }
+    }
+
+    /// Mixes the channels of some pixels, on this thread, for a kernel of 1x1 and an ending without
+    /// sigmoid; `is_added`: to what `output` holds, before the ending.
+    ///
+    /// - `x`: `(pixels, inputs)`
+    /// - `output`: `(pixels, outputs)`
+    pub(super) fn mix(&self, x: &[f32], is_added: bool, output: &mut [f32]) {
+        let columns = output.len() / self.outputs();
+        assert!(self.kernel == 1 && self.ending.is_last(), "mixes pixels");
+        assert_eq!(x.len(), columns * self.inputs, "as many pixels on both sides");
+        self.panels.multiply(Rows {
+            x,
+            row_length: x.len(),
+            row_step: x.len(),
+            pixel_step: self.inputs,
+            kernel: 1,
+            run: self.inputs,
+            columns: columns.max(1),
+            ending: self.ending,
+            added: if is_added { Added::Output } else { Added::Nothing },
+            output,
+        });
     }
 
     /// How often the kernel fits along a side.
@@ -129,15 +181,15 @@ impl CpuConvolution {
         }
     }
 
-    fn fill(&self, pictures: &Pictures, shortcut: Option<Shortcut>, output: &mut [f32]) {
+    fn fill(&self, pictures: &Pictures, added: Added, output: &mut [f32]) {
         let Pictures { rows, columns, .. } = *pictures;
         let row_length = columns * self.panels.outputs();
         let rows_at_once = self.rows_at_once(pictures, output.len() / row_length);
         let picture = |(number, output): (usize, &mut [f32])| {
             let task = |buffer: &mut Vec<f32>, (task, output): (usize, &mut [f32])| {
                 let first_row = task * rows_at_once;
-                let shortcut = shortcut.map(|all| all.from((number * rows + first_row) * columns));
-                self.fill_rows(pictures, [number, first_row], buffer, shortcut, output);
+                let added = added.from((number * rows + first_row) * columns);
+                self.fill_rows(pictures, [number, first_row], buffer, added, output);
             };
             let tasks = output.par_chunks_mut(rows_at_once * row_length).enumerate();
             tasks.for_each_init(Vec::new, task);
@@ -159,7 +211,7 @@ impl CpuConvolution {
         pictures: &Pictures,
         [number, first_row]: [usize; 2],
         buffer: &mut Vec<f32>,
-        shortcut: Option<Shortcut>,
+        added: Added,
         output: &mut [f32],
     ) {
         let Pictures { sources, width, columns, .. } = *pictures;
@@ -188,7 +240,7 @@ impl CpuConvolution {
             run: self.kernel * self.inputs,
             columns,
             ending: self.ending,
-            shortcut,
+            added,
             output,
         });
     }
