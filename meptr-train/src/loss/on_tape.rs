@@ -1,0 +1,309 @@
+//! Gradients of losses whose large weights' gradients stay products of two factors.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle::{Result, Tensor, TensorId, Var};
+use meptr_core::nn::{Product, Tape};
+
+use super::grad_norm::{Gradients, gradients_of, squares_of, weighted_sum};
+use super::wallet::Measured;
+use crate::host;
+
+/// Gradients of one loss: some as they are, others as sums of products.
+#[derive(Debug, Clone)]
+pub struct TapedGradients {
+    /// Those that Candle's backward pass gave.
+    plain: Gradients,
+    /// Those that went to the tape.
+    products: BTreeMap<String, Vec<Product>>,
+}
+
+/// Gradients of a scalar, of which a tape gets those of large weights; as
+/// [`gradients_of`] otherwise.
+///
+/// # Errors
+/// As there; also when the tape got the gradient of something that is no parameter.
+pub fn gradients_on(
+    tape: &Tape,
+    loss: &Tensor,
+    parameters: &BTreeMap<String, Var>,
+) -> Result<TapedGradients> {
+    drop(tape.take());
+    let plain = gradients_of(loss, parameters)?;
+    let mut products: BTreeMap<String, Vec<Product>> = BTreeMap::new();
+    let taken = tape.take();
+    if !taken.is_empty() {
+        let names: BTreeMap<String, TensorId> =
+            parameters.iter().map(|(name, parameter)| (name.clone(), parameter.id())).collect();
+        for product in taken {
+            let found = names.iter().find(|(_, id)| **id == product.place.weight);
+            let Some((name, _)) = found else {
+                continue; // a variable that is not to be trained
+            };
+            products.entry(name.clone()).or_default().push(product);
+        }
+    }
+    Ok(TapedGradients { plain, products })
+}
+
+/// The values of losses, and the norms of their gradients, without the matrices where their factors
+/// are smaller.
+///
+/// With `D` the gradients of a layer's outputs and `X` its inputs, `(rows, ..)` each, the squares
+/// of `D^T X` sum up to `sum_ij (D D^T)_ij (X X^T)_ij`.
+///
+/// # Errors
+/// When a loss is no number of type f32 or the device fails.
+pub fn measure(
+    losses: &[(&Tensor, &TapedGradients)],
+    parameters: &BTreeMap<String, Var>,
+) -> Result<Vec<Measured>> {
+    if losses.iter().all(|(_, gradients)| gradients.products.is_empty()) {
+        let losses: Vec<_> = losses.iter().map(|(loss, of)| (*loss, &of.plain)).collect();
+        return super::grad_norm::measure(&losses);
+    }
+    let mut inputs = BTreeMap::new();
+    let measured = losses.iter().map(|(loss, gradients)| {
+        let mut squares = 0.0;
+        for (name, gradient) in &gradients.plain {
+            if !gradients.products.contains_key(name) {
+                squares += squares_of(gradient)?;
+            }
+        }
+        for (name, products) in &gradients.products {
+            squares += match are_apart(products) && !gradients.plain.contains_key(name) {
+                true => squares_of_products(products, &mut inputs)?,
+                false => squares_of(&gradients.matrix(name, &parameters[name])?)?,
+            };
+        }
+        Ok(Measured { loss: loss.to_scalar()?, gradient_norm: squares.sqrt() as f32 })
+    });
+    measured.collect()
+}
+
+/// `sum_k weight_k gradients_k`, over every parameter that any of them reaches.
+///
+/// # Errors
+/// As [`weighted_sum`].
+pub fn sum_of(
+    parts: &[(f32, TapedGradients)],
+    parameters: &BTreeMap<String, Var>,
+) -> Result<Gradients> {
+    let plain: Vec<_> = parts.iter().map(|(weight, part)| (*weight, part.plain.clone())).collect();
+    let mut sums = match &plain[..] {
+        [(1.0, _)] => {
+            plain.into_iter().map(|(_, gradients)| gradients).collect::<Vec<_>>().remove(0)
+        }
+        _ => weighted_sum(&plain)?,
+    };
+    let names: BTreeSet<&String> =
+        parts.iter().flat_map(|(_, gradients)| gradients.products.keys()).collect();
+    for name in names {
+        let terms = parts.iter().flat_map(|(weight, part)| {
+            let products = part.products.get(name).into_iter().flatten();
+            products.map(|product| (*weight, product))
+        });
+        let mut sum = matrix(&terms.collect::<Vec<_>>(), &parameters[name])?;
+        if let Some(plain) = sums.remove(name) {
+            sum = (sum + plain)?;
+        }
+        sums.insert(name.clone(), sum);
+    }
+    Ok(sums)
+}
+
+impl TapedGradients {
+    /// The gradient of one parameter, as a matrix.
+    fn matrix(&self, name: &str, parameter: &Var) -> Result<Tensor> {
+        let products = self.products.get(name).into_iter().flatten();
+        let sum = matrix(&products.map(|product| (1.0, product)).collect::<Vec<_>>(), parameter)?;
+        match self.plain.get(name) {
+            Some(plain) => sum + plain,
+            None => Ok(sum),
+        }
+    }
+}
+
+/// Whether no two products are terms of the same rows.
+fn are_apart(products: &[Product]) -> bool {
+    let mut rows = products.iter().map(|product| {
+        let first = product.place.first_row;
+        (first, product.output_gradient.dims().last().map_or(first, |count| first + count))
+    });
+    let mut rows: Vec<(usize, usize)> = rows.by_ref().collect();
+    rows.sort_unstable();
+    rows.windows(2).all(|pair| pair[0].1 <= pair[1].0)
+}
+
+/// Sum of the squares of products of rows apart; `inputs` keeps `X X^T` by the use of a weight.
+fn squares_of_products(products: &[Product], inputs: &mut BTreeMap<usize, Tensor>) -> Result<f64> {
+    let mut squares = 0.0;
+    for Product { place, input, output_gradient } in products {
+        let (rows, outputs) = output_gradient.dims2()?;
+        if rows >= outputs.min(input.dim(1)?) {
+            squares += squares_of(&output_gradient.t()?.matmul(input)?)?;
+            continue;
+        }
+        let of_input = match inputs.get(&place.call) {
+            Some(known) => known.clone(),
+            None => input.matmul(&input.t()?)?,
+        };
+        let of_output = output_gradient.matmul(&output_gradient.t()?)?; // (rows, rows)
+        squares += host::read(&of_input, |inputs| {
+            host::read(&of_output, |outputs| {
+                let terms = inputs.iter().zip(outputs);
+                terms.map(|(input, output)| f64::from(*input) * f64::from(*output)).sum::<f64>()
+            })
+        })??
+        .max(0.0); // as a sum of squares, but for rounding
+        inputs.insert(place.call, of_input);
+    }
+    Ok(squares)
+}
+
+/// `sum_k weight_k output_gradient_k^T input_k`, each in its rows of a matrix like `parameter`.
+fn matrix(terms: &[(f32, &Product)], parameter: &Var) -> Result<Tensor> {
+    let mut blocks: BTreeMap<usize, BTreeMap<usize, (Tensor, &Tensor)>> = BTreeMap::new();
+    for (weight, Product { place, input, output_gradient }) in terms {
+        let weighted = match *weight {
+            1.0 => output_gradient.clone(),
+            weight => (output_gradient * f64::from(weight))?,
+        };
+        let block = blocks.entry(place.first_row).or_default();
+        let sum = match block.remove(&place.call) {
+            Some((sum, _)) => (sum + weighted)?, // the input is the same
+            None => weighted,
+        };
+        block.insert(place.call, (sum, input));
+    }
+    let rows = parameter.dim(0)?;
+    let mut sum: Option<Tensor> = None;
+    let mut pieces: Vec<Tensor> = Vec::new();
+    let mut next = 0;
+    for (first, calls) in blocks {
+        let products = calls.into_values().map(|(output, input)| output.t()?.matmul(input));
+        let block = products.reduce(|sum, product| sum? + product?);
+        let Some(block) = block.transpose()? else { continue };
+        if first < next {
+            // Rows that overlap others: rare enough to be added as a matrix of their own.
+            let alone = placed(&block, first, rows)?;
+            sum = Some(sum.map_or(Ok(alone.clone()), |sum| sum + alone)?);
+            continue;
+        }
+        if first > next {
+            pieces.push(zeros(first - next, &block)?);
+        }
+        next = first + block.dim(0)?;
+        pieces.push(block);
+    }
+    if next < rows {
+        pieces.push(zeros(rows - next, parameter)?);
+    }
+    let whole = match &pieces[..] {
+        [whole] => whole.clone(),
+        pieces => Tensor::cat(pieces, 0)?,
+    };
+    match sum {
+        Some(sum) => sum + whole,
+        None => Ok(whole),
+    }
+}
+
+/// A block of rows in a matrix of zeros.
+fn placed(block: &Tensor, first: usize, rows: usize) -> Result<Tensor> {
+    block.pad_with_zeros(0, first, rows - first - block.dim(0)?)
+}
+
+fn zeros(rows: usize, like: &Tensor) -> Result<Tensor> {
+    Tensor::zeros((rows, like.dim(1)?), like.dtype(), like.device())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle::{DType, Device};
+    use candle_nn::VarBuilder;
+    use meptr_core::nn::{Linear, Mode, MultiHeadAttention};
+    use meptr_core::rng::SeedStreams;
+    use meptr_core::weights::Trainable;
+
+    use super::*;
+    use crate::loss::norm_of;
+
+    struct Layers {
+        first: Linear,
+        attention: MultiHeadAttention,
+        last: Linear,
+    }
+
+    impl Layers {
+        fn load(vb: &VarBuilder) -> Result<Self> {
+            Ok(Self {
+                first: Linear::load(9, 8, vb.pp("first"))?,
+                attention: MultiHeadAttention::load(8, 2, 0.0, vb.pp("attention"))?,
+                last: Linear::load_no_bias(8, 8, vb.pp("last"))?,
+            })
+        }
+
+        /// Two losses; of the second, one weight is used twice and one without the tape.
+        fn losses(&self, mode: &mut Mode) -> Result<[Tensor; 2]> {
+            let x = Tensor::arange(0f32, 4.0 * 3.0 * 9.0, &Device::Cpu)?.reshape((4, 3, 9))?;
+            let h = self.first.forward_in(&x.sin()?, mode)?;
+            let read = self.attention.forward(&h, &h, &h, None, mode)?;
+            let twice = self.last.forward_in(&self.last.forward_in(&read, mode)?, mode)?;
+            let both = (&twice + self.last.forward(&read)?)?;
+            Ok([read.sqr()?.mean_all()?, both.sin()?.mean_all()?])
+        }
+    }
+
+    #[test]
+    fn norms_and_sums_equal_those_of_whole_gradients() -> Result<()> {
+        let trainable = Trainable::new(SeedStreams::new(4));
+        let layers = Layers::load(&trainable.builder(&Device::Cpu))?;
+        let parameters = trainable.by_name();
+        let tape = Tape::default();
+        let mut taped = Mode::Taped(SeedStreams::new(1).stream("dropout"), tape.clone());
+        let losses = layers.losses(&mut taped)?;
+        let plain = layers.losses(&mut Mode::Eval)?;
+        let of = |losses: &[Tensor; 2]| -> Result<Vec<TapedGradients>> {
+            losses.iter().map(|loss| gradients_on(&tape, loss, &parameters)).collect()
+        };
+        let (found, expected) = (of(&losses)?, of(&plain)?);
+        assert!(found.iter().all(|gradients| gradients.products.contains_key("first.weight")));
+        assert!(expected.iter().all(|gradients| gradients.products.is_empty()));
+        let pairs: Vec<_> = losses.iter().zip(&found).collect();
+        for (found, expected) in measure(&pairs, &parameters)?.iter().zip(&expected) {
+            let norm = norm_of(&expected.plain)?;
+            assert!((found.gradient_norm - norm).abs() < 1e-5 * norm, "{found:?}, not {norm}");
+        }
+        for weights in [[1.0, 0.0], [0.3, 2.0]] {
+            let sum = |parts: &[TapedGradients]| {
+                let parts = weights.into_iter().zip(parts.iter().cloned());
+                sum_of(&parts.collect::<Vec<_>>(), &parameters)
+            };
+            let (found, expected) = (sum(&found)?, sum(&expected)?);
+            assert!(found.keys().eq(expected.keys()));
+            for (name, expected) in &expected {
+                let off = (&found[name] - expected)?.abs()?.to_dtype(DType::F32)?;
+                let off = off.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+                assert!(off < 1e-6, "{name}: off by {off}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_without_a_term_are_zero_and_overlapping_ones_add_up() -> Result<()> {
+        let parameter = Var::zeros((5, 2), DType::F32, &Device::Cpu)?;
+        let ones =
+            |rows: usize, columns: usize| Tensor::ones((rows, columns), DType::F32, &Device::Cpu);
+        let term = |first_row: usize, outputs: usize, call: usize| -> Result<Product> {
+            let place = meptr_core::nn::Place { weight: parameter.id(), first_row, call };
+            Ok(Product { place, input: ones(3, 2)?, output_gradient: ones(3, outputs)? })
+        };
+        let (middle, lower) = (term(1, 2, 0)?, term(2, 2, 1)?);
+        assert!(!are_apart(&[middle.clone(), lower.clone()]));
+        let found = matrix(&[(1.0, &middle), (2.0, &lower)], &parameter)?.to_vec2::<f32>()?;
+        assert_eq!(found, [[0.0; 2], [3.0; 2], [9.0; 2], [6.0; 2], [0.0; 2]]);
+        Ok(())
+    }
+}
