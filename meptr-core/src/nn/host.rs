@@ -6,7 +6,7 @@ use candle::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType};
 use rayon::prelude::*;
 
 /// Numbers that one task of the thread pool works on, at least.
-const CHUNK: usize = 1 << 14;
+const CHUNK: usize = 1 << 16;
 
 /// Numbers that are added side by side, so that the compiler makes vectors of them.
 const LANES: usize = 16;

@@ -14,6 +14,7 @@ mod linear;
 mod mamba;
 mod mode;
 pub mod ops;
+mod product;
 mod tape;
 mod transformer;
 
@@ -23,5 +24,6 @@ pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use mamba::MambaBlock;
 pub use mode::Mode;
+pub use product::product;
 pub use tape::{Place, Product, Tape};
 pub use transformer::{TransformerLayer, TransformerLayerConfig};

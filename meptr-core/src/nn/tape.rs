@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 
 use candle::{Tensor, TensorId};
 
@@ -12,14 +13,14 @@ use candle::{Tensor, TensorId};
 /// Norms and weighted sums of the gradients of several losses follow from the factors without
 /// these matrices; see `loss::grad_norm` of `meptr-train`.
 ///
-/// Clones share what they hold. A weight used on a tape gets no gradient from Candle's backward
+/// Clones share what they hold; backward passes on several threads do not mix. A weight used on a tape gets no gradient from Candle's backward
 /// pass.
 #[derive(Debug, Clone, Default)]
 pub struct Tape(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    products: Mutex<Vec<Product>>,
+    products: Mutex<Vec<(ThreadId, Product)>>,
     calls: AtomicUsize,
 }
 
@@ -52,13 +53,19 @@ impl Place {
 }
 
 impl Tape {
-    /// What backward passes have left since the last call, in their order.
+    /// What backward passes of this thread have left since its last call, in their order.
     pub fn take(&self) -> Vec<Product> {
-        std::mem::take(&mut *self.0.products.lock().unwrap_or_else(PoisonError::into_inner))
+        let thread = thread::current().id();
+        let mut products = self.0.products.lock().unwrap_or_else(PoisonError::into_inner);
+        products.extract_if(.., |(by, _)| *by == thread).map(|(_, product)| product).collect()
     }
 
     pub(super) fn keep(&self, product: Product) {
-        self.0.products.lock().unwrap_or_else(PoisonError::into_inner).push(product);
+        self.0
+            .products
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((thread::current().id(), product));
     }
 
     pub(super) fn place(&self, weight: &Tensor, first_row: usize) -> Place {

@@ -1,13 +1,15 @@
 //! Gradients of losses whose large weights' gradients stay products of two factors.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle::{Result, Tensor, TensorId, Var};
-use meptr_core::nn::{Product, Tape};
+use meptr_core::nn::{Product, Tape, product};
 
-use super::grad_norm::{Gradients, gradients_of, squares_of, weighted_sum};
+use super::grad_norm::{self, Gradients, gradients_of, squares_of, weighted_sum};
 use super::wallet::Measured;
-use crate::host;
+use crate::{cores, host};
 
 /// Gradients of one loss: some as they are, others as sums of products.
 #[derive(Debug, Clone)]
@@ -18,11 +20,11 @@ pub struct TapedGradients {
     products: BTreeMap<String, Vec<Product>>,
 }
 
-/// Gradients of a scalar, of which a tape gets those of large weights; as
-/// [`gradients_of`] otherwise.
+/// Gradients of a scalar, as [`gradients_of`], with those that the tape of its forward pass got; its
+/// other variables, which are not to be trained, count for nothing.
 ///
 /// # Errors
-/// As there; also when the tape got the gradient of something that is no parameter.
+/// As there.
 pub fn gradients_on(
     tape: &Tape,
     loss: &Tensor,
@@ -46,39 +48,33 @@ pub fn gradients_on(
     Ok(TapedGradients { plain, products })
 }
 
-/// The values of losses, and the norms of their gradients, without the matrices where their factors
-/// are smaller.
+/// Gradients of several losses of one graph, their values, and the norms of their gradients,
+/// without the matrices where their factors are smaller; on the processor, losses share the cores.
 ///
 /// With `D` the gradients of a layer's outputs and `X` its inputs, `(rows, ..)` each, the squares
 /// of `D^T X` sum up to `sum_ij (D D^T)_ij (X X^T)_ij`.
 ///
 /// # Errors
-/// When a loss is no number of type f32 or the device fails.
-pub fn measure(
-    losses: &[(&Tensor, &TapedGradients)],
+/// When a loss is no number of type f32, or as [`gradients_on`].
+pub fn measured_gradients(
+    tape: &Tape,
+    losses: &[&Tensor],
     parameters: &BTreeMap<String, Var>,
-) -> Result<Vec<Measured>> {
-    if losses.iter().all(|(_, gradients)| gradients.products.is_empty()) {
-        let losses: Vec<_> = losses.iter().map(|(loss, of)| (*loss, &of.plain)).collect();
-        return super::grad_norm::measure(&losses);
+) -> Result<Vec<(Measured, TapedGradients)>> {
+    if losses.iter().any(|loss| !loss.device().is_cpu()) {
+        let gradients = losses.iter().map(|loss| gradients_on(tape, loss, parameters));
+        let gradients = gradients.collect::<Result<Vec<_>>>()?;
+        let of_losses: Vec<_> =
+            losses.iter().zip(&gradients).map(|(loss, of)| (*loss, &of.plain)).collect();
+        return Ok(grad_norm::measure(&of_losses)?.into_iter().zip(gradients).collect());
     }
-    let mut inputs = BTreeMap::new();
-    let measured = losses.iter().map(|(loss, gradients)| {
-        let mut squares = 0.0;
-        for (name, gradient) in &gradients.plain {
-            if !gradients.products.contains_key(name) {
-                squares += squares_of(gradient)?;
-            }
-        }
-        for (name, products) in &gradients.products {
-            squares += match are_apart(products) && !gradients.plain.contains_key(name) {
-                true => squares_of_products(products, &mut inputs)?,
-                false => squares_of(&gradients.matrix(name, &parameters[name])?)?,
-            };
-        }
-        Ok(Measured { loss: loss.to_scalar()?, gradient_norm: squares.sqrt() as f32 })
+    let inputs = InputSquares::default();
+    let measured = cores::each(losses.to_vec(), |loss| -> Result<_> {
+        let gradients = gradients_on(tape, loss, parameters)?;
+        let gradient_norm = gradients.squares(parameters, &inputs)?.sqrt() as f32;
+        Ok((Measured { loss: loss.to_scalar()?, gradient_norm }, gradients))
     });
-    measured.collect()
+    measured.into_iter().collect()
 }
 
 /// `sum_k weight_k gradients_k`, over every parameter that any of them reaches.
@@ -96,23 +92,63 @@ pub fn sum_of(
         }
         _ => weighted_sum(&plain)?,
     };
-    let names: BTreeSet<&String> =
+    let mut names: Vec<&String> =
         parts.iter().flat_map(|(_, gradients)| gradients.products.keys()).collect();
-    for name in names {
+    names.sort_unstable_by_key(|name| (Reverse(parameters[*name].elem_count()), *name));
+    names.dedup();
+    let products = cores::each(names, |name| -> Result<_> {
         let terms = parts.iter().flat_map(|(weight, part)| {
             let products = part.products.get(name).into_iter().flatten();
             products.map(|product| (*weight, product))
         });
-        let mut sum = matrix(&terms.collect::<Vec<_>>(), &parameters[name])?;
-        if let Some(plain) = sums.remove(name) {
-            sum = (sum + plain)?;
-        }
+        Ok((name, matrix(&terms.collect::<Vec<_>>(), &parameters[name])?))
+    });
+    for product in products {
+        let (name, product) = product?;
+        let sum = match sums.remove(name) {
+            Some(plain) => (product + plain)?,
+            None => product,
+        };
         sums.insert(name.clone(), sum);
     }
     Ok(sums)
 }
 
+/// `X X^T` of the inputs of each use of a weight; they are the same for every loss.
+#[derive(Debug, Default)]
+struct InputSquares(Mutex<BTreeMap<usize, Arc<OnceLock<Tensor>>>>);
+
+impl InputSquares {
+    fn of(&self, Product { place, input, .. }: &Product) -> Result<Tensor> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let square = Arc::clone(known.entry(place.call).or_default());
+        drop(known); // others go on while this one is computed
+        if let Some(square) = square.get() {
+            return Ok(square.clone());
+        }
+        let computed = product(input, &input.t()?)?;
+        Ok(square.get_or_init(|| computed).clone())
+    }
+}
+
 impl TapedGradients {
+    /// Sum of the squares of all gradients.
+    fn squares(&self, parameters: &BTreeMap<String, Var>, inputs: &InputSquares) -> Result<f64> {
+        let mut squares = 0.0;
+        for (name, gradient) in &self.plain {
+            if !self.products.contains_key(name) {
+                squares += squares_of(gradient)?;
+            }
+        }
+        for (name, products) in &self.products {
+            squares += match are_apart(products) && !self.plain.contains_key(name) {
+                true => squares_of_products(products, inputs)?,
+                false => squares_of(&self.matrix(name, &parameters[name])?)?,
+            };
+        }
+        Ok(squares)
+    }
+
     /// The gradient of one parameter, as a matrix.
     fn matrix(&self, name: &str, parameter: &Var) -> Result<Tensor> {
         let products = self.products.get(name).into_iter().flatten();
@@ -135,28 +171,22 @@ fn are_apart(products: &[Product]) -> bool {
     rows.windows(2).all(|pair| pair[0].1 <= pair[1].0)
 }
 
-/// Sum of the squares of products of rows apart; `inputs` keeps `X X^T` by the use of a weight.
-fn squares_of_products(products: &[Product], inputs: &mut BTreeMap<usize, Tensor>) -> Result<f64> {
+/// Sum of the squares of products of rows apart.
+fn squares_of_products(products: &[Product], inputs: &InputSquares) -> Result<f64> {
     let mut squares = 0.0;
-    for Product { place, input, output_gradient } in products {
+    for of_use in products {
+        let Product { input, output_gradient, .. } = of_use;
         let (rows, outputs) = output_gradient.dims2()?;
         if rows >= outputs.min(input.dim(1)?) {
-            squares += squares_of(&output_gradient.t()?.matmul(input)?)?;
+            squares += squares_of(&product(&output_gradient.t()?, input)?)?;
             continue;
         }
-        let of_input = match inputs.get(&place.call) {
-            Some(known) => known.clone(),
-            None => input.matmul(&input.t()?)?,
-        };
-        let of_output = output_gradient.matmul(&output_gradient.t()?)?; // (rows, rows)
-        squares += host::read(&of_input, |inputs| {
-            host::read(&of_output, |outputs| {
-                let terms = inputs.iter().zip(outputs);
-                terms.map(|(input, output)| f64::from(*input) * f64::from(*output)).sum::<f64>()
-            })
-        })??
-        .max(0.0); // as a sum of squares, but for rounding
-        inputs.insert(place.call, of_input);
+        let of_input = inputs.of(of_use)?;
+        let of_output = product(output_gradient, &output_gradient.t()?)?; // (rows, rows)
+        let sum = host::read(&of_input, |inputs| {
+            host::read(&of_output, |outputs| grad_norm::dot(inputs, outputs))
+        })??;
+        squares += sum.max(0.0); // as a sum of squares, but for rounding
     }
     Ok(squares)
 }
@@ -181,7 +211,7 @@ fn matrix(terms: &[(f32, &Product)], parameter: &Var) -> Result<Tensor> {
     let mut pieces: Vec<Tensor> = Vec::new();
     let mut next = 0;
     for (first, calls) in blocks {
-        let products = calls.into_values().map(|(output, input)| output.t()?.matmul(input));
+        let products = calls.into_values().map(|(output, input)| product(&output.t()?, input));
         let block = products.reduce(|sum, product| sum? + product?);
         let Some(block) = block.transpose()? else { continue };
         if first < next {
@@ -270,8 +300,8 @@ mod tests {
         let (found, expected) = (of(&losses)?, of(&plain)?);
         assert!(found.iter().all(|gradients| gradients.products.contains_key("first.weight")));
         assert!(expected.iter().all(|gradients| gradients.products.is_empty()));
-        let pairs: Vec<_> = losses.iter().zip(&found).collect();
-        for (found, expected) in measure(&pairs, &parameters)?.iter().zip(&expected) {
+        let measured = measured_gradients(&tape, &losses.each_ref(), &parameters)?;
+        for ((found, _), expected) in measured.iter().zip(&expected) {
             let norm = norm_of(&expected.plain)?;
             assert!((found.gradient_norm - norm).abs() < 1e-5 * norm, "{found:?}, not {norm}");
         }

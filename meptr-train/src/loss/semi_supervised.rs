@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::grad_norm::Gradients;
 use super::multitask::over_labelled_traits;
-use super::on_tape::{TapedGradients, gradients_on, measure, sum_of};
+use super::on_tape::{TapedGradients, measured_gradients, sum_of};
 use super::wallet::{Measured, Wallet, WalletConfig};
 use super::{EmotionLoss, PersonalityLoss, emotion};
 use crate::data::Labels;
@@ -261,13 +261,11 @@ impl Objective {
         parameters: &BTreeMap<String, Var>,
         tape: &Tape,
     ) -> Result<Balanced> {
-        let of_parts = components.values().map(|part| gradients_on(tape, part, parameters));
-        let of_parts = of_parts.collect::<Result<Vec<_>>>()?;
-        let losses: Vec<_> = components.values().zip(&of_parts).collect();
+        let losses: Vec<&Tensor> = components.values().collect();
+        let all = measured_gradients(tape, &losses, parameters)?;
         let mut measured = BTreeMap::new();
         let mut gradients = Vec::new();
-        let all = measure(&losses, parameters)?;
-        for ((component, of_part), part) in components.keys().zip(of_parts).zip(all) {
+        for (component, (part, of_part)) in components.keys().zip(all) {
             if part.loss.is_finite() && part.gradient_norm.is_finite() {
                 measured.insert(*component, part);
                 gradients.push((*component, of_part));

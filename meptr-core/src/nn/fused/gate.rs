@@ -1,5 +1,6 @@
 //! Rectifier and dropout in one pass.
 
+use std::cmp::Ordering;
 use std::marker::PhantomData;
 
 use candle::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
@@ -15,22 +16,23 @@ pub(super) struct GateOp<T> {
 }
 
 impl<T: Real> GateOp<T> {
-    /// `scale_i values_i` where `is_open(i)`, else 0.
-    fn passed(&self, values: &[T], is_open: impl Fn(usize) -> bool + Sync) -> Vec<T> {
+    /// `scale_i values_i`, and 0 where `is_shut` by `by_i` if there is a rectifier.
+    fn passed(&self, values: &[T], by: &[T], is_shut: impl Fn(T) -> bool + Sync) -> Vec<T> {
         let mut passed = vec![T::ZERO; values.len()];
         host::fill_by_rows(&mut passed, 1, |first, passed| {
-            let values = values[first..].iter().zip(passed).zip(first..);
-            match &self.scales {
+            let (values, by) = (&values[first..], &by[first..]);
+            let scales = self.scales.as_ref().map(|scales| &scales[first..]);
+            match scales {
                 Some(scales) => {
-                    for (((&value, passed), index), &scale) in values.zip(&scales[first..]) {
-                        let scaled = value * T::from_f64(scale.into());
-                        *passed = if is_open(index) { scaled } else { T::ZERO };
+                    for ((passed, &value), &scale) in passed.iter_mut().zip(values).zip(scales) {
+                        *passed = value * T::from_f64(scale.into());
                     }
                 }
-                None => {
-                    for ((&value, passed), index) in values {
-                        *passed = if is_open(index) { value } else { T::ZERO };
-                    }
+                None => passed.copy_from_slice(&values[..passed.len()]),
+            }
+            if self.rectifies {
+                for (passed, &by) in passed.iter_mut().zip(by) {
+                    *passed = if is_shut(by) { T::ZERO } else { *passed };
                 }
             }
         });
@@ -45,15 +47,14 @@ impl<T: Real> CustomOp1 for GateOp<T> {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x: &[T] = host::slice(x, layout)?;
-        // What is no number stays so.
-        let is_open = |index: usize| !self.rectifies || !(x[index] <= T::ZERO);
-        Ok((T::to_cpu_storage_owned(self.passed(x, is_open)), layout.shape().clone()))
+        let passed = self.passed(x, x, |x| x <= T::ZERO); // what is no number stays so
+        Ok((T::to_cpu_storage_owned(passed), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let is_shut = |x: T| x.partial_cmp(&T::ZERO) != Some(Ordering::Greater);
         let passed = host::read(x, |x: &[T]| {
-            let is_open = |index: usize| !self.rectifies || x[index] > T::ZERO;
-            host::read(gradient, |gradient| self.passed(gradient, is_open))
+            host::read(gradient, |gradient| self.passed(gradient, x, is_shut))
         })??;
         Ok(Some(Tensor::from_vec(passed, x.shape(), x.device())?))
     }

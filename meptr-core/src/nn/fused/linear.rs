@@ -2,10 +2,10 @@
 
 use std::marker::PhantomData;
 
-use candle::backend::BackendStorage;
 use candle::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use crate::nn::host::{self, Real};
+use crate::nn::product::{Matrix, product};
 use crate::nn::tape::{Place, Tape};
 
 /// `y = x W^T + b` with `W` being rows of a larger matrix, or all of it.
@@ -19,7 +19,7 @@ pub(super) struct LinearOp<T> {
 }
 
 impl<T: Real> LinearOp<T> {
-    fn product(
+    fn map(
         &self,
         (x, x_layout): (&CpuStorage, &Layout),
         (weight, weight_layout): (&CpuStorage, &Layout),
@@ -29,11 +29,10 @@ impl<T: Real> LinearOp<T> {
         let inputs = dims.pop().unwrap_or(1);
         let rows = dims.iter().product();
         dims.push(self.outputs);
-        let x_layout = Layout::contiguous_with_offset((rows, inputs), x_layout.start_offset());
-        let weight_layout =
-            weight_layout.narrow(0, self.first_row, self.outputs)?.transpose(0, 1)?;
-        let shape = (1, rows, self.outputs, inputs);
-        let mut y = T::cpu_storage_data(x.matmul(weight, shape, &x_layout, &weight_layout)?)?;
+        let x = Matrix::new(host::slice(x, x_layout)?, rows, inputs);
+        let weight: &[T] = host::slice(weight, weight_layout)?;
+        let weight = &weight[self.first_row * inputs..][..self.outputs * inputs];
+        let mut y = x.times(Matrix::new(weight, self.outputs, inputs).t());
         if let Some(bias) = bias {
             host::fill_by_rows(&mut y, self.outputs, |_, y| {
                 for y in y.chunks_exact_mut(self.outputs) {
@@ -57,7 +56,7 @@ impl<T: Real> LinearOp<T> {
         let of_x = match x.track_op() {
             true => {
                 let weight = weight.detach().narrow(0, self.first_row, self.outputs)?;
-                Some(gradient.matmul(&weight)?.reshape(x.shape())?)
+                Some(product(&gradient, &weight)?.reshape(x.shape())?)
             }
             false => None, // data, or a frozen part
         };
@@ -67,7 +66,7 @@ impl<T: Real> LinearOp<T> {
                 tape.keep(place.with(input, gradient));
                 None
             }
-            None if weight.track_op() => Some(gradient.t()?.matmul(&input)?),
+            None if weight.track_op() => Some(product(&gradient.t()?, &input)?),
             None => None,
         };
         Ok((of_x, of_weight))
@@ -86,7 +85,7 @@ impl<T: Real> CustomOp2 for LinearOp<T> {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.product((x, x_layout), (weight, weight_layout), None)
+        self.map((x, x_layout), (weight, weight_layout), None)
     }
 
     fn bwd(
@@ -115,7 +114,7 @@ impl<T: Real> CustomOp3 for LinearOp<T> {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let bias = host::slice(bias, bias_layout)?;
-        self.product((x, x_layout), (weight, weight_layout), Some(bias))
+        self.map((x, x_layout), (weight, weight_layout), Some(bias))
     }
 
     fn bwd(
