@@ -160,6 +160,13 @@ fn finite_differences_agree_for_each_block() -> Result<()> {
         &[x, other],
         |m, x| m.forward(&x[0], &x[1], &x[1], mask, &mut training()),
     )?;
+    let (longer, others): (&[usize], &[usize]) = (&[2, 9, 8], &[2, 10, 8]); // by products of matrices
+    check_block(
+        "attention of longer sequences",
+        |vb| MultiHeadAttention::load(8, 2, 0.3, vb),
+        &[longer, others],
+        |m, x| m.forward(&x[0], &x[1], &x[1], None, &mut training()),
+    )?;
     let config = TransformerLayerConfig { width: 8, heads: 2, positions: true, dropout: 0.3 };
     check_block(
         "transformer",

@@ -4,6 +4,7 @@
 //! computed from plain numbers, and a stage is one function read from top to bottom.
 
 pub mod config;
+mod cores;
 pub mod data;
 pub mod error;
 pub mod evaluate;

@@ -4,7 +4,8 @@
 
 use anyhow::{Context, Result, ensure};
 use meptr_core::models::{FusionConfig, FusionModel, FusionOutput};
-use meptr_core::nn::Mode;
+use meptr_core::nn::{Mode, Tape};
+use meptr_core::rng::SeedStreams;
 use meptr_core::weights::Trainable;
 use meptr_train::loss::semi_supervised::Balanced;
 use meptr_train::loss::{Gradients, Objective, norm_of};
@@ -26,18 +27,22 @@ const WEIGHT_TOLERANCE: f32 = 1e-5;
 #[test]
 fn traces_equal_the_reference() -> Result<()> {
     for case in cases("trace_")? {
-        let difference = replay(&case).with_context(|| case.name.clone())?;
-        eprintln!("{}: final weights within {difference:e}", case.name);
-        ensure!(difference <= WEIGHT_TOLERANCE, "{}: weights off by {difference}", case.name);
+        for is_taped in [false, true] {
+            let what = format!("{}, gradients on a tape: {is_taped}", case.name);
+            let difference = replay(&case, is_taped).with_context(|| what.clone())?;
+            eprintln!("{what}: final weights within {difference:e}");
+            ensure!(difference <= WEIGHT_TOLERANCE, "{what}: weights off by {difference}");
+        }
     }
     Ok(())
 }
 
 /// Goes through the recorded steps; returns the largest difference of the final weights.
-fn replay(case: &Case) -> Result<f32> {
+fn replay(case: &Case, is_taped: bool) -> Result<f32> {
     let mut config = case.json["config"].clone();
     config.as_object_mut().context("a configuration")?.remove("seed");
     let config: FusionConfig = serde_json::from_value(config)?;
+    let config = FusionConfig { dropout: 0.0, ..config }; // traces have none
     let trainable = Trainable::from_tensors(case.below("initial"));
     let model = FusionModel::load(&config, trainable.builder(&golden::device()))?;
     ensure!(trainable.unused().is_empty(), "unused: {:?}", trainable.unused());
@@ -52,16 +57,21 @@ fn replay(case: &Case) -> Result<f32> {
     let mut optimiser = Optimiser::new(rule, trainable.by_name());
     ensure_wallets("start", &objective, &case.json["wallets_before_first_step"])?;
 
+    let tape = Tape::default();
+    let mut mode = match is_taped {
+        true => Mode::Taped(SeedStreams::new(0).stream("dropout"), tape.clone()),
+        false => Mode::Eval,
+    };
     let steps = case.json["steps"].as_array().context("steps")?;
     ensure!(!steps.is_empty(), "no steps");
     for (index, step) in steps.iter().enumerate() {
         let what = format!("step {index}");
         let batch = rows_of(case, &format!("batch{index}"), "label")?;
-        let output = model.forward(&batch.input, &mut Mode::Eval)?;
+        let output = model.forward(&batch.input, &mut mode)?;
         ensure_output(case, index, &output)?;
         let (logits, scores) = (&output.emotion_logits, &output.personality_scores);
         let parts = objective.components(logits, scores, &batch.labels)?;
-        let balanced = objective.balance(&parts, optimiser.parameters())?;
+        let balanced = objective.balance(&parts, optimiser.parameters(), &tape)?;
         ensure_parts(&what, &balanced, step)?;
         ensure_wallets(&what, &objective, &step["weights_after_update"])?;
         ensure_gradient_norms(&what, &balanced.gradients, &step["param_grad_norms"])?;

@@ -7,7 +7,7 @@ use candle::{DType, Device, Tensor};
 use meptr_core::models::{
     CrossTaskModel, FusionConfig, FusionInput, FusionModel, HeadConfig, ModalityInput,
 };
-use meptr_core::nn::Mode;
+use meptr_core::nn::{Mode, Tape};
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
 use meptr_core::{Modality, PerModality, Precision};
@@ -242,14 +242,15 @@ impl Measuring<'_> {
         let mut optimiser = Optimiser::new(rule, trainable.by_name());
         let input = self.fusion_input(&config)?;
         let labels = self.labels()?;
-        let mut mode = Mode::Train(streams.stream("dropout"));
+        let tape = Tape::default();
+        let mut mode = Mode::Taped(streams.stream("dropout"), tape.clone());
         let rates = Rates { learning_rate: 1e-4, momentum: None };
         let seconds = self.seconds(|| {
             for _ in 0..steps {
                 let output = model.forward(&input, &mut mode)?;
                 let (logits, scores) = (&output.emotion_logits, &output.personality_scores);
                 let parts = objective.components(logits, scores, &labels)?;
-                let balanced = objective.balance(&parts, optimiser.parameters())?;
+                let balanced = objective.balance(&parts, optimiser.parameters(), &tape)?;
                 anyhow::ensure!(balanced.total.is_finite(), "the training went astray");
                 optimiser.step(&balanced.gradients, rates)?;
             }

@@ -218,7 +218,7 @@ impl CrossTaskModel {
 #[derive(Debug, Clone)]
 enum Exchange {
     Transformer { to_personality: Vec<TransformerLayer>, to_emotion: Vec<TransformerLayer> },
-    Attention { mha_e2p: MultiHeadAttention, mha_p2e: MultiHeadAttention },
+    Attention { mha_e2p: Box<MultiHeadAttention>, mha_p2e: Box<MultiHeadAttention> },
 }
 
 impl Exchange {
@@ -229,7 +229,9 @@ impl Exchange {
                 to_emotion: load_layers(config, vb.pp("personality_to_emotion_attn"))?,
             },
             CrossTaskConfig::Attention { width, heads, dropout } => {
-                let load = |name| MultiHeadAttention::load(*width, *heads, *dropout, vb.pp(name));
+                let load = |name| {
+                    MultiHeadAttention::load(*width, *heads, *dropout, vb.pp(name)).map(Box::new)
+                };
                 Self::Attention { mha_e2p: load("mha_e2p")?, mha_p2e: load("mha_p2e")? }
             }
         })

@@ -4,7 +4,9 @@ use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::fusion::{FusionInput, Graph, GuideBank, ModalityInput, PredictProjector, TaskQuery};
+use super::fusion::{
+    FusionInput, Graph, GuideBank, ModalityInput, PredictProjector, Reading, TaskQuery,
+};
 use crate::nn::{Linear, Mode, MultiHeadAttention, ops};
 use crate::{Modality, PerModality, Task};
 
@@ -122,7 +124,8 @@ impl SingleTaskModel {
         let parts: Vec<_> = parts.iter().map(|(modality, part)| (*modality, part)).collect();
         let context = self.graph.forward(&parts, mode)?;
         let parts: Vec<&ModalityInput> = parts.into_iter().map(|(_, part)| part).collect();
-        let vector = self.query.read(&context, Some(&self.cross), mode)?;
+        let reading = Reading::of(&context, &self.cross, mode)?;
+        let vector = self.query.read(&context, Some(&reading), mode)?;
         let vector = self.logit_proj.add(&vector, &parts)?;
         let answer = self.head.forward(&vector)?;
         match &self.guide {

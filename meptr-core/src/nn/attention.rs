@@ -3,11 +3,15 @@
 use candle::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::{Linear, Mode, ops};
+use super::{Linear, Mode, fused, ops};
 
 /// Scores computed at once, 32 MB: the queries of longer sequences are read in blocks. Five
 /// minutes of sound would otherwise take 7 GB.
 const MAX_SCORES: usize = 8 << 20;
+
+/// Scores of a row and head up to which attention is one operation of its own instead of products of
+/// matrices, which cost more than they compute when they are this small.
+const FEW_SCORES: usize = 64;
 
 /// Multi-head attention: `W_o concat_h(softmax(Q_h K_h^T / sqrt(d_head)) V_h) + b_o`.
 ///
@@ -24,6 +28,13 @@ pub struct MultiHeadAttention {
     dropout: f32,
 }
 
+/// Keys and values of a [`MultiHeadAttention`], `(rows, other_steps, d)` each.
+#[derive(Debug, Clone)]
+pub struct AttentionMemory {
+    key: Tensor,
+    value: Tensor,
+}
+
 impl MultiHeadAttention {
     /// Asks for the weights; `dropout` acts on the attention weights.
     ///
@@ -38,8 +49,8 @@ impl MultiHeadAttention {
         let weight = vb.get_with_hints((3 * width, width), "in_proj_weight", spread)?;
         let bias = vb.get_with_hints(3 * width, "in_proj_bias", Init::Const(0.0))?;
         let part = |index: usize| -> Result<Linear> {
-            let rows = |packed: &Tensor| packed.narrow(0, index * width, width);
-            Ok(Linear::new(rows(&weight)?, Some(rows(&bias)?)))
+            let bias = bias.narrow(0, index * width, width)?;
+            Ok(Linear::of_rows(weight.clone(), (index * width, width), bias))
         };
         Ok(Self {
             query: part(0)?,
@@ -53,7 +64,7 @@ impl MultiHeadAttention {
 
     /// Attends from `query` to `key`, and reads `value`.
     ///
-    /// - `query`: `(rows, steps, d)`, f32
+    /// - `query`: `(rows, steps, d)`, f32, or `(1, steps, d)`: the same in every row
     /// - `key`, `value`: `(rows, other_steps, d)`, f32
     /// - `mask`: `(rows, other_steps)`, f32, 1 = real step, 0 = not there; `None` = all real
     /// - returns `(rows, steps, d)`, f32; the output bias in rows whose mask is all 0
@@ -68,15 +79,54 @@ impl MultiHeadAttention {
         mask: Option<&Tensor>,
         mode: &mut Mode,
     ) -> Result<Tensor> {
-        let query = self.split_heads(&self.query.forward(query)?)?; // (rows, heads, steps, d_head)
-        let key = self.split_heads(&self.key.forward(key)?)?;
-        let value = self.split_heads(&self.value.forward(value)?)?;
-        let mask = mask.map(|mask| mask.unsqueeze(1)?.unsqueeze(1)).transpose()?;
-        let read = self.read([&query, &key, &value], mask.as_ref(), MAX_SCORES, mode)?;
-        self.output.forward(&read.transpose(1, 2)?.flatten_from(2)?) // (rows, steps, d)
+        let memory = self.memory(key, value, mode)?;
+        self.attend(query, &memory, mask, mode)
     }
 
-    /// What each head reads, `(rows, heads, steps, d_head)`, in blocks of queries that make at
+    /// What queries read, to be made once for several of them.
+    ///
+    /// - `key`, `value`: `(rows, other_steps, d)`, f32
+    ///
+    /// # Errors
+    /// When a shape differs from the above.
+    pub fn memory(&self, key: &Tensor, value: &Tensor, mode: &Mode) -> Result<AttentionMemory> {
+        let (key, value) = (self.key.forward_in(key, mode)?, self.value.forward_in(value, mode)?);
+        Ok(AttentionMemory { key, value })
+    }
+
+    /// As [`MultiHeadAttention::forward`], with keys and values from
+    /// [`MultiHeadAttention::memory`].
+    ///
+    /// # Errors
+    /// When a shape differs from those there.
+    pub fn attend(
+        &self,
+        query: &Tensor,
+        memory: &AttentionMemory,
+        mask: Option<&Tensor>,
+        mode: &mut Mode,
+    ) -> Result<Tensor> {
+        let query = self.query.forward_in(query, mode)?;
+        let AttentionMemory { key, value } = memory;
+        let (rows, others, width) = key.dims3()?;
+        let (query_rows, steps, _) = query.dims3()?;
+        if query_rows != rows && query_rows != 1 {
+            candle::bail!("{query_rows} rows of queries for {rows} rows of keys")
+        }
+        if fused::is_fusable(&query) && steps * others <= FEW_SCORES {
+            let count = rows * self.heads * steps * others;
+            let scales = ops::dropout_scales(count, self.dropout, mode);
+            let read = fused::attention([&query, key, value], self.heads, mask, scales)?;
+            return self.output.forward_in(&read, mode);
+        }
+        let query = self.split_heads(&query.broadcast_as((rows, steps, width))?)?;
+        let (key, value) = (self.split_heads(key)?, self.split_heads(value)?);
+        let mask = mask.map(|mask| mask.unsqueeze(1)?.unsqueeze(1)).transpose()?;
+        let read = self.read([&query, &key, &value], mask.as_ref(), MAX_SCORES, mode)?;
+        self.output.forward_in(&read.transpose(1, 2)?.flatten_from(2)?, mode)
+    }
+
+    /// What each head reads, all tensors `(rows, heads, steps, d_head)`, in blocks of queries that make at
     /// most `max_scores` scores.
     fn read(
         &self,
@@ -112,7 +162,7 @@ impl MultiHeadAttention {
         let spread = Init::Uniform { lo: -bound, up: bound };
         let weight = vb.get_with_hints((width, width), "weight", spread)?;
         let bias = vb.get_with_hints(width, "bias", Init::Const(0.0))?;
-        Ok(Linear::new(weight, Some(bias)))
+        Ok(Linear::of_rows(weight, (0, width), bias))
     }
 }
 

@@ -3,7 +3,7 @@
 use candle::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::{Linear, Mode, ops};
+use super::{Linear, Mode, fused, ops};
 
 /// Graph attention: `h'_i = sum_j alpha_ij W h_j`, with
 /// `alpha_ij = softmax_j(leaky_relu_0.2(a^T [W h_i ; W h_j]))` and dropout on `alpha`.
@@ -50,11 +50,16 @@ impl GraphAttention {
         mask: Option<&Tensor>,
         mode: &mut Mode,
     ) -> Result<Tensor> {
-        let values = self.w.forward(nodes)?; // (rows, nodes, d)
+        let values = self.w.forward_in(nodes, mode)?; // (rows, nodes, d)
+        if fused::is_fusable(&values) {
+            let (rows, count, _) = values.dims3()?;
+            let scales = ops::dropout_scales(rows * count * count, self.dropout, mode);
+            return fused::graph(&values, &self.a, Self::SLOPE, mask, scales);
+        }
         let width = values.dim(2)?;
         // a^T [u ; v] is a sum of two products, so pairs need no tensor of their own.
         let score = |start: usize| -> Result<Tensor> {
-            Linear::new(self.a.narrow(0, start, width)?.t()?, None).forward(&values)
+            values.broadcast_matmul(&self.a.narrow(0, start, width)?)
         };
         let own = score(0)?; // (rows, nodes, 1)
         let other = score(width)?.transpose(1, 2)?; // (rows, 1, nodes)

@@ -3,6 +3,8 @@
 use candle::{D, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
+use super::fused;
+
 /// `(x - mean) / sqrt(variance + 1e-5) * weight + bias` over the last axis, population variance.
 ///
 /// Ba et al. 2016, <https://arxiv.org/abs/1607.06450>. Weights: `weight` and `bias` `(width,)`,
@@ -35,6 +37,9 @@ impl LayerNorm {
     /// # Errors
     /// When the last axis of `x` is not `width` long.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if fused::is_fusable(x) {
+            return fused::layer_norm(x, &self.weight, &self.bias, Self::EPSILON);
+        }
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
         let normed = centred.broadcast_div(&(variance + Self::EPSILON)?.sqrt()?)?;

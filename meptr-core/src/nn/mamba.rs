@@ -46,9 +46,9 @@ impl MambaBlock {
     /// # Errors
     /// When the shape differs from the above.
     pub fn forward(&self, x: &Tensor, mode: &mut Mode) -> Result<Tensor> {
-        let h = self.in_proj.forward(x)?; // (rows, steps, inner)
-        let h = ((&h + self.s_b.forward(&h)?)? + self.s_c.forward(&h)?)?;
-        let branch = self.out_proj.forward(&ops::relu(&h)?)?; // (rows, steps, width)
+        let h = self.in_proj.forward_in(x, mode)?; // (rows, steps, inner)
+        let h = ((&h + self.s_b.forward_in(&h, mode)?)? + self.s_c.forward_in(&h, mode)?)?;
+        let branch = self.out_proj.forward_in(&ops::relu(&h)?, mode)?; // (rows, steps, width)
         self.norm.forward(&(ops::dropout(&branch, self.dropout, mode)? + x)?)
     }
 }

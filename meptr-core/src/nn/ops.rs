@@ -2,7 +2,7 @@
 
 use candle::{D, Device, Result, Tensor};
 
-use super::Mode;
+use super::{Mode, fused};
 
 /// Far below every score, yet finite, so that a row without any real entry stays finite.
 const MASKED: f64 = 1e30;
@@ -12,6 +12,9 @@ const MASKED: f64 = 1e30;
 /// # Errors
 /// When the last axis is empty.
 pub fn softmax(scores: &Tensor) -> Result<Tensor> {
+    if fused::is_fusable(scores) {
+        return fused::softmax(scores);
+    }
     // The shift changes nothing but the range of `exp`, so it needs no gradient.
     let exp = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?.exp()?;
     exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
@@ -37,6 +40,9 @@ pub fn masked_softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> 
 /// # Errors
 /// When the device has no memory left.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
+    if fused::is_fusable(x) {
+        return fused::gate(x, None, true);
+    }
     x * positive(x)?
 }
 
@@ -62,22 +68,44 @@ pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the device has no memory left.
 pub fn dropout(x: &Tensor, probability: f32, mode: &mut Mode) -> Result<Tensor> {
-    let Mode::Train(stream) = mode else { return Ok(x.clone()) };
-    if probability <= 0.0 {
+    let Some(scales) = dropout_scales(x.elem_count(), probability, mode) else {
         return Ok(x.clone());
+    };
+    if fused::is_fusable(x) {
+        return fused::gate(x, Some(scales), false);
+    }
+    x * Tensor::from_vec(scales, x.shape(), x.device())?.to_dtype(x.dtype())?
+}
+
+/// [`dropout`] of [`relu`].
+///
+/// # Errors
+/// When the device has no memory left.
+pub fn relu_dropout(x: &Tensor, probability: f32, mode: &mut Mode) -> Result<Tensor> {
+    if !fused::is_fusable(x) {
+        return dropout(&relu(x)?, probability, mode);
+    }
+    fused::gate(x, dropout_scales(x.elem_count(), probability, mode), true)
+}
+
+/// What dropout multiplies `count` elements with; none when it leaves them as they are.
+pub(super) fn dropout_scales(count: usize, probability: f32, mode: &mut Mode) -> Option<Vec<f32>> {
+    let stream = mode.dropout()?;
+    if probability <= 0.0 {
+        return None;
     }
     let kept = if probability < 1.0 { 1.0 / (1.0 - probability) } else { 0.0 };
     // One draw of 64 bits decides two elements.
     let threshold = (f64::from(probability) * 2.0_f64.powi(32)) as u64;
-    let mut mask = Vec::with_capacity(x.elem_count() + 1);
-    while mask.len() < x.elem_count() {
+    let mut scales = Vec::with_capacity(count + 1);
+    while scales.len() < count {
         let bits = stream.next_u64();
         for half in [bits >> 32, bits & 0xFFFF_FFFF] {
-            mask.push(if half < threshold { 0.0 } else { kept });
+            scales.push(if half < threshold { 0.0 } else { kept });
         }
     }
-    mask.truncate(x.elem_count());
-    x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
+    scales.truncate(count);
+    Some(scales)
 }
 
 /// Which steps of a padded batch are real.

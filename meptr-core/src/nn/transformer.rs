@@ -90,8 +90,8 @@ impl TransformerLayer {
         let read = self.self_attention.forward(&query, &key, &value, mask, mode)?;
         let x =
             self.norm_after_attention.forward(&(read + ops::dropout(&query, dropout, mode)?)?)?;
-        let inner = ops::dropout(&self.layer_1.forward(&x)?.gelu_erf()?, dropout, mode)?;
-        let branch = self.layer_2.forward(&inner)?;
+        let inner = ops::dropout(&self.layer_1.forward_in(&x, mode)?.gelu_erf()?, dropout, mode)?;
+        let branch = self.layer_2.forward_in(&inner, mode)?;
         self.norm_after_ff.forward(&(branch + ops::dropout(&x, dropout, mode)?)?)
     }
 

@@ -34,15 +34,21 @@ pub fn norm_of(gradients: &Gradients) -> Result<f32> {
     if is_elsewhere(gradients) {
         return Ok(squares_on_device(gradients)?.to_scalar::<f64>()?.sqrt() as f32);
     }
-    let mut sum = 0.0;
-    for gradient in gradients.values() {
-        // In f64 and chunk by chunk, so that the sum depends neither on size nor on cores.
-        let chunks: Vec<f64> = host::read(gradient, |values| {
-            values.par_chunks(CHUNK).map(|chunk| chunk.iter().map(squared).sum::<f64>()).collect()
-        })?;
-        sum += chunks.iter().sum::<f64>();
-    }
-    Ok(sum.sqrt() as f32)
+    let squares = gradients.values().map(squares_of).sum::<Result<f64>>()?;
+    Ok(squares.sqrt() as f32)
+}
+
+/// Sum of the squares of one gradient on the processor.
+pub(super) fn squares_of(gradient: &Tensor) -> Result<f64> {
+    // In f64 and chunk by chunk, so that the sum depends neither on size nor on cores.
+    let of_chunk = |chunk: &[f32]| dot(chunk, chunk);
+    host::read(gradient, |values| match values.len() <= CHUNK {
+        true => of_chunk(values),
+        false => {
+            let chunks: Vec<f64> = values.par_chunks(CHUNK).map(of_chunk).collect();
+            chunks.iter().sum::<f64>()
+        }
+    })
 }
 
 /// The values of losses, and the norms of their gradients; from a GPU in one transfer.
@@ -105,8 +111,19 @@ fn squares_on_device(gradients: &Gradients) -> Result<Tensor> {
     Tensor::cat(&sums, 0)?.sum_all()
 }
 
-fn squared(value: &f32) -> f64 {
-    f64::from(*value) * f64::from(*value)
+/// `sum_i a_i b_i` in f64, in lanes, so that no addition waits for the one before.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let (lanes_a, lanes_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = lanes_a.remainder().iter().zip(lanes_b.remainder());
+    let rest: f64 = rest.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    let mut sums = [0.0; LANES];
+    for (a, b) in lanes_a.zip(lanes_b) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += f64::from(*a) * f64::from(*b);
+        }
+    }
+    sums.iter().sum::<f64>() + rest
 }
 
 /// `sum_k weight_k gradients_k`, over every parameter that any of them reaches.
@@ -130,12 +147,12 @@ pub fn weighted_sum(parts: &[(f32, Gradients)]) -> Result<Gradients> {
             if gradient.dims() != first.dims() {
                 candle::bail!("the gradients of `{name}` differ in shape");
             }
-            host::read(gradient, |values| {
-                sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(
-                    |(sum, values)| {
-                        sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
-                    },
-                );
+            let add = |(sum, values): (&mut [f32], &[f32])| {
+                sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+            };
+            host::read(gradient, |values| match values.len() <= CHUNK {
+                true => add((&mut sum, values)),
+                false => sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(add),
             })?;
         }
         Ok((name.clone(), Tensor::from_vec(sum, first.shape(), first.device())?))

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use candle::{DType, Result, Tensor, Var};
+use meptr_core::nn::Tape;
 use serde::{Deserialize, Serialize};
 
-use super::grad_norm::{Gradients, gradients_of, measure, weighted_sum};
+use super::grad_norm::Gradients;
 use super::multitask::over_labelled_traits;
+use super::on_tape::{TapedGradients, measured_gradients, sum_of};
 use super::wallet::{Measured, Wallet, WalletConfig};
 use super::{EmotionLoss, PersonalityLoss, emotion};
 use crate::data::Labels;
@@ -246,6 +248,8 @@ impl Objective {
 
     /// Updates the weights from a batch's parts and says what to descend.
     ///
+    /// `tape` is that of the forward pass, if it had one; otherwise any.
+    ///
     /// Parts that are not finite count as absent: one of them would otherwise end the training (for
     /// instance `ccc` on a batch with a single labelled row).
     ///
@@ -255,17 +259,16 @@ impl Objective {
         &mut self,
         components: &Components,
         parameters: &BTreeMap<String, Var>,
+        tape: &Tape,
     ) -> Result<Balanced> {
-        let of_parts = components.values().map(|part| gradients_of(part, parameters));
-        let of_parts = of_parts.collect::<Result<Vec<_>>>()?;
-        let losses: Vec<_> = components.values().zip(&of_parts).collect();
+        let losses: Vec<&Tensor> = components.values().collect();
+        let all = measured_gradients(tape, &losses, parameters)?;
         let mut measured = BTreeMap::new();
         let mut gradients = Vec::new();
-        for ((component, of_part), part) in components.keys().zip(&of_parts).zip(measure(&losses)?)
-        {
+        for (component, (part, of_part)) in components.keys().zip(all) {
             if part.loss.is_finite() && part.gradient_norm.is_finite() {
                 measured.insert(*component, part);
-                gradients.push((*component, of_part.clone()));
+                gradients.push((*component, of_part));
             }
         }
         let of = |component: Component| measured.get(&component).copied();
@@ -278,11 +281,11 @@ impl Objective {
 
         let total =
             measured.iter().map(|(component, part)| self.weight(*component) * part.loss).sum();
-        let weighted: Vec<(f32, Gradients)> = gradients
+        let weighted: Vec<(f32, TapedGradients)> = gradients
             .into_iter()
             .map(|(component, gradients)| (self.weight(component), gradients))
             .collect();
-        Ok(Balanced { total, gradients: weighted_sum(&weighted)?, measured })
+        Ok(Balanced { total, gradients: sum_of(&weighted, parameters)?, measured })
     }
 
     /// The present weight of a part.
@@ -453,7 +456,7 @@ mod tests {
         let logits = Tensor::zeros((1, 7), DType::F32, &Device::Cpu)?;
         let parts = objective.components(&logits, &scores, &labels)?;
         assert!(parts[&Component::PersonalitySupervised].to_scalar::<f32>()?.is_nan());
-        let balanced = objective.balance(&parts, &parameters)?;
+        let balanced = objective.balance(&parts, &parameters, &Tape::default())?;
         assert!(balanced.gradients.is_empty() && balanced.total == 0.0);
         assert_eq!(objective.wallets().supervised.weights(), [1.0, 1.0]);
         Ok(())

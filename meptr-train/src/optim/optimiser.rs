@@ -1,5 +1,6 @@
 //! An optimiser over named parameters, whose state can be saved and restored.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use candle::{DType, Device, Result, Tensor, Var};
@@ -7,8 +8,8 @@ use candle::{DType, Device, Result, Tensor, Var};
 use super::on_device::DeviceState;
 use super::rules::{OptimiserConfig, ParameterState};
 use super::schedule::Rates;
-use crate::host;
 use crate::loss::Gradients;
+use crate::{cores, host};
 
 /// Moves named parameters along their gradients, by the rule of its configuration.
 ///
@@ -60,14 +61,27 @@ impl Optimiser {
                 config.apply_on_device(parameter, gradient, state, rate, momentum)?;
                 continue;
             }
-            let state = self.states.entry(name.clone()).or_default();
+            if !self.states.contains_key(name) {
+                self.states.insert(name.clone(), ParameterState::default());
+            }
+        }
+        if self.on_device {
+            return Ok(());
+        }
+        let (config, rate) = (self.config, rates.learning_rate);
+        let states = self.states.iter_mut();
+        let moved = states.filter_map(|(name, state)| Some((name, gradients.get(name)?, state)));
+        let mut moved: Vec<_> = moved.collect();
+        moved.sort_by_key(|(_, gradient, _)| Reverse(gradient.elem_count()));
+        let parameters = &self.parameters;
+        let moves = cores::each(moved, |(name, gradient, state)| {
             host::read(gradient, |gradient| {
-                host::change(parameter, |parameter| {
+                host::change(&parameters[name], |parameter| {
                     config.apply(parameter, gradient, state, rate, momentum);
                 })
-            })??;
-        }
-        Ok(())
+            })?
+        });
+        moves.into_iter().collect()
     }
 
     /// Everything needed to go on later, for a safetensors file.

@@ -147,17 +147,23 @@ impl Numbers<'_> {
         let count = self.parameter.len();
         self.state.first_moment.resize(count, 0.0);
         self.state.second_moment.resize(count, 0.0);
+        type Chunk<'a> = (((&'a mut [f32], &'a [f32]), &'a mut [f32]), &'a mut [f32]);
+        let change = |(((parameter, gradient), first), second): Chunk| {
+            let moments = first.iter_mut().zip(second);
+            for ((p, g), (first, second)) in parameter.iter_mut().zip(gradient).zip(moments) {
+                rule(p, *g, first, second);
+            }
+        };
+        let ParameterState { first_moment, second_moment, .. } = self.state;
+        if count <= CHUNK {
+            return change((((self.parameter, self.gradient), first_moment), second_moment));
+        }
         self.parameter
             .par_chunks_mut(CHUNK)
             .zip(self.gradient.par_chunks(CHUNK))
-            .zip(self.state.first_moment.par_chunks_mut(CHUNK))
-            .zip(self.state.second_moment.par_chunks_mut(CHUNK))
-            .for_each(|(((parameter, gradient), first), second)| {
-                let moments = first.iter_mut().zip(second);
-                for ((p, g), (first, second)) in parameter.iter_mut().zip(gradient).zip(moments) {
-                    rule(p, *g, first, second);
-                }
-            });
+            .zip(first_moment.par_chunks_mut(CHUNK))
+            .zip(second_moment.par_chunks_mut(CHUNK))
+            .for_each(change);
     }
 }
 

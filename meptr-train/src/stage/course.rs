@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use candle::{Device, Tensor, Var};
-use meptr_core::nn::Mode;
+use meptr_core::nn::{Mode, Tape};
 use meptr_core::rng::RandomStream;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::state::TrainingState;
 use crate::data::Dev;
+use crate::loss::Gradients;
+use crate::loss::on_tape::{gradients_on, sum_of};
 use crate::loss::semi_supervised::Wallets;
-use crate::loss::{Gradients, gradients_of};
 use crate::optim::{Optimiser, OptimiserConfig, ScheduleConfig, Scheduler, clip_global_norm};
 use crate::select::{
     BestOnDev, CorpusScores, DevScore, Evaluation, Predictions, SelectionMetric, Verdict,
@@ -225,6 +226,7 @@ pub(super) struct Course<'a> {
     pub(super) progress: Progress,
     pub(super) seen: Predictions,
     optimiser: Optimiser,
+    tape: Tape,
     best_parameters: BTreeMap<String, Tensor>,
     clock: Instant,
 }
@@ -259,6 +261,7 @@ impl<'a> Course<'a> {
                     },
                     seen: Predictions::default(),
                     optimiser: Optimiser::new(config.optimiser, parameters),
+                    tape: Tape::default(),
                     best_parameters: BTreeMap::new(),
                     clock: Instant::now(),
                 })
@@ -288,6 +291,7 @@ impl<'a> Course<'a> {
             progress: state.progress,
             seen: Predictions::from_tensors(&state.seen)?,
             optimiser,
+            tape: Tape::default(),
             best_parameters: state.best_parameters,
             clock: Instant::now(),
         })
@@ -310,15 +314,20 @@ impl<'a> Course<'a> {
         (!is_over).then_some(self.progress.epochs + 1)
     }
 
+    /// Where the weights of the models that it runs leave their gradients.
+    pub(super) fn tape(&self) -> &Tape {
+        &self.tape
+    }
+
     /// Runs a model with the next dropout masks.
     pub(super) fn with_dropout<T>(
         &mut self,
         forward: impl FnOnce(&mut Mode) -> candle::Result<T>,
     ) -> candle::Result<T> {
-        let mut mode = Mode::Train(self.progress.dropout.clone());
+        let mut mode = Mode::Taped(self.progress.dropout.clone(), self.tape.clone());
         let output = forward(&mut mode)?;
-        if let Mode::Train(dropout) = mode {
-            self.progress.dropout = dropout;
+        if let Some(dropout) = mode.dropout() {
+            self.progress.dropout = dropout.clone();
         }
         Ok(output)
     }
@@ -330,7 +339,9 @@ impl<'a> Course<'a> {
         let value: f64 = loss.map_or(Ok(f32::NAN), |loss| loss.to_scalar())?.into();
         match loss {
             Some(loss) if value.is_finite() => {
-                self.step(gradients_of(loss, self.parameters())?, value, rows)?;
+                let gradients = gradients_on(&self.tape, loss, self.parameters())?;
+                let gradients = sum_of(&[(1.0, gradients)], self.parameters())?;
+                self.step(gradients, value, rows)?;
             }
             _ => {
                 self.progress.batches += 1;

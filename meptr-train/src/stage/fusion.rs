@@ -176,7 +176,7 @@ fn step(
 ) -> candle::Result<f64> {
     let (logits, scores) = course.with_dropout(|mode| model.answers(&batch.input, mode))?;
     let parts = objective.components_of(logits.as_ref(), scores.as_ref(), &batch.labels)?;
-    let balanced = objective.balance(&parts, course.parameters())?;
+    let balanced = objective.balance(&parts, course.parameters(), course.tape())?;
     let loss = f64::from(balanced.total);
     course.step(balanced.gradients, loss, batch.len())?;
     course.progress.wallets = Some(objective.wallets().clone());

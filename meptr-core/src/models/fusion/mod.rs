@@ -17,4 +17,4 @@ pub(super) use graph::Graph;
 pub(super) use guide_bank::GuideBank;
 pub(super) use predict_projector::PredictProjector;
 pub(super) use projector::ModalityProjector;
-pub(super) use task_query::TaskQuery;
+pub(super) use task_query::{Reading, TaskQuery};

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use super::input::taking_part;
 use super::{
     Ablation, FusionConfig, FusionInput, Graph, GuideBank, ModalityInput, PredictProjector,
-    TaskQuery,
+    Reading, TaskQuery,
 };
 use crate::Task;
 use crate::nn::{Linear, Mode, MultiHeadAttention, ops};
@@ -82,9 +82,12 @@ impl FusionModel {
         let context = self.graph.forward(&parts, mode)?;
         let parts: Vec<&ModalityInput> = parts.into_iter().map(|(_, part)| part).collect();
         let attention = self.cross_attn.as_ref();
-        let emotion_vector = self.emotion.query.read(&context, attention, mode)?;
+        let reading = attention.map(|attention| Reading::of(&context, attention, mode));
+        let reading = reading.transpose()?;
+        // Each task asks for itself: what a loss of one task does not reach gets no gradient at all.
+        let emotion_vector = self.emotion.query.read(&context, reading.as_ref(), mode)?;
+        let personality_vector = self.personality.query.read(&context, reading.as_ref(), mode)?;
         let emotion_vector = self.emotion.with_predictions(emotion_vector, &parts)?;
-        let personality_vector = self.personality.query.read(&context, attention, mode)?;
         let personality_vector = self.personality.with_predictions(personality_vector, &parts)?;
         Ok(FusionOutput {
             emotion_logits: self.emotion.decide(&emotion_vector, Ok)?,
@@ -231,7 +234,9 @@ mod tests {
         let reversed: Vec<_> = parts.iter().copied().rev().collect();
         let read = |parts: &[(Modality, &ModalityInput)]| -> Result<Tensor> {
             let context = model.graph.forward(parts, &mut Mode::Eval)?;
-            model.emotion.query.read(&context, model.cross_attn.as_ref(), &mut Mode::Eval)
+            let attention = model.cross_attn.as_ref();
+            let reading = attention.map(|attention| Reading::of(&context, attention, &Mode::Eval));
+            model.emotion.query.read(&context, reading.transpose()?.as_ref(), &mut Mode::Eval)
         };
         let off = (read(&parts)? - read(&reversed)?)?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert!(off < 1e-6, "off by {off}");

@@ -41,10 +41,11 @@ impl ModalityProjector {
 
     /// `(rows, w)` to `(rows, h)`.
     pub(in crate::models) fn forward(&self, vector: &Tensor, mode: &mut Mode) -> Result<Tensor> {
-        let x = ops::dropout(&ops::relu(&self.linear.forward(vector)?)?, self.dropout, mode)?;
-        let x = self.norm.forward(&x)?;
-        let inner = ops::relu(&self.adapter_down.forward(&x)?)?;
-        let branch = self.adapter_up.forward(&ops::dropout(&inner, self.dropout, mode)?)?;
+        let x = self.linear.forward_in(vector, mode)?;
+        let x = self.norm.forward(&ops::relu_dropout(&x, self.dropout, mode)?)?;
+        let inner = self.adapter_down.forward_in(&x, mode)?;
+        let inner = ops::relu_dropout(&inner, self.dropout, mode)?;
+        let branch = self.adapter_up.forward_in(&inner, mode)?;
         self.adapter_norm.forward(&(x + branch)?)
     }
 }

@@ -4,7 +4,7 @@ use candle::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::graph::Context;
-use crate::nn::{Mode, MultiHeadAttention, ops};
+use crate::nn::{AttentionMemory, Mode, MultiHeadAttention, ops};
 
 /// A learned question, `(1, 1, h)`, by which a task reads the context.
 #[derive(Debug, Clone)]
@@ -22,13 +22,30 @@ impl TaskQuery {
     pub(in crate::models) fn read(
         &self,
         context: &Context,
-        attention: Option<&MultiHeadAttention>,
+        reading: Option<&Reading>,
         mode: &mut Mode,
     ) -> Result<Tensor> {
         let Context { nodes, mask } = context;
-        let Some(attention) = attention else { return ops::masked_mean(nodes, mask.as_ref()) };
-        let (rows, _, width) = nodes.dims3()?;
-        let query = self.query.broadcast_as((rows, 1, width))?.contiguous()?;
-        attention.forward(&query, nodes, nodes, mask.as_ref(), mode)?.squeeze(1)
+        let Some(Reading { attention, memory }) = reading else {
+            return ops::masked_mean(nodes, mask.as_ref());
+        };
+        attention.attend(&self.query, memory, mask.as_ref(), mode)?.squeeze(1)
+    }
+}
+
+/// How tasks read a context; keys and values are the same for all of them.
+pub(in crate::models) struct Reading<'a> {
+    attention: &'a MultiHeadAttention,
+    memory: AttentionMemory,
+}
+
+impl<'a> Reading<'a> {
+    pub(in crate::models) fn of(
+        context: &Context,
+        attention: &'a MultiHeadAttention,
+        mode: &Mode,
+    ) -> Result<Self> {
+        let memory = attention.memory(&context.nodes, &context.nodes, mode)?;
+        Ok(Self { attention, memory })
     }
 }
