@@ -56,6 +56,11 @@ impl Ear {
         Ok(Self { input: AudioInput::open(&folder)?, model, batch, device: device.clone() })
     }
 
+    /// Lets go of the weights until the next video, where they are mapped.
+    pub(super) fn release(&self) {
+        self.model.release();
+    }
+
     /// Whether so much sound is worth reading now: any on the processor, a batch on a GPU.
     pub(super) fn has_enough(&self, cuts: &[Cut]) -> bool {
         let samples: usize = cuts.iter().map(|cut| cut.samples.len()).sum();

@@ -98,6 +98,11 @@ impl Eye {
         self.bodies = Some(detector);
     }
 
+    /// Lets go of the weights until the next video, where they are mapped.
+    pub(super) fn release(&self) {
+        self.model.release();
+    }
+
     /// Looks at frames, in their order; `tracker`, if there is one, has followed the bodies of those
     /// before.
     pub(super) fn look(

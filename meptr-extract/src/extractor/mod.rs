@@ -358,8 +358,11 @@ impl Pass<'_> {
             Event::End(report) => {
                 self.report = report;
                 self.look(None)?;
+                self.extractor.eye.release(); // so that weights are not in memory all at once
                 let cuts = self.cutter.finish();
-                self.hear(cuts, true)
+                self.hear(cuts, true)?;
+                self.extractor.ear.release();
+                Ok(())
             }
         }
     }

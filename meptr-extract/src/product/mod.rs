@@ -2,7 +2,7 @@
 //!
 //! Weights are read where they lie, `(outputs, depth)` row by row as checkpoints have them, so that
 //! a mapped file needs no second copy: some outputs at a time are laid out for the vectors of the
-//! CPU ([`pack`]), multiplied with all rows ([`kernel`]) and finished (bias, activation or residual)
+//! CPU (`pack`), multiplied with all rows (`kernel`) and finished (bias, activation or residual)
 //! while they are in the cache. Threads share the outputs or, where there are many rows, the rows.
 
 mod attention;
