@@ -7,6 +7,7 @@
 #
 # GPU_CHECK_DEVICE   the device [cuda:0]; `cpu` for a trial where no GPU is
 # GPU_CHECK_OUT      folder for what it writes [target/cuda/gpu-check]
+# GPU_CHECK_VIDEO    what predictions are timed on [samples/portrait.mp4]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,12 +17,15 @@ quick=()
 [ "${1:-}" = --quick ] && quick=(--quick)
 failed=()
 mkdir -p "$out"
+out=$(cd "$out" && pwd)
 
 say() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 step() { # NAME SECONDS COMMAND..
     local name=$1 limit=$2
     shift 2
-    timeout "$limit" "$@" || failed+=("$name")
+    timeout "$limit" "$@" && return
+    failed+=("$name")
+    return 1
 }
 
 unpack() {
@@ -51,7 +55,7 @@ for folder in /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib; do
     [ -d "$folder" ] && found=$found:$folder
 done
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$found
-export PATH=$PWD/$out/bin:$PATH
+export PATH=$out/bin:$PATH
 
 say "golden data on $device"
 export MEPTR_TEST_DEVICE=$device MEPTR_GOLDEN=${MEPTR_GOLDEN:-$PWD/tests/golden}
@@ -65,12 +69,10 @@ say "backbones on $device against the processor"
 step compare 150 gpu_check compare "$device" "${quick[@]}"
 
 say "demo prediction"
-if ldd "$out/bin/meptr" | grep -q 'not found'; then
-    echo "left out: the libraries of FFmpeg are not here:"
-    ldd "$out/bin/meptr" | grep 'not found' | head -3
-else
-    video=samples/portrait.mp4
-    step predict 120 meptr predict --device "$device" --format json --output "$out/device.json" "$video"
+video=samples/portrait.mp4
+# Without the libraries of FFmpeg the rest of this part is left out; the program says what to install.
+if step predict 120 meptr predict --device "$device" --format json --output "$out/device.json" "$video"
+then
     step predict-cpu 120 meptr predict --device cpu --format json --output "$out/cpu.json" "$video"
     step predict-same 60 python3 - "$out/device.json" "$out/cpu.json" <<'PY'
 import json, sys
@@ -81,11 +83,12 @@ print(f"probabilities and scores off by {off:.1e}")
 sys.exit(off > 1e-3)
 PY
     if [ ${#quick[@]} -eq 0 ]; then
+        timed=${GPU_CHECK_VIDEO:-$video}
         step weights 120 meptr weights init --preset full --seed 1 "$out/full"
         for precision in f32 bf16; do
             [ "$device" = cpu ] && [ $precision = bf16 ] && continue
             step "predict-$precision" 120 meptr predict --device "$device" --precision $precision \
-                --weights "$out/full" --format json --output "$out/full-$precision.json" "$video" "$video"
+                --weights "$out/full" --format json --output "$out/full-$precision.json" "$timed" "$timed"
             python3 - "$out/full-$precision.json" "$precision" <<'PY'
 import json, sys
 for video in json.load(open(sys.argv[1]))["videos"]:
@@ -93,6 +96,19 @@ for video in json.load(open(sys.argv[1]))["videos"]:
     print(f"full size, {sys.argv[2]}: {steps}")
 PY
         done
+        # A folder of videos, decoded by as many workers as the processor has halves of cores.
+        mkdir -p "$out/videos"
+        for number in $(seq 48); do cp "$timed" "$out/videos/$number.mp4"; done
+        workers=$(yes "$device" | head -n "$((($(nproc) + 1) / 2))" | paste -sd,)
+        start=$(date +%s.%N)
+        step predict-folder 120 meptr predict --device "$workers" --weights "$out/full" \
+            --format json --output "$out/folder.json" "$out/videos"
+        python3 - "$out/folder.json" "$(date +%s.%N)" "$start" <<'PY'
+import json, sys
+videos = json.load(open(sys.argv[1]))["videos"]
+seconds = float(sys.argv[2]) - float(sys.argv[3])
+print(f"a folder of {len(videos)} videos, from process start: {seconds:.1f} s")
+PY
     fi
 fi
 

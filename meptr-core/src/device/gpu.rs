@@ -84,9 +84,33 @@ impl Machine for ThisMachine {
         unsafe {
             device.as_cuda_device()?.disable_event_tracking();
         }
+        keep_freed_memory(device.as_cuda_device()?)?;
         try_out(&device)?;
         Ok(device)
     }
+}
+
+/// Has the driver keep what was freed for what is asked for next; by default it goes back to the
+/// system whenever the program waits for the GPU, and asking for it again takes longer than most
+/// kernels do.
+#[cfg(feature = "cuda")]
+fn keep_freed_memory(device: &candle::CudaDevice) -> candle::Result<()> {
+    use candle::cuda_backend::WrapErr;
+    use candle::cuda_backend::cudarc::driver::{result, sys};
+    let context = device.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    #[expect(unsafe_code, reason = "pools are only reachable through the driver's functions")]
+    // SAFETY: the device is that of a living context; the attribute is a 64-bit number, which the
+    // driver copies.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()).w()?;
+    }
+    Ok(())
 }
 
 /// Runs a kernel and a matrix product: a driver that is too old for our kernels, or a GPU that is

@@ -73,18 +73,18 @@ impl Convolution {
         if steps < self.kernel || inputs * self.kernel != groups * depth {
             candle::bail!("{:?} has no windows for kernels {:?}", x.dims(), self.weight.dims());
         }
+        if !x.device().is_cpu() || x.dtype() != DType::F32 {
+            let product = self.copying(&x.contiguous()?)?; // (groups, windows, outputs / groups)
+            let product = match groups {
+                1 => product.squeeze(0)?,
+                _ => ops::swap_middle(&product.unsqueeze(0)?)?.squeeze(0)?.flatten_from(1)?,
+            };
+            return ops::biased(product, &self.bias, activation);
+        }
         let grouped = match groups {
             1 => x.contiguous()?.unsqueeze(0)?,
             _ => x.reshape((steps, groups, inputs / groups))?.transpose(0, 1)?.contiguous()?,
         };
-        if !x.device().is_cpu() || x.dtype() != DType::F32 {
-            let product = self.copying(&grouped)?; // (groups, windows, outputs / groups)
-            let product = product.transpose(0, 1)?.flatten_from(1)?.broadcast_add(&self.bias)?;
-            return match activation {
-                None => Ok(product),
-                Some(activation) => ops::activated(product, activation),
-            };
-        }
         let count = (steps - self.kernel) / self.stride + 1;
         let (weight, bias) = (Numbers::of(&self.weight)?, Numbers::of(&self.bias)?);
         let parts: Vec<Part> = weight
@@ -106,20 +106,16 @@ impl Convolution {
         Tensor::from_vec(product, (count, groups * outputs), &Device::Cpu)
     }
 
-    /// The product over windows that are copied out: `(groups, steps, inputs / groups)` to
+    /// The product over windows that are copied out: contiguous `(steps, inputs)` to
     /// `(groups, windows, outputs / groups)`.
     fn copying(&self, x: &Tensor) -> Result<Tensor> {
-        let (groups, steps, _) = x.dims3()?;
-        let windows = (steps - self.kernel) / self.stride + 1;
-        let depth = self.weight.dim(2)?;
+        let (groups, _, depth) = self.weight.dims3()?;
+        let windows = (x.dim(0)? - self.kernel) / self.stride + 1;
         let at_once = (MAX_COPIED / (groups * depth)).max(1);
-        let within = Tensor::arange(0, self.kernel as u32, x.device())?.unsqueeze(0)?;
         let product = |start: usize| -> Result<Tensor> {
-            let end = windows.min(start + at_once);
-            let starts = Tensor::arange(start as u32, end as u32, x.device())?;
-            let starts = (starts * self.stride as f64)?.unsqueeze(1)?;
-            let rows = starts.broadcast_add(&within)?.flatten_all()?; // (windows * kernel,)
-            let copied = x.index_select(&rows, 1)?.reshape((groups, end - start, depth))?;
+            let steps = (at_once.min(windows - start) - 1) * self.stride + self.kernel;
+            let x = x.narrow(0, start * self.stride, steps)?;
+            let copied = ops::windows(&x, groups, self.kernel, self.stride)?;
             ops::matmul(&copied, &self.weight.t()?)
         };
         let blocks: Result<Vec<Tensor>> = (0..windows).step_by(at_once).map(product).collect();

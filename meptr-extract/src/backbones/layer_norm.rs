@@ -5,6 +5,8 @@ use meptr_core::weights::FrozenBuilder;
 use pulp::Arch;
 
 use super::encoder::Activation;
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::ops::{self, for_rows, numbers};
 use super::vector_math;
 
@@ -37,6 +39,10 @@ impl LayerNorm {
         if ops::is_plain_cpu(x) {
             let op = Norm { eps: self.eps as f32, activation };
             return x.apply_op3_no_bwd(&self.weight, &self.bias, &op);
+        }
+        #[cfg(feature = "cuda")]
+        if gpu::takes(x) {
+            return gpu::layer_norm(x, (&self.weight, &self.bias), self.eps, activation);
         }
         let normed = self.plain(x)?;
         match activation {

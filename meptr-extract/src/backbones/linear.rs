@@ -106,7 +106,7 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.0 {
             Form::OnCpu(layers) => multiply(x, layers, Ending::Linear),
-            Form::Elsewhere(weight, bias) => product(x, weight)?.broadcast_add(bias),
+            Form::Elsewhere(weight, bias) => ops::biased(product(x, weight)?, bias, None),
         }
     }
 
@@ -115,9 +115,25 @@ impl Linear {
         match &self.0 {
             Form::OnCpu(layers) => multiply(x, layers, Ending::Activated(activation)),
             Form::Elsewhere(weight, bias) => {
-                ops::activated(product(x, weight)?.broadcast_add(bias)?, activation)
+                ops::biased(product(x, weight)?, bias, Some(activation))
             }
         }
+    }
+
+    /// Queries, keys and values of `batch` sequences, `(batch * time, inputs)` to
+    /// `(3, batch, heads, time, width)`; not for the CPU in f32, which reads them where they lie.
+    pub(super) fn forward_split(&self, x: &Tensor, batch: usize, heads: usize) -> Result<Tensor> {
+        match &self.0 {
+            Form::OnCpu(_) => candle::bail!("the CPU does not split heads"),
+            Form::Elsewhere(weight, bias) => {
+                ops::split_heads(&product(x, weight)?, bias, batch, heads)
+            }
+        }
+    }
+
+    /// Whether this is on the CPU in f32.
+    pub(super) fn is_plain_cpu(&self) -> bool {
+        matches!(self.0, Form::OnCpu(_))
     }
 
     /// The same, and `residual` `(rows, outputs)` added.
@@ -127,7 +143,7 @@ impl Linear {
                 let residual = residual.contiguous()?;
                 multiply(x, layers, Ending::Plus(&Numbers::of(&residual)?))
             }
-            Form::Elsewhere(weight, bias) => product(x, weight)?.broadcast_add(bias)? + residual,
+            Form::Elsewhere(weight, bias) => ops::biased_plus(product(x, weight)?, bias, residual),
         }
     }
 }

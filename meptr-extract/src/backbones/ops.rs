@@ -1,13 +1,15 @@
 //! What stands between the matrix products.
 //!
-//! On the CPU, f32 runs in parallel and vectorised; other devices and types take Candle's own
-//! operations. Forward only.
+//! On the CPU, f32 runs in parallel and vectorised; NVIDIA GPUs have kernels of their own; what is
+//! left takes Candle's operations. Forward only.
 
 use candle::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::encoder::Activation;
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::vector_math;
 
 /// Numbers that one task handles at least, so that small tensors are not scattered over threads.
@@ -27,8 +29,78 @@ pub(crate) fn activated(x: Tensor, activation: Activation) -> Result<Tensor> {
     Ok(x)
 }
 
+/// `activation(x + bias)`; overwrites `x` like [`activated`].
+///
+/// `x` is `(.., width)`, `bias` `(width,)`.
+pub(super) fn biased(x: Tensor, bias: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if gpu::takes(&x) {
+        return gpu::add_bias(x, bias, activation);
+    }
+    let sum = x.broadcast_add(bias)?;
+    match activation {
+        None => Ok(sum),
+        Some(activation) => activated(sum, activation),
+    }
+}
+
+/// `x + bias + residual`; overwrites `x` like [`activated`], whose shape `residual` has.
+pub(super) fn biased_plus(x: Tensor, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if gpu::takes(&x) {
+        return gpu::add_residual(x, bias, residual);
+    }
+    x.broadcast_add(bias)? + residual
+}
+
+/// Queries, keys and values `(batch * time, 3 * heads * width)` without their bias to
+/// `(3, batch, heads, time, width)` with it.
+pub(super) fn split_heads(x: &Tensor, bias: &Tensor, batch: usize, heads: usize) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if gpu::takes(x) {
+        return gpu::split_heads(x, bias, batch, heads);
+    }
+    let (rows, width) = x.dims2()?;
+    x.broadcast_add(bias)?
+        .reshape((batch, rows / batch, 3, heads, width / 3 / heads))?
+        .permute((2, 0, 3, 1, 4))?
+        .contiguous()
+}
+
+/// `(outer, first, second, inner)` to `(outer, second, first, inner)`, contiguous.
+pub(super) fn swap_middle(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if gpu::takes(x) {
+        return gpu::swap_middle(x);
+    }
+    x.transpose(1, 2)?.contiguous()
+}
+
+/// Windows of a contiguous sequence `(steps, channels)`:
+/// `(groups, windows, kernel * channels / groups)`.
+pub(super) fn windows(x: &Tensor, groups: usize, kernel: usize, stride: usize) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if gpu::takes(x) {
+        return gpu::windows(x, groups, kernel, stride);
+    }
+    let (steps, channels) = x.dims2()?;
+    let windows = (steps - kernel) / stride + 1;
+    let within = Tensor::arange(0, kernel as u32, x.device())?.unsqueeze(0)?;
+    let starts = (Tensor::arange(0, windows as u32, x.device())? * stride as f64)?;
+    let rows = starts.unsqueeze(1)?.broadcast_add(&within)?.flatten_all()?; // (windows * kernel,)
+    x.reshape((steps, groups, channels / groups))?
+        .transpose(0, 1)?
+        .contiguous()?
+        .index_select(&rows, 1)?
+        .reshape((groups, windows, kernel * channels / groups))
+}
+
 /// Softmax over the last dimension, summed in f32 at least; overwrites `x` like [`activated`].
 pub(crate) fn softmax(x: Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if gpu::takes(&x) {
+        return gpu::softmax(x);
+    }
     if !is_plain_cpu(&x) {
         return plain::softmax(&x);
     }

@@ -3,7 +3,7 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::kernel::{PANEL_VECTORS, Times};
+use super::kernel::{Next, PANEL_VECTORS, Times};
 use super::multiply::MAX_CHAIN;
 use super::{dispatch, pack};
 use crate::backbones::vector_math;
@@ -89,6 +89,7 @@ impl WithSimd for Run<'_, '_> {
         let mut laid_out = vec![0.0; keys.div_ceil(panel) * head_width * panel];
         pack::pack(arch, part(1), step, keys, head_width, panel, &mut laid_out);
         let values = value_panels(part(2), step, keys, head_width, panel);
+        let mut nothing = Next::NOTHING;
         let mut scores = vec![0.0; QUERIES_AT_ONCE.min(out.len()) * keys];
         for (number, out) in out.chunks_mut(QUERIES_AT_ONCE).enumerate() {
             let queries = &part(0)[(first + number * QUERIES_AT_ONCE) * step..];
@@ -102,7 +103,7 @@ impl WithSimd for Run<'_, '_> {
                     panel: panel_of,
                     adds: false,
                 };
-                times.run(simd, &mut lines, number * panel);
+                times.run(simd, &mut lines, number * panel, &mut nothing);
             }
             lines.iter_mut().for_each(|line| vector_math::softmax(line));
             for (number, panel_of) in values.chunks_exact(keys * panel).enumerate() {
@@ -112,7 +113,7 @@ impl WithSimd for Run<'_, '_> {
                     let x = &scores[start..];
                     let times =
                         Times { x, row_step: keys, depth, panel: panel_of, adds: start > 0 };
-                    times.run(simd, out, number * panel);
+                    times.run(simd, out, number * panel, &mut nothing);
                 }
             }
         }

@@ -24,44 +24,93 @@ pub(super) struct Times<'a> {
     pub(super) adds: bool,
 }
 
+/// Rows of numbers that are needed soon, fetched from memory a line at a time between the products:
+/// weights lie too far apart for the CPU to guess.
+#[derive(Clone, Copy)]
+pub(super) struct Next<'a> {
+    /// Row `r` starts at number `r * row_step`.
+    numbers: &'a [f32],
+    row_step: usize,
+    count: usize,
+    /// Rows for each block of products.
+    at_once: usize,
+}
+
+impl<'a> Next<'a> {
+    pub(super) const NOTHING: Self = Self { numbers: &[], row_step: 0, count: 0, at_once: 0 };
+
+    /// Rows to be fetched evenly within so many blocks.
+    pub(super) fn new(numbers: &'a [f32], row_step: usize, count: usize, blocks: usize) -> Self {
+        Self { numbers, row_step, count, at_once: count.div_ceil(blocks.max(1)) }
+    }
+
+    /// Those for one block, which are then done with.
+    fn take(&mut self) -> Self {
+        let count = self.at_once.min(self.count);
+        let now = Self { count, ..*self };
+        self.numbers = self.numbers.get(count * self.row_step..).unwrap_or(&[]);
+        self.count -= count;
+        now
+    }
+
+    /// Fetches the line of each row that holds its number `depth` into the second-level cache.
+    #[inline(always)]
+    fn fetch(&self, depth: usize) {
+        for row in 0..self.count {
+            prefetch::<FAR>(self.numbers.as_ptr().wrapping_add(row * self.row_step + depth));
+        }
+    }
+}
+
 impl Times<'_> {
     /// Sets columns from `first` on, as many as a panel has or are left, of some rows of the output.
     #[inline(always)]
-    pub(super) fn run<S: Simd>(self, simd: S, out: &mut [&mut [f32]], first: usize) {
-        let most = if S::REGISTER_COUNT >= 32 { MAX_ROWS } else { MAX_ROWS_OF_FEW_REGISTERS };
+    pub(super) fn run<S: Simd>(
+        self,
+        simd: S,
+        out: &mut [&mut [f32]],
+        first: usize,
+        next: &mut Next,
+    ) {
         // Blocks of nearly one size: a short last one would not fill the pipeline.
-        let mut blocks = out.len().div_ceil(most);
+        let mut blocks = blocks_of::<S>(out.len());
         let mut done = 0;
         while done < out.len() {
             let count = (out.len() - done).div_ceil(blocks);
             blocks -= 1;
             let times = Self { x: &self.x[done * self.row_step..], ..self };
-            times.block_of(simd, &mut out[done..done + count], first);
+            times.block_of(simd, &mut out[done..done + count], first, next.take());
             done += count;
         }
     }
 
     #[inline(always)]
-    fn block_of<S: Simd>(self, simd: S, out: &mut [&mut [f32]], first: usize) {
+    fn block_of<S: Simd>(self, simd: S, out: &mut [&mut [f32]], first: usize, next: Next) {
         match out.len() {
-            1 => self.block::<S, 1>(simd, out, first),
-            2 => self.block::<S, 2>(simd, out, first),
-            3 => self.block::<S, 3>(simd, out, first),
-            4 => self.block::<S, 4>(simd, out, first),
-            5 => self.block::<S, 5>(simd, out, first),
-            6 => self.block::<S, 6>(simd, out, first),
-            7 => self.block::<S, 7>(simd, out, first),
-            8 => self.block::<S, 8>(simd, out, first),
-            9 => self.block::<S, 9>(simd, out, first),
-            10 => self.block::<S, 10>(simd, out, first),
-            11 => self.block::<S, 11>(simd, out, first),
-            _ => self.block::<S, 12>(simd, out, first),
+            1 => self.block::<S, 1>(simd, out, first, next),
+            2 => self.block::<S, 2>(simd, out, first, next),
+            3 => self.block::<S, 3>(simd, out, first, next),
+            4 => self.block::<S, 4>(simd, out, first, next),
+            5 => self.block::<S, 5>(simd, out, first, next),
+            6 => self.block::<S, 6>(simd, out, first, next),
+            7 => self.block::<S, 7>(simd, out, first, next),
+            8 => self.block::<S, 8>(simd, out, first, next),
+            9 => self.block::<S, 9>(simd, out, first, next),
+            10 => self.block::<S, 10>(simd, out, first, next),
+            11 => self.block::<S, 11>(simd, out, first, next),
+            _ => self.block::<S, 12>(simd, out, first, next),
         }
     }
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "constant indices keep sums in registers")]
-    fn block<S: Simd, const P: usize>(self, simd: S, out: &mut [&mut [f32]], first: usize) {
+    fn block<S: Simd, const P: usize>(
+        self,
+        simd: S,
+        out: &mut [&mut [f32]],
+        first: usize,
+        next: Next,
+    ) {
         const C: usize = PANEL_VECTORS;
         if P > MAX_ROWS_OF_FEW_REGISTERS && S::REGISTER_COUNT < 32 {
             return; // never called; the condition is constant, so that no code is made for it
@@ -73,15 +122,20 @@ impl Times<'_> {
         }
         let mut sums = [[simd.splat_f32s(0.0); C]; P];
         for out in &*out {
-            (0..C).for_each(|c| prefetch(out.as_ptr().wrapping_add(first + c * S::F32_LANES)));
+            let place = out.as_ptr().wrapping_add(first);
+            (0..C).for_each(|c| prefetch::<NEAR>(place.wrapping_add(c * S::F32_LANES)));
         }
-        for (depth, weights) in (0..self.depth).zip(weights.chunks_exact(C)) {
-            prefetch(weights.as_ptr().wrapping_add(C * AHEAD));
-            prefetch(weights.as_ptr().wrapping_add(C * AHEAD + 1));
-            for p in 0..P {
-                let value = simd.splat_f32s(rows[p][depth]);
-                for c in 0..C {
-                    sums[p][c] = simd.mul_add_e_f32s(value, weights[c], sums[p][c]);
+        for (number, weights) in weights.chunks(C * LINE).enumerate() {
+            next.fetch(number * LINE);
+            let rows = rows.map(|row| &row[number * LINE..][..weights.len() / C]);
+            for (depth, weights) in weights.chunks_exact(C).enumerate() {
+                let place = weights.as_ptr().wrapping_add(C * AHEAD);
+                (0..C).for_each(|c| prefetch::<NEAR>(place.wrapping_add(c)));
+                for p in 0..P {
+                    let value = simd.splat_f32s(rows[p][depth]);
+                    for c in 0..C {
+                        sums[p][c] = simd.mul_add_e_f32s(value, weights[c], sums[p][c]);
+                    }
                 }
             }
         }
@@ -106,18 +160,29 @@ impl Times<'_> {
     }
 }
 
+/// The number of blocks that so many rows are multiplied in.
+pub(super) fn blocks_of<S: Simd>(rows: usize) -> usize {
+    rows.div_ceil(if S::REGISTER_COUNT >= 32 { MAX_ROWS } else { MAX_ROWS_OF_FEW_REGISTERS })
+}
+
 /// How many depths ahead of its use a panel is fetched from the second-level cache.
 const AHEAD: usize = 6;
+/// Numbers of a line of the cache.
+const LINE: usize = 16;
+
+/// Fetch to the first-level cache: the hints of x86-64, which other CPUs are not given.
+const NEAR: i32 = 3;
+/// Fetch to the second-level cache.
+const FAR: i32 = 2;
 
 /// Fetches what stands at a place, if anything does.
 #[inline(always)]
-fn prefetch<T>(place: *const T) {
+fn prefetch<const WHERE: i32>(place: *const impl Sized) {
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "prefetching is only reachable as an intrinsic")]
     // SAFETY: a prefetch reads nothing; any address is allowed.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(place.cast());
+        std::arch::x86_64::_mm_prefetch::<WHERE>(place.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::kernel::{PANEL_VECTORS, Times};
+use super::kernel::{Next, PANEL_VECTORS, Times, blocks_of};
 use super::{dispatch, pack};
 use crate::backbones::{Activation, vector_math};
 
@@ -175,16 +175,19 @@ fn run(arch: Arch, rows: Rows, ending: Ending, task: Task) {
     });
 }
 
-/// Lends numbers that a thread keeps, of any value.
+/// Lends numbers that a thread keeps, of any value; they start with a line of the cache.
 pub(super) fn with_scratch<R>(count: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    const LINE_BYTES: usize = 64;
     thread_local! {
         static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < count {
-            scratch.resize(count, 0.0);
+        let room = count + LINE_BYTES / size_of::<f32>();
+        if scratch.len() < room {
+            scratch.resize(room, 0.0);
         }
-        work(&mut scratch[..count])
+        let first = scratch.as_ptr().align_offset(LINE_BYTES);
+        work(&mut scratch[first..][..count])
     })
 }
 
@@ -208,6 +211,9 @@ impl WithSimd for Run<'_, '_> {
         let Task { part, place, mut out } = task;
         let panel = PANEL_VECTORS * S::F32_LANES;
         let group = PANELS_AT_ONCE * panel;
+        // Rows in chunks of nearly one size, each of which blocks of the kernel divide evenly.
+        let chunks = out.len().div_ceil(CACHED_ROWS).max(1);
+        let at_once = out.len().div_ceil(chunks).max(1);
         for first in (0..part.bias.len()).step_by(group) {
             let last = part.bias.len().min(first + group);
             for start in (0..part.depth).step_by(MAX_CHAIN) {
@@ -216,8 +222,17 @@ impl WithSimd for Run<'_, '_> {
                 let packed = &mut packed[..outputs.div_ceil(panel) * depth * panel];
                 let weight = &part.weight[first * part.depth + start..];
                 pack::pack(arch, weight, part.depth, outputs, depth, panel, packed);
-                for (number, out) in out.chunks_mut(CACHED_ROWS).enumerate() {
-                    let row = place.first_row + number * CACHED_ROWS;
+                let blocks = chunks * blocks_of::<S>(at_once) * outputs.div_ceil(panel);
+                let mut next = match (start + depth < part.depth, last < part.bias.len()) {
+                    (true, _) => Next::new(&weight[depth..], part.depth, outputs, blocks),
+                    (false, true) => {
+                        let weight = &part.weight[last * part.depth..];
+                        Next::new(weight, part.depth, group.min(part.bias.len() - last), blocks)
+                    }
+                    (false, false) => Next::NOTHING,
+                };
+                for (number, out) in out.chunks_mut(at_once).enumerate() {
+                    let row = place.first_row + number * at_once;
                     for (row, near) in (row..row + out.len()).zip(near.chunks_mut(CACHED_STEP)) {
                         let x = row * rows.step + part.offset + start;
                         near[..depth].copy_from_slice(&rows.numbers[x..x + depth]);
@@ -225,7 +240,7 @@ impl WithSimd for Run<'_, '_> {
                     for (number, panel_of) in packed.chunks_exact(depth * panel).enumerate() {
                         let (x, row_step, adds) = (&*near, CACHED_STEP, start > 0);
                         let times = Times { x, row_step, depth, panel: panel_of, adds };
-                        times.run(simd, out, first + number * panel);
+                        times.run(simd, out, first + number * panel, &mut next);
                     }
                 }
             }

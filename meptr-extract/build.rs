@@ -1,0 +1,33 @@
+//! Compiles the kernels for NVIDIA GPUs, with the feature `cuda` alone.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+const SOURCE: &str = "src/backbones/gpu/kernels.cu";
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={SOURCE}");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return;
+    }
+    println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    println!("cargo::rerun-if-env-changed=CUDA_COMPUTE_CAP");
+    let nvcc = match env::var_os("CUDA_HOME") {
+        Some(home) => PathBuf::from(home).join("bin/nvcc"),
+        None => "nvcc".into(),
+    };
+    let oldest = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
+    let folder = PathBuf::from(env::var_os("OUT_DIR").expect("Cargo names it"));
+    let status = Command::new(&nvcc)
+        .args(["--ptx", "-O3", "-std=c++17", SOURCE, "-o"])
+        .arg(folder.join("backbones.ptx"))
+        .arg(format!("-arch=compute_{oldest}"))
+        .status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("{} on {SOURCE}: {status}", nvcc.display()),
+        Err(error) => panic!("{}: {error}; scripts/build-cuda.sh installs it", nvcc.display()),
+    }
+}
