@@ -7,13 +7,14 @@ use candle::{D, Device, Result, Tensor};
 use meptr_core::weights::{FrozenBuilder, Numbers};
 use serde::Deserialize;
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
 use super::ops;
 use crate::product::{self, Attend};
 
-/// Largest number of attention scores held at a time on a GPU, where few large products are faster
-/// than many small ones: 1 GB of f32.
+/// Largest number of attention scores held at a time where we have no kernels of our own.
 const MAX_SCORES: usize = 1 << 28;
 
 /// The activation between the two layers of a feed-forward block.
@@ -181,14 +182,20 @@ impl Attention {
 
     /// `x` and `residual` are `(rows, width)`; returns `residual` plus what was attended.
     fn forward(&self, x: &Tensor, lengths: &[usize], residual: &Tensor) -> Result<Tensor> {
-        let read = if self.query_key_value.is_plain_cpu() {
-            self.attend_on_cpu(&self.query_key_value.forward(x)?, lengths)?
-        } else {
-            let batch = lengths.len();
-            let heads = self.query_key_value.forward_split(x, batch, self.heads)?;
-            attend_batch(&heads, lengths)?.reshape(x.dims())?
-        };
-        self.output.forward_plus(&read, residual)
+        self.output.forward_plus(&self.attend(x, lengths)?, residual)
+    }
+
+    fn attend(&self, x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if gpu::takes(x) {
+            let (query_key_value, bias) = self.query_key_value.forward_apart(x)?;
+            return gpu::attend(&query_key_value, bias, lengths, self.heads);
+        }
+        let query_key_value = self.query_key_value.forward(x)?;
+        match ops::is_plain_cpu(&query_key_value) {
+            true => self.attend_on_cpu(&query_key_value, lengths),
+            false => self.attend_elsewhere(&query_key_value, lengths),
+        }
     }
 
     /// `(rows, 3 width)` to `(rows, width)`.
@@ -204,11 +211,21 @@ impl Attention {
         });
         Tensor::from_vec(read, (rows, width), &Device::Cpu)
     }
+
+    /// The same in operations that Candle has for every device.
+    fn attend_elsewhere(&self, query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let (rows, width) = query_key_value.dims2()?;
+        let (batch, heads, head_width) = (lengths.len(), self.heads, width / 3 / self.heads);
+        let query_key_value = query_key_value
+            .reshape((batch, rows / batch, 3, heads, head_width))?
+            .permute((2, 0, 3, 1, 4))?; // (3, batch, heads, time, head_width), a view
+        attend_batch(&query_key_value, lengths)?.reshape((rows, width / 3))
+    }
 }
 
 /// `(3, batch, heads, time, head_width)` to `(batch, time, heads * head_width)`.
 fn attend_batch(query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-    let part = |index| query_key_value.narrow(0, index, 1)?.squeeze(0);
+    let part = |index| query_key_value.narrow(0, index, 1)?.squeeze(0)?.contiguous();
     let (query, key, value) = (part(0)?, part(1)?, part(2)?);
     let time = query.dim(2)?;
     if lengths.iter().all(|length| *length == time) {
@@ -237,7 +254,7 @@ fn attend(query: &Tensor, key: &Tensor, value: &Tensor, max_scores: usize) -> Re
         .map(|start| {
             let query = query.narrow(2, start, step.min(queries - start))?;
             let scores = ops::softmax(ops::matmul(&query, &key)?)?; // (batch, heads, block, keys)
-            ops::swap_middle(&ops::matmul(&scores, value)?)?.flatten_from(2)
+            ops::matmul(&scores, value)?.transpose(1, 2)?.flatten_from(2)
         })
         .collect();
     match blocks?.as_slice() {
@@ -283,9 +300,7 @@ mod tests {
         for lengths in [[7, 7, 7], [7, 3, 1]] {
             let query_key_value = wave(&[3 * 7, 3 * 8]);
             let found = attention.attend_on_cpu(&query_key_value, &lengths).unwrap();
-            let none = Tensor::zeros(3 * 8, DType::F32, &Device::Cpu).unwrap();
-            let split = ops::split_heads(&query_key_value, &none, 3, 2).unwrap();
-            let other = attend_batch(&split, &lengths).unwrap().reshape((3 * 7, 8)).unwrap();
+            let other = attention.attend_elsewhere(&query_key_value, &lengths).unwrap();
             assert!(difference(&found, &other) < 1e-6, "{lengths:?}");
         }
     }

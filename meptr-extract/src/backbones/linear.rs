@@ -120,20 +120,13 @@ impl Linear {
         }
     }
 
-    /// Queries, keys and values of `batch` sequences, `(batch * time, inputs)` to
-    /// `(3, batch, heads, time, width)`; not for the CPU in f32, which reads them where they lie.
-    pub(super) fn forward_split(&self, x: &Tensor, batch: usize, heads: usize) -> Result<Tensor> {
+    /// The product without the bias, and the bias, for what adds it with its own next step.
+    #[cfg(feature = "cuda")]
+    pub(super) fn forward_apart(&self, x: &Tensor) -> Result<(Tensor, &Tensor)> {
         match &self.0 {
-            Form::OnCpu(_) => candle::bail!("the CPU does not split heads"),
-            Form::Elsewhere(weight, bias) => {
-                ops::split_heads(&product(x, weight)?, bias, batch, heads)
-            }
+            Form::OnCpu(_) => candle::bail!("the processor adds biases with the product"),
+            Form::Elsewhere(weight, bias) => Ok((product(x, weight)?, bias)),
         }
-    }
-
-    /// Whether this is on the CPU in f32.
-    pub(super) fn is_plain_cpu(&self) -> bool {
-        matches!(self.0, Form::OnCpu(_))
     }
 
     /// The same, and `residual` `(rows, outputs)` added.

@@ -53,20 +53,6 @@ pub(super) fn biased_plus(x: Tensor, bias: &Tensor, residual: &Tensor) -> Result
     x.broadcast_add(bias)? + residual
 }
 
-/// Queries, keys and values `(batch * time, 3 * heads * width)` without their bias to
-/// `(3, batch, heads, time, width)` with it.
-pub(super) fn split_heads(x: &Tensor, bias: &Tensor, batch: usize, heads: usize) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if gpu::takes(x) {
-        return gpu::split_heads(x, bias, batch, heads);
-    }
-    let (rows, width) = x.dims2()?;
-    x.broadcast_add(bias)?
-        .reshape((batch, rows / batch, 3, heads, width / 3 / heads))?
-        .permute((2, 0, 3, 1, 4))?
-        .contiguous()
-}
-
 /// `(outer, first, second, inner)` to `(outer, second, first, inner)`, contiguous.
 pub(super) fn swap_middle(x: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
@@ -97,10 +83,6 @@ pub(super) fn windows(x: &Tensor, groups: usize, kernel: usize, stride: usize) -
 
 /// Softmax over the last dimension, summed in f32 at least; overwrites `x` like [`activated`].
 pub(crate) fn softmax(x: Tensor) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if gpu::takes(&x) {
-        return gpu::softmax(x);
-    }
     if !is_plain_cpu(&x) {
         return plain::softmax(&x);
     }

@@ -72,39 +72,46 @@ __device__ void add_residual(T *x, const T *bias, const T *residual, unsigned pa
     reinterpret_cast<Packed *>(x)[at] = here;
 }
 
-// Turns two dimensions over: (outer, first, second, inner) to (outer, second, first, inner).
+// Turns two dimensions over: (outer, first, second, inner) to (outer, kept, first, inner), of the
+// second one only the first `kept`.
 template <typename T, int COUNT>
 __device__ void swap_middle(const T *x, T *out, unsigned packs, unsigned first, unsigned second,
-                            unsigned inner) {
+                            unsigned kept, unsigned inner) {
     using Packed = Pack<T, COUNT>;
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= packs) return;
     unsigned i = at % inner, rest = at / inner;
     unsigned a = rest % first;
     rest /= first;
-    unsigned b = rest % second, outer = rest / second;
+    unsigned b = rest % kept, outer = rest / kept;
     unsigned from = ((outer * first + a) * second + b) * inner + i;
     reinterpret_cast<Packed *>(out)[at] = reinterpret_cast<const Packed *>(x)[from];
 }
 
-// (batch, time, 3, heads, inner) plus bias (3, heads, inner) to (3, batch, heads, time, inner).
+// (batch, time, 3, heads, inner) plus bias (3, heads, inner) to (3, batch, heads, padded, inner); steps
+// from `time` on are 0.
 template <typename T, int COUNT>
 __device__ void split_heads(const T *x, const T *bias, T *out, unsigned packs, unsigned batch,
-                            unsigned time, unsigned heads, unsigned inner) {
+                            unsigned time, unsigned padded, unsigned heads, unsigned inner) {
     using Packed = Pack<T, COUNT>;
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= packs) return;
     unsigned i = at % inner, rest = at / inner;
-    unsigned step = rest % time;
-    rest /= time;
+    unsigned step = rest % padded;
+    rest /= padded;
     unsigned head = rest % heads;
     rest /= heads;
     unsigned row = rest % batch, part = rest / batch;
     unsigned column = (part * heads + head) * inner + i;
-    Packed here = reinterpret_cast<const Packed *>(x)[(row * time + step) * 3 * heads * inner + column];
-    Packed added = reinterpret_cast<const Packed *>(bias)[column];
-    for (int n = 0; n < COUNT; n++) {
-        here.numbers[n] = of_float<T>(to_float(here.numbers[n]) + to_float(added.numbers[n]));
+    Packed here;
+    for (int n = 0; n < COUNT; n++) here.numbers[n] = of_float<T>(0.0f);
+    if (step < time) {
+        size_t from = size_t(row * time + step) * 3 * heads * inner + column;
+        here = reinterpret_cast<const Packed *>(x)[from];
+        Packed added = reinterpret_cast<const Packed *>(bias)[column];
+        for (int n = 0; n < COUNT; n++) {
+            here.numbers[n] = of_float<T>(to_float(here.numbers[n]) + to_float(added.numbers[n]));
+        }
     }
     reinterpret_cast<Packed *>(out)[at] = here;
 }
@@ -124,45 +131,73 @@ __device__ void windows(const T *x, T *out, unsigned packs, unsigned groups, uns
     reinterpret_cast<Packed *>(out)[at] = reinterpret_cast<const Packed *>(x)[from];
 }
 
-// One warp a row, which stays in the first-level cache between the passes.
-template <typename T> __device__ void softmax(T *x, unsigned rows, unsigned width) {
+// One warp a row, which stays in the first-level cache between the passes. Row `r` is number
+// `first + r` of rows of which `rows_each` in a row have one length; beyond it they become 0.
+template <typename T, int COUNT>
+__device__ void softmax(T *x, const unsigned *lengths, unsigned first, unsigned rows,
+                        unsigned rows_each, unsigned packs) {
+    using Packed = Pack<T, COUNT>;
     unsigned row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
-    x += size_t(row) * width;
+    Packed *numbers = reinterpret_cast<Packed *>(x) + size_t(row) * packs;
+    unsigned length = lengths[(first + row) / rows_each];
     float largest = -INFINITY, sum = 0.0f;
-#pragma unroll 4
-    for (unsigned at = lane; at < width; at += 32) largest = fmaxf(largest, to_float(x[at]));
+    for (unsigned at = lane; at < packs; at += 32) {
+        Packed here = numbers[at];
+        for (int n = 0; n < COUNT; n++) {
+            if (at * COUNT + n < length) largest = fmaxf(largest, to_float(here.numbers[n]));
+        }
+    }
     largest = largest_of_warp(largest);
-#pragma unroll 4
-    for (unsigned at = lane; at < width; at += 32) sum += expf(to_float(x[at]) - largest);
+    for (unsigned at = lane; at < packs; at += 32) {
+        Packed here = numbers[at];
+        for (int n = 0; n < COUNT; n++) {
+            if (at * COUNT + n < length) sum += expf(to_float(here.numbers[n]) - largest);
+        }
+    }
     float scale = 1.0f / sum_of_warp(sum);
-#pragma unroll 4
-    for (unsigned at = lane; at < width; at += 32) {
-        x[at] = of_float<T>(expf(to_float(x[at]) - largest) * scale);
+    for (unsigned at = lane; at < packs; at += 32) {
+        Packed here = numbers[at];
+        for (int n = 0; n < COUNT; n++) {
+            float share = expf(to_float(here.numbers[n]) - largest) * scale;
+            here.numbers[n] = of_float<T>(at * COUNT + n < length ? share : 0.0f);
+        }
+        numbers[at] = here;
     }
 }
 
-template <typename T>
+template <typename T, int COUNT>
 __device__ void layer_norm(const T *x, const T *weight, const T *bias, T *out, unsigned rows,
-                           unsigned width, float eps, int activation) {
+                           unsigned packs, float eps, int activation) {
+    using Packed = Pack<T, COUNT>;
     unsigned row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
-    x += size_t(row) * width;
-    out += size_t(row) * width;
-    float sum = 0.0f, squares = 0.0f;
-#pragma unroll 4
-    for (unsigned at = lane; at < width; at += 32) sum += to_float(x[at]);
+    const Packed *from = reinterpret_cast<const Packed *>(x) + size_t(row) * packs;
+    Packed *into = reinterpret_cast<Packed *>(out) + size_t(row) * packs;
+    float sum = 0.0f, squares = 0.0f, width = packs * COUNT;
+    for (unsigned at = lane; at < packs; at += 32) {
+        Packed here = from[at];
+        for (int n = 0; n < COUNT; n++) sum += to_float(here.numbers[n]);
+    }
     float mean = sum_of_warp(sum) / width;
-#pragma unroll 4
-    for (unsigned at = lane; at < width; at += 32) {
-        float off = to_float(x[at]) - mean;
-        squares += off * off;
+    for (unsigned at = lane; at < packs; at += 32) {
+        Packed here = from[at];
+        for (int n = 0; n < COUNT; n++) {
+            float off = to_float(here.numbers[n]) - mean;
+            squares += off * off;
+        }
     }
     float scale = rsqrtf(sum_of_warp(squares) / width + eps);
-#pragma unroll 2
-    for (unsigned at = lane; at < width; at += 32) {
-        float normed = (to_float(x[at]) - mean) * scale * to_float(weight[at]) + to_float(bias[at]);
-        out[at] = of_float<T>(activated(normed, activation));
+    for (unsigned at = lane; at < packs; at += 32) {
+        Packed here = from[at];
+        Packed weights = reinterpret_cast<const Packed *>(weight)[at];
+        Packed added = reinterpret_cast<const Packed *>(bias)[at];
+        for (int n = 0; n < COUNT; n++) {
+            float normed = (to_float(here.numbers[n]) - mean) * scale;
+            normed = normed * to_float(weights.numbers[n]) + to_float(added.numbers[n]);
+            here.numbers[n] = of_float<T>(activated(normed, activation));
+        }
+        into[at] = here;
     }
 }
 
@@ -180,32 +215,34 @@ __device__ void layer_norm(const T *x, const T *weight, const T *bias, T *out, u
         add_residual<T, COUNT>(x, bias, residual, packs, columns);                                  \
     }                                                                                               \
     extern "C" __global__ void swap_middle_##NAME(const T *x, T *out, unsigned packs,               \
-                                                  unsigned first, unsigned second,                  \
+                                                  unsigned first, unsigned second, unsigned kept,   \
                                                   unsigned inner) {                                 \
-        swap_middle<T, COUNT>(x, out, packs, first, second, inner);                                 \
+        swap_middle<T, COUNT>(x, out, packs, first, second, kept, inner);                           \
     }                                                                                               \
     extern "C" __global__ void split_heads_##NAME(const T *x, const T *bias, T *out,                \
                                                   unsigned packs, unsigned batch, unsigned time,    \
-                                                  unsigned heads, unsigned inner) {                 \
-        split_heads<T, COUNT>(x, bias, out, packs, batch, time, heads, inner);                      \
+                                                  unsigned padded, unsigned heads,                  \
+                                                  unsigned inner) {                                 \
+        split_heads<T, COUNT>(x, bias, out, packs, batch, time, padded, heads, inner);              \
     }                                                                                               \
     extern "C" __global__ void windows_##NAME(const T *x, T *out, unsigned packs, unsigned groups,  \
                                               unsigned count, unsigned kernel, unsigned stride,     \
                                               unsigned inner) {                                     \
         windows<T, COUNT>(x, out, packs, groups, count, kernel, stride, inner);                     \
+    }                                                                                               \
+    extern "C" __global__ void softmax_##NAME(T *x, const unsigned *lengths, unsigned first,        \
+                                              unsigned rows, unsigned rows_each, unsigned packs) {  \
+        softmax<T, COUNT>(x, lengths, first, rows, rows_each, packs);                               \
+    }                                                                                               \
+    extern "C" __global__ void layer_norm_##NAME(const T *x, const T *weight, const T *bias,        \
+                                                 T *out, unsigned rows, unsigned packs, float eps,  \
+                                                 int activation) {                                  \
+        layer_norm<T, COUNT>(x, weight, bias, out, rows, packs, eps, activation);                   \
     }
 
 #define FOR_TYPE(T, NAME)                                                                           \
     FOR_TYPE_AND_COUNT(T, NAME##_wide, (16 / sizeof(T)))                                            \
-    FOR_TYPE_AND_COUNT(T, NAME##_narrow, 1)                                                         \
-    extern "C" __global__ void softmax_##NAME(T *x, unsigned rows, unsigned width) {                \
-        softmax<T>(x, rows, width);                                                                 \
-    }                                                                                               \
-    extern "C" __global__ void layer_norm_##NAME(const T *x, const T *weight, const T *bias,        \
-                                                 T *out, unsigned rows, unsigned width, float eps,  \
-                                                 int activation) {                                  \
-        layer_norm<T>(x, weight, bias, out, rows, width, eps, activation);                          \
-    }
+    FOR_TYPE_AND_COUNT(T, NAME##_narrow, 1)
 
 FOR_TYPE(float, f32)
 FOR_TYPE(__half, f16)
