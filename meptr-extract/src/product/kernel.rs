@@ -8,6 +8,8 @@ pub(super) const PANEL_VECTORS: usize = 2;
 /// Most rows that are multiplied at a time where there are 32 registers: 24 sums leave room for the
 /// weights of a depth and a row's number.
 const MAX_ROWS: usize = 12;
+/// The same where something is fetched meanwhile: the compiler then loads all rows' numbers together.
+const MAX_ROWS_WITH_FETCHES: usize = 10;
 /// The same where there are 16 registers.
 const MAX_ROWS_OF_FEW_REGISTERS: usize = 6;
 
@@ -72,39 +74,60 @@ impl Times<'_> {
         first: usize,
         next: &mut Next,
     ) {
+        if next.count == 0 {
+            self.run_blocks::<S, false>(simd, out, first, next);
+        } else {
+            self.run_blocks::<S, true>(simd, out, first, next);
+        }
+    }
+
+    #[inline(always)]
+    fn run_blocks<S: Simd, const FETCH: bool>(
+        self,
+        simd: S,
+        out: &mut [&mut [f32]],
+        first: usize,
+        next: &mut Next,
+    ) {
         // Blocks of nearly one size: a short last one would not fill the pipeline.
-        let mut blocks = blocks_of::<S>(out.len());
+        let mut blocks = blocks_of::<S>(out.len(), FETCH);
         let mut done = 0;
         while done < out.len() {
             let count = (out.len() - done).div_ceil(blocks);
             blocks -= 1;
             let times = Self { x: &self.x[done * self.row_step..], ..self };
-            times.block_of(simd, &mut out[done..done + count], first, next.take());
+            times.block_of::<S, FETCH>(simd, &mut out[done..done + count], first, next.take());
             done += count;
         }
     }
 
     #[inline(always)]
-    fn block_of<S: Simd>(self, simd: S, out: &mut [&mut [f32]], first: usize, next: Next) {
+    fn block_of<S: Simd, const FETCH: bool>(
+        self,
+        simd: S,
+        out: &mut [&mut [f32]],
+        first: usize,
+        next: Next,
+    ) {
         match out.len() {
-            1 => self.block::<S, 1>(simd, out, first, next),
-            2 => self.block::<S, 2>(simd, out, first, next),
-            3 => self.block::<S, 3>(simd, out, first, next),
-            4 => self.block::<S, 4>(simd, out, first, next),
-            5 => self.block::<S, 5>(simd, out, first, next),
-            6 => self.block::<S, 6>(simd, out, first, next),
-            7 => self.block::<S, 7>(simd, out, first, next),
-            8 => self.block::<S, 8>(simd, out, first, next),
-            9 => self.block::<S, 9>(simd, out, first, next),
-            10 => self.block::<S, 10>(simd, out, first, next),
-            11 => self.block::<S, 11>(simd, out, first, next),
-            _ => self.block::<S, 12>(simd, out, first, next),
+            1 => self.block::<S, 1, FETCH>(simd, out, first, next),
+            2 => self.block::<S, 2, FETCH>(simd, out, first, next),
+            3 => self.block::<S, 3, FETCH>(simd, out, first, next),
+            4 => self.block::<S, 4, FETCH>(simd, out, first, next),
+            5 => self.block::<S, 5, FETCH>(simd, out, first, next),
+            6 => self.block::<S, 6, FETCH>(simd, out, first, next),
+            7 => self.block::<S, 7, FETCH>(simd, out, first, next),
+            8 => self.block::<S, 8, FETCH>(simd, out, first, next),
+            9 => self.block::<S, 9, FETCH>(simd, out, first, next),
+            10 => self.block::<S, 10, FETCH>(simd, out, first, next),
+            11 => self.block::<S, 11, FETCH>(simd, out, first, next),
+            _ => self.block::<S, 12, FETCH>(simd, out, first, next),
         }
     }
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "constant indices keep sums in registers")]
-    fn block<S: Simd, const P: usize>(
+    fn block<S: Simd, const P: usize, const FETCH: bool>(
         self,
         simd: S,
         out: &mut [&mut [f32]],
@@ -112,7 +135,7 @@ impl Times<'_> {
         next: Next,
     ) {
         const C: usize = PANEL_VECTORS;
-        if P > MAX_ROWS_OF_FEW_REGISTERS && S::REGISTER_COUNT < 32 {
+        if P > most_rows::<S>(FETCH) {
             return; // never called; the condition is constant, so that no code is made for it
         }
         let (weights, _) = S::as_simd_f32s(&self.panel[..self.depth * C * S::F32_LANES]);
@@ -125,17 +148,16 @@ impl Times<'_> {
             let place = out.as_ptr().wrapping_add(first);
             (0..C).for_each(|c| prefetch::<NEAR>(place.wrapping_add(c * S::F32_LANES)));
         }
-        for (number, weights) in weights.chunks(C * LINE).enumerate() {
-            next.fetch(number * LINE);
-            let rows = rows.map(|row| &row[number * LINE..][..weights.len() / C]);
-            for (depth, weights) in weights.chunks_exact(C).enumerate() {
-                let place = weights.as_ptr().wrapping_add(C * AHEAD);
-                (0..C).for_each(|c| prefetch::<NEAR>(place.wrapping_add(c)));
-                for p in 0..P {
-                    let value = simd.splat_f32s(rows[p][depth]);
-                    for c in 0..C {
-                        sums[p][c] = simd.mul_add_e_f32s(value, weights[c], sums[p][c]);
-                    }
+        for (depth, weights) in (0..self.depth).zip(weights.chunks_exact(C)) {
+            if FETCH && depth.is_multiple_of(LINE) {
+                next.fetch(depth);
+            }
+            let place = weights.as_ptr().wrapping_add(C * AHEAD);
+            (0..C).for_each(|c| prefetch::<NEAR>(place.wrapping_add(c)));
+            for p in 0..P {
+                let value = simd.splat_f32s(rows[p][depth]);
+                for c in 0..C {
+                    sums[p][c] = simd.mul_add_e_f32s(value, weights[c], sums[p][c]);
                 }
             }
         }
@@ -160,9 +182,17 @@ impl Times<'_> {
     }
 }
 
-/// The number of blocks that so many rows are multiplied in.
-pub(super) fn blocks_of<S: Simd>(rows: usize) -> usize {
-    rows.div_ceil(if S::REGISTER_COUNT >= 32 { MAX_ROWS } else { MAX_ROWS_OF_FEW_REGISTERS })
+/// The number of blocks that so many rows are multiplied in, with something to fetch meanwhile or not.
+pub(super) fn blocks_of<S: Simd>(rows: usize, fetches: bool) -> usize {
+    rows.div_ceil(most_rows::<S>(fetches))
+}
+
+const fn most_rows<S: Simd>(fetches: bool) -> usize {
+    match (S::REGISTER_COUNT >= 32, fetches) {
+        (true, false) => MAX_ROWS,
+        (true, true) => MAX_ROWS_WITH_FETCHES,
+        (false, _) => MAX_ROWS_OF_FEW_REGISTERS,
+    }
 }
 
 /// How many depths ahead of its use a panel is fetched from the second-level cache.

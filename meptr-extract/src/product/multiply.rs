@@ -21,6 +21,9 @@ const MAX_OWN_ROWS: usize = 512;
 /// Rows that are copied together and stay in the first-level cache, beside a panel, while they meet
 /// one panel after the other.
 const CACHED_ROWS: usize = 24;
+/// Rows up to which the weights that come next are fetched meanwhile: more rows are busy for so long
+/// that waiting for weights does not count.
+const FETCHING_ROWS: usize = 128;
 /// From the start of a copied row to that of the next: rows that lie a power of two apart would
 /// drive each other out of the cache.
 const CACHED_STEP: usize = MAX_CHAIN + 16;
@@ -222,8 +225,9 @@ impl WithSimd for Run<'_, '_> {
                 let packed = &mut packed[..outputs.div_ceil(panel) * depth * panel];
                 let weight = &part.weight[first * part.depth + start..];
                 pack::pack(arch, weight, part.depth, outputs, depth, panel, packed);
-                let blocks = chunks * blocks_of::<S>(at_once) * outputs.div_ceil(panel);
+                let blocks = chunks * blocks_of::<S>(at_once, true) * outputs.div_ceil(panel);
                 let mut next = match (start + depth < part.depth, last < part.bias.len()) {
+                    _ if out.len() > FETCHING_ROWS => Next::NOTHING,
                     (true, _) => Next::new(&weight[depth..], part.depth, outputs, blocks),
                     (false, true) => {
                         let weight = &part.weight[last * part.depth..];
