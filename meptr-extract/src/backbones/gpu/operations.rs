@@ -23,6 +23,14 @@ fn ensure_fits(layout: &Layout, shape: &[usize]) -> Result<()> {
     Ok(())
 }
 
+/// Kernels read all numbers as one type.
+fn ensure_same_type(x: &CudaStorage, others: &[&CudaStorage]) -> Result<()> {
+    match others.iter().find(|other| other.dtype() != x.dtype()) {
+        Some(other) => candle::bail!("{:?} beside {:?}", other.dtype(), x.dtype()),
+        None => Ok(()),
+    }
+}
+
 /// The part of an operation that no device but a GPU has.
 fn nowhere_else<T>() -> Result<T> {
     candle::bail!("this operation is for GPUs alone")
@@ -49,6 +57,7 @@ impl InplaceOp2 for AddBias {
     ) -> Result<()> {
         let (width, count) = (last(x_layout)?, x_layout.shape().elem_count());
         ensure_fits(bias_layout, &[width])?;
+        ensure_same_type(x, &[bias])?;
         let (into, bias) = (address(x, x_layout)?, address(bias, bias_layout)?);
         let packing = Packing::of(x.dtype(), width, &[into, bias]);
         packing
@@ -94,6 +103,7 @@ impl InplaceOp3 for AddResidual {
         let (width, count) = (last(x_layout)?, x_layout.shape().elem_count());
         ensure_fits(bias_layout, &[width])?;
         ensure_fits(residual_layout, x_layout.dims())?;
+        ensure_same_type(x, &[bias, residual])?;
         let (into, bias) = (address(x, x_layout)?, address(bias, bias_layout)?);
         let residual = address(residual, residual_layout)?;
         let packing = Packing::of(x.dtype(), width, &[into, bias, residual]);
@@ -188,6 +198,7 @@ impl CustomOp3 for LayerNorm {
         let (width, count) = (last(x_layout)?, x_layout.shape().elem_count());
         ensure_fits(weight_layout, &[width])?;
         ensure_fits(bias_layout, &[width])?;
+        ensure_same_type(x, &[weight, bias])?;
         let out = room(&x.device, x.dtype(), count)?;
         let (from, into) = (address(x, x_layout)?, address(&out, &Layout::contiguous(count))?);
         let (weight, bias) = (address(weight, weight_layout)?, address(bias, bias_layout)?);
@@ -281,6 +292,7 @@ impl CustomOp2 for SplitHeads {
         ensure_fits(bias_layout, &[width])?;
         let (time, inner) = (rows / batch, width / 3 / heads);
         ensure_fits(x_layout, &[batch * time, 3 * heads * inner])?;
+        ensure_same_type(x, &[bias])?;
         let count = 3 * batch * heads * padded * inner;
         let out = room(&x.device, x.dtype(), count)?;
         let (from, bias) = (address(x, x_layout)?, address(bias, bias_layout)?);
