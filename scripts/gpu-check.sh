@@ -96,7 +96,7 @@ for video in json.load(open(sys.argv[1]))["videos"]:
     print(f"full size, {sys.argv[2]}: {steps}")
 PY
         done
-        # A folder of videos, decoded by as many workers as the processor has halves of cores.
+        # A folder of videos, decoded by as many workers as the processor has pairs of cores.
         mkdir -p "$out/videos"
         for number in $(seq 48); do cp "$timed" "$out/videos/$number.mp4"; done
         workers=$(yes "$device" | head -n "$((($(nproc) + 1) / 2))" | paste -sd,)

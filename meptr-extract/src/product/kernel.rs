@@ -198,7 +198,7 @@ const fn most_rows<S: Simd>(fetches: bool) -> usize {
 /// How many depths ahead of its use a panel is fetched from the second-level cache.
 const AHEAD: usize = 6;
 /// Numbers of a line of the cache.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 /// Fetch to the first-level cache: the hints of x86-64, which other CPUs are not given.
 const NEAR: i32 = 3;

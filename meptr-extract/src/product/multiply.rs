@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::kernel::{Next, PANEL_VECTORS, Times, blocks_of};
+use super::kernel::{LINE, Next, PANEL_VECTORS, Times, blocks_of};
 use super::{dispatch, pack};
 use crate::backbones::{Activation, vector_math};
 
@@ -180,16 +180,15 @@ fn run(arch: Arch, rows: Rows, ending: Ending, task: Task) {
 
 /// Lends numbers that a thread keeps, of any value; they start with a line of the cache.
 pub(super) fn with_scratch<R>(count: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    const LINE_BYTES: usize = 64;
     thread_local! {
         static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        let room = count + LINE_BYTES / size_of::<f32>();
+        let room = count + LINE;
         if scratch.len() < room {
             scratch.resize(room, 0.0);
         }
-        let first = scratch.as_ptr().align_offset(LINE_BYTES);
+        let first = scratch.as_ptr().align_offset(LINE * size_of::<f32>());
         work(&mut scratch[first..][..count])
     })
 }

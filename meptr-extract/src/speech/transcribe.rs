@@ -137,9 +137,8 @@ impl Clip {
     fn take(&mut self, attempt: Attempt, window_frames: usize, decoder: &Decoder<'_>) {
         let left = window_frames.min(self.frames - self.seek);
         let seconds = |frames: usize| (frames * HOP_SAMPLES) as f64 / SAMPLE_RATE_HZ as f64;
-        let offset = seconds(self.seek);
         // The next window may start where this one ends, so no time lies beyond, whatever is said.
-        let end = seconds(self.frames.min(self.seek + window_frames));
+        let (offset, end) = (seconds(self.seek), seconds(self.seek + left));
         if attempt.is_silence(decoder.config) {
             self.seek += left.max(1);
             return;
