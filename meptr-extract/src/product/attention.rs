@@ -1,15 +1,13 @@
 //! Attention over heads without holding all scores.
 
-use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::kernel::{Next, PANEL_VECTORS, Times};
-use super::multiply::MAX_CHAIN;
-use super::{dispatch, pack};
-use crate::backbones::vector_math;
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
+use super::{Unit, vectors};
 
-/// Queries whose scores are held at a time.
-const QUERIES_AT_ONCE: usize = 48;
+/// Queries of a task are a multiple of this.
+const MIN_QUERIES: usize = 32;
 
 /// Sequences to attend within.
 #[derive(Debug, Clone, Copy)]
@@ -26,15 +24,28 @@ pub struct Attend<'a> {
     pub head_width: usize,
 }
 
+impl<'a> Attend<'a> {
+    /// From the start of a query, key or value to that of the next step's.
+    pub(super) fn step(&self) -> usize {
+        3 * self.heads * self.head_width
+    }
+
+    /// Queries (0), keys (1) or values (2) of a head, from the first step's on.
+    pub(super) fn part(&self, head: &Head, index: usize) -> &'a [f32] {
+        let first = head.batch * self.time * self.step();
+        &self.query_key_value[first + (index * self.heads + head.head) * self.head_width..]
+    }
+}
+
 /// `softmax(query key^T) value` per head, `(batch, time, heads * head_width)`.
 ///
 /// # Panics
 /// When sizes do not fit each other; callers check shapes.
 pub fn attend(attend: Attend) -> Vec<f32> {
-    attend_with(Arch::new(), attend)
+    attend_on(Unit::best(), attend)
 }
 
-fn attend_with(arch: Arch, attend: Attend) -> Vec<f32> {
+fn attend_on(unit: Unit, attend: Attend) -> Vec<f32> {
     let Attend { time, lengths, heads, head_width, .. } = attend;
     let width = heads * head_width;
     assert_eq!(attend.query_key_value.len(), 3 * lengths.len() * time * width);
@@ -42,7 +53,7 @@ fn attend_with(arch: Arch, attend: Attend) -> Vec<f32> {
     // A task lays out a head's keys once, so it takes all queries unless threads would wait.
     let tasks = 2 * rayon::current_num_threads();
     let shares = tasks.div_ceil((lengths.len() * heads).max(1));
-    let share = time.div_ceil(shares).max(QUERIES_AT_ONCE.min(time)).max(1);
+    let share = time.div_ceil(shares).next_multiple_of(MIN_QUERIES).min(time.max(1));
     let mut work: Vec<Head> = Vec::new();
     for (batch, lines) in out.chunks_exact_mut((time * width).max(1)).enumerate() {
         for (number, lines) in lines.chunks_mut(share * width).enumerate() {
@@ -56,80 +67,21 @@ fn attend_with(arch: Arch, attend: Attend) -> Vec<f32> {
             work.append(&mut here);
         }
     }
-    work.into_par_iter().for_each(|head| dispatch(arch, Run { arch, attend, head }));
+    work.into_par_iter().for_each(|head| match unit {
+        Unit::Vectors(arch) => vectors::attend(arch, attend, head),
+        #[cfg(target_arch = "x86_64")]
+        Unit::Tiles(tiles, pieces) => tiles::attend(tiles, pieces, attend, head),
+    });
     out
 }
 
 /// Some queries of one head, and where to write what they read.
-struct Head<'o> {
-    batch: usize,
+pub(super) struct Head<'o> {
+    pub(super) batch: usize,
     head: usize,
-    first: usize,
-    out: Vec<&'o mut [f32]>,
-}
-
-struct Run<'a, 'o> {
-    arch: Arch,
-    attend: Attend<'a>,
-    head: Head<'o>,
-}
-
-impl WithSimd for Run<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { arch, attend, head: Head { batch, head, first, mut out } } = self;
-        let Attend { query_key_value, time, lengths, heads, head_width } = attend;
-        let (step, keys) = (3 * heads * head_width, lengths[batch]);
-        let part = |index: usize| {
-            &query_key_value[batch * time * step + (index * heads + head) * head_width..]
-        };
-        let panel = PANEL_VECTORS * S::F32_LANES;
-        let mut laid_out = vec![0.0; keys.div_ceil(panel) * head_width * panel];
-        pack::pack(arch, part(1), step, keys, head_width, panel, &mut laid_out);
-        let values = value_panels(part(2), step, keys, head_width, panel);
-        let mut nothing = Next::NOTHING;
-        let mut scores = vec![0.0; QUERIES_AT_ONCE.min(out.len()) * keys];
-        for (number, out) in out.chunks_mut(QUERIES_AT_ONCE).enumerate() {
-            let queries = &part(0)[(first + number * QUERIES_AT_ONCE) * step..];
-            let mut lines: Vec<&mut [f32]> =
-                scores.chunks_exact_mut(keys).take(out.len()).collect();
-            for (number, panel_of) in laid_out.chunks_exact(head_width * panel).enumerate() {
-                let times = Times {
-                    x: queries,
-                    row_step: step,
-                    depth: head_width,
-                    panel: panel_of,
-                    adds: false,
-                };
-                times.run(simd, &mut lines, number * panel, &mut nothing);
-            }
-            lines.iter_mut().for_each(|line| vector_math::softmax(line));
-            for (number, panel_of) in values.chunks_exact(keys * panel).enumerate() {
-                for start in (0..keys).step_by(MAX_CHAIN) {
-                    let depth = MAX_CHAIN.min(keys - start);
-                    let panel_of = &panel_of[start * panel..][..depth * panel];
-                    let x = &scores[start..];
-                    let times =
-                        Times { x, row_step: keys, depth, panel: panel_of, adds: start > 0 };
-                    times.run(simd, out, number * panel, &mut nothing);
-                }
-            }
-        }
-    }
-}
-
-/// Values are in the kernel's order as they are; they are only brought together.
-fn value_panels(values: &[f32], step: usize, keys: usize, width: usize, panel: usize) -> Vec<f32> {
-    let mut panels = vec![0.0; width.div_ceil(panel) * keys * panel];
-    for (number, panel_of) in panels.chunks_exact_mut(keys * panel).enumerate() {
-        let (first, last) = (number * panel, width.min((number + 1) * panel));
-        for (key, into) in panel_of.chunks_exact_mut(panel).enumerate() {
-            into[..last - first].copy_from_slice(&values[key * step..][first..last]);
-        }
-    }
-    panels
+    /// The first query.
+    pub(super) first: usize,
+    pub(super) out: Vec<&'o mut [f32]>,
 }
 
 #[cfg(test)]
@@ -174,8 +126,8 @@ mod tests {
         let query_key_value: Vec<f32> =
             (0..count).map(|at| ((at * at) as f32 * 0.17).sin()).collect();
         let attend = Attend { query_key_value: &query_key_value, time, lengths, heads, head_width };
-        for arch in [Arch::Scalar, Arch::new()] {
-            for (found, expected) in attend_with(arch, attend).iter().zip(plain(attend)) {
+        for unit in Unit::all() {
+            for (found, expected) in attend_on(unit, attend).iter().zip(plain(attend)) {
                 assert!((f64::from(*found) - expected).abs() < 5e-6, "{found} is not {expected}");
             }
         }

@@ -1,19 +1,57 @@
 //! Products of the CPU for the frozen backbones: rows of numbers times weights, and attention.
 //!
 //! Weights are read where they lie, `(outputs, depth)` row by row as checkpoints have them, so that
-//! a mapped file needs no second copy: some outputs at a time are laid out for the vectors of the
-//! CPU (`pack`), multiplied with all rows (`kernel`) and finished (bias, activation or residual)
-//! while they are in the cache. Threads share the outputs or, where there are many rows, the rows.
+//! a mapped file needs no second copy: some outputs at a time are laid out for the CPU, multiplied
+//! with all rows and finished (bias, activation or residual) while they are in the cache. CPUs with
+//! tile registers use those (`tiles`), others their vectors (`vectors`).
 
 mod attention;
-mod kernel;
 mod multiply;
-mod pack;
+mod scratch;
+mod task;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod turn;
+mod vectors;
 
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 pub use attention::{Attend, attend};
 pub use multiply::{Ending, Part, Rows, multiply};
+
+/// What of the CPU multiplies.
+#[derive(Debug, Clone, Copy)]
+enum Unit {
+    /// Its vectors.
+    Vectors(Arch),
+    /// Its tile registers.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(tiles::Tiles, tiles::Pieces),
+}
+
+impl Unit {
+    /// The fastest for f32.
+    fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiles) = tiles::Tiles::new() {
+            return Self::Tiles(tiles, tiles::Pieces::Three);
+        }
+        Self::Vectors(Arch::new())
+    }
+
+    /// All that this CPU has.
+    #[cfg(test)]
+    fn all() -> Vec<Self> {
+        let mut all = vec![Self::Vectors(Arch::Scalar), Self::Vectors(Arch::new())];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(pulp::x86::V3::try_new().map(|v3| Self::Vectors(Arch::V3(v3))));
+            all.extend(tiles::Tiles::new().map(|tiles| Self::Tiles(tiles, tiles::Pieces::Three)));
+        }
+        all
+    }
+}
 
 /// Runs `work` with the CPU's vectors.
 fn dispatch<W: WithSimd>(arch: Arch, work: W) -> W::Output {

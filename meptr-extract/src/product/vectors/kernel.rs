@@ -2,6 +2,8 @@
 
 use pulp::Simd;
 
+use super::super::scratch::LINE;
+
 /// Vectors of outputs in a panel.
 pub(super) const PANEL_VECTORS: usize = 2;
 
@@ -197,8 +199,6 @@ const fn most_rows<S: Simd>(fetches: bool) -> usize {
 
 /// How many depths ahead of its use a panel is fetched from the second-level cache.
 const AHEAD: usize = 6;
-/// Numbers of a line of the cache.
-pub(super) const LINE: usize = 16;
 
 /// Fetch to the first-level cache: the hints of x86-64, which other CPUs are not given.
 const NEAR: i32 = 3;

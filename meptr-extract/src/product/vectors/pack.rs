@@ -82,6 +82,8 @@ mod x86 {
 
     use std::arch::x86_64::*;
 
+    use super::super::super::turn::turn_16;
+
     /// Columns `first..first + count` of a panel from as many rows, as far as whole squares go.
     pub(super) struct Squares<'a> {
         /// Of one length; those from `count` on are not used.
@@ -100,40 +102,11 @@ mod x86 {
             rows.iter_mut().for_each(|row| *row = &row[..squares]);
             #[allow(clippy::needless_range_loop, reason = "all rows are indexed with it")]
             for square in 0..squares {
-                let r: [__m512; 16] = std::array::from_fn(|row| load_512(&rows[row][square]));
-                let pair = |a: usize, b: usize| {
-                    let (low, high) =
-                        (_mm512_unpacklo_ps(r[a], r[b]), _mm512_unpackhi_ps(r[a], r[b]));
-                    (_mm512_castps_pd(low), _mm512_castps_pd(high))
-                };
-                // Groups of four rows: vector `n` holds columns n, n + 4, n + 8, n + 12 of the four.
-                let group = |row: usize| -> [__m512; 4] {
-                    let ((a, b), (c, d)) = (pair(row, row + 1), pair(row + 2, row + 3));
-                    [
-                        _mm512_unpacklo_pd(a, c),
-                        _mm512_unpackhi_pd(a, c),
-                        _mm512_unpacklo_pd(b, d),
-                        _mm512_unpackhi_pd(b, d),
-                    ]
-                    .map(|vector| _mm512_castpd_ps(vector))
-                };
-                let groups = [group(0), group(4), group(8), group(12)];
-                for column in 0..4 {
-                    let [a, b, c, d] = groups.map(|group| group[column]);
-                    let (ab, cd) =
-                        (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
-                    let (ef, gh) =
-                        (_mm512_shuffle_f32x4::<0xDD>(a, b), _mm512_shuffle_f32x4::<0xDD>(c, d));
-                    let columns = [
-                        _mm512_shuffle_f32x4::<0x88>(ab, cd),
-                        _mm512_shuffle_f32x4::<0x88>(ef, gh),
-                        _mm512_shuffle_f32x4::<0xDD>(ab, cd),
-                        _mm512_shuffle_f32x4::<0xDD>(ef, gh),
-                    ];
-                    for (number, vector) in columns.into_iter().enumerate() {
-                        let depth = square * 16 + number * 4 + column;
-                        store_512(&mut panel[depth * width + first..][..count], vector);
-                    }
+                let columns =
+                    turn_16(std::array::from_fn(|row| load_512(&rows[row][square])));
+                for (column, vector) in columns.into_iter().enumerate() {
+                    let depth = square * 16 + column;
+                    store_512(&mut panel[depth * width + first..][..count], vector);
                 }
             }
         }

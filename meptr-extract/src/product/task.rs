@@ -1,0 +1,98 @@
+//! Outputs shared out over threads, and what follows their sums.
+
+use super::multiply::{Ending, Part};
+use crate::backbones::{Activation, vector_math};
+
+/// The most outputs of a task that leave no thread idle for long: up to `most` times `panel`.
+pub(super) fn outputs_at_once(panel: usize, most: usize, parts: &[Part]) -> usize {
+    let threads = rayon::current_num_threads();
+    let panels: usize = parts.iter().map(|part| part.bias.len().div_ceil(panel)).sum();
+    let is_even = |size: &usize| {
+        let tasks = panels.div_ceil(*size);
+        tasks >= 8 * threads || (tasks.is_multiple_of(threads) && panels.is_multiple_of(*size))
+    };
+    panel * (1..=most).rev().find(is_even).unwrap_or(1)
+}
+
+/// Cuts the outputs into tasks of `at_once` of them, each with its columns of all lines.
+pub(super) fn tasks<'a, 'o>(
+    out: &'o mut [f32],
+    first_row: usize,
+    width: usize,
+    parts: &[Part<'a>],
+    at_once: usize,
+) -> Vec<Task<'a, 'o>> {
+    let mut tasks = Vec::new();
+    let mut first_column = 0;
+    for part in parts {
+        for first in (0..part.bias.len()).step_by(at_once) {
+            let outputs = at_once.min(part.bias.len() - first);
+            let part = Part {
+                weight: &part.weight[first * part.depth..][..outputs * part.depth],
+                bias: &part.bias[first..first + outputs],
+                ..*part
+            };
+            let place = Place { first_row, first_column, width };
+            tasks.push(Task { part, place, out: Vec::with_capacity(out.len() / width) });
+            first_column += outputs;
+        }
+    }
+    for mut line in out.chunks_exact_mut(width) {
+        for task in &mut tasks {
+            let (columns, rest) = line.split_at_mut(task.part.bias.len());
+            task.out.push(columns);
+            line = rest;
+        }
+    }
+    tasks
+}
+
+/// Some outputs, and their columns of some lines.
+pub(super) struct Task<'a, 'o> {
+    pub(super) part: Part<'a>,
+    pub(super) place: Place,
+    pub(super) out: Vec<&'o mut [f32]>,
+}
+
+/// Where a task's lines lie in the output.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) first_row: usize,
+    pub(super) first_column: usize,
+    pub(super) width: usize,
+}
+
+impl Task<'_, '_> {
+    /// Scale, bias and what follows for outputs `first..last` of the task, whose sums are there.
+    #[inline(always)]
+    pub(super) fn end(&mut self, ending: Ending, first: usize, last: usize) {
+        let Self { part, place, out } = self;
+        for (row, line) in out.iter_mut().enumerate() {
+            let line = &mut line[first..last];
+            let bias = &part.bias[first..last];
+            let at = (place.first_row + row) * place.width + place.first_column + first;
+            end(line, bias, part.scale, ending, at);
+        }
+    }
+}
+
+/// Scale, bias and what follows, for a stretch of a line that starts at number `at` of the output.
+#[inline(always)]
+fn end(line: &mut [f32], bias: &[f32], scale: f32, ending: Ending, at: usize) {
+    let biased = line.iter_mut().zip(bias);
+    match ending {
+        Ending::Linear => biased.for_each(|(x, bias)| *x = *x * scale + bias),
+        Ending::Activated(Activation::Gelu) => {
+            biased.for_each(|(x, bias)| *x = vector_math::gelu(*x * scale + bias));
+        }
+        Ending::Activated(Activation::QuickGelu) => {
+            biased.for_each(|(x, bias)| *x = vector_math::quick_gelu(*x * scale + bias));
+        }
+        Ending::Plus(residual) => {
+            let residual = &residual[at..at + bias.len()];
+            for ((x, bias), residual) in biased.zip(residual) {
+                *x += bias + residual; // parts with a residual have the scale 1
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Numbers of f32 as sums of bf16, in the order in which tiles are read.
+
+use std::arch::x86_64::*;
+
+use super::super::turn::turn_16;
+use super::Tiles;
+
+/// Rows of a tile.
+pub(super) const SIDE: usize = 16;
+/// Numbers of bf16 in a row of a tile, and depths that one product of tiles adds up.
+pub(super) const DEPTH: usize = 32;
+/// Rows or outputs of a block: two tiles side by side.
+pub(super) const BLOCK: usize = 2 * SIDE;
+
+/// The memory of one tile.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Tile(pub(super) [[u16; DEPTH]; SIDE]);
+
+impl Tile {
+    pub(super) const ZERO: Self = Self([[0; DEPTH]; SIDE]);
+}
+
+/// How many numbers of bf16 stand for one of f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Pieces {
+    /// The nearest number of bf16.
+    One = 1,
+    /// All bits.
+    Three = 3,
+}
+
+impl Pieces {
+    /// Tiles of a block of this depth: for [`DEPTH`] depths after the other, for each piece, two.
+    pub(super) fn tiles_of(self, depth: usize) -> usize {
+        depth.div_ceil(DEPTH) * self as usize * 2
+    }
+}
+
+/// Rows of numbers of a block: row `r` is `numbers[r * step..][..depth]`.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    pub(super) numbers: &'a [f32],
+    pub(super) step: usize,
+    /// At most [`BLOCK`]; the rows beyond are 0.
+    pub(super) count: usize,
+    pub(super) depth: usize,
+}
+
+impl<'a> Block<'a> {
+    fn row(&self, row: usize) -> &'a [f32] {
+        if row < self.count { &self.numbers[row * self.step..][..self.depth] } else { &[] }
+    }
+
+    /// As the left factor: row by row. Overwrites `tiles`, as many as [`Pieces::tiles_of`] says.
+    pub(super) fn lay_out_left(self, _: Tiles, pieces: Pieces, tiles: &mut [Tile]) {
+        assert_eq!(tiles.len(), pieces.tiles_of(self.depth));
+        #[expect(unsafe_code, reason = "the CPU has the instructions")]
+        // SAFETY: `Tiles` exists only where the CPU has AVX-512F and AVX-512BW.
+        unsafe {
+            match pieces {
+                Pieces::One => self.left::<1>(tiles),
+                Pieces::Three => self.left::<3>(tiles),
+            }
+        }
+    }
+
+    /// As the right factor: pairs of depths side by side. Overwrites `tiles` likewise.
+    pub(super) fn lay_out_right(self, _: Tiles, pieces: Pieces, tiles: &mut [Tile]) {
+        assert_eq!(tiles.len(), pieces.tiles_of(self.depth));
+        #[expect(unsafe_code, reason = "the CPU has the instructions")]
+        // SAFETY: `Tiles` exists only where the CPU has AVX-512F and AVX-512BW.
+        unsafe {
+            match pieces {
+                Pieces::One => self.right::<1>(tiles),
+                Pieces::Three => self.right::<3>(tiles),
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn left<const PIECES: usize>(self, tiles: &mut [Tile]) {
+        for row in 0..BLOCK {
+            let (half, line) = (row / SIDE, row % SIDE);
+            let numbers = self.row(row);
+            let steps = tiles.chunks_exact_mut(2 * PIECES).enumerate();
+            for (step, tiles) in steps {
+                for (piece, bits) in split::<PIECES>(load_32(numbers, step)).into_iter().enumerate()
+                {
+                    store_32(&mut tiles[2 * piece + half].0[line], bits);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn right<const PIECES: usize>(self, tiles: &mut [Tile]) {
+        let rows: [&[f32]; BLOCK] = std::array::from_fn(|row| self.row(row));
+        for (step, tiles) in tiles.chunks_exact_mut(2 * PIECES).enumerate() {
+            for (half, rows) in rows.chunks_exact(SIDE).enumerate() {
+                let mut lines = [[_mm512_setzero_ps(); SIDE]; PIECES];
+                for (line, numbers) in rows.iter().enumerate() {
+                    for (piece, bits) in
+                        split::<PIECES>(load_32(numbers, step)).into_iter().enumerate()
+                    {
+                        lines[piece][line] = _mm512_castsi512_ps(bits);
+                    }
+                }
+                for (piece, lines) in lines.into_iter().enumerate() {
+                    let pairs = turn_16(lines);
+                    for (line, bits) in tiles[2 * piece + half].0.iter_mut().zip(pairs) {
+                        store_32(line, _mm512_castps_si512(bits));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Block<'_> {
+    /// As the left factor, where number `d` of row `r` is `numbers[d * step + r]`.
+    pub(super) fn lay_out_left_turned(self, _: Tiles, pieces: Pieces, tiles: &mut [Tile]) {
+        assert_eq!(tiles.len(), pieces.tiles_of(self.depth));
+        #[expect(unsafe_code, reason = "the CPU has the instructions")]
+        // SAFETY: `Tiles` exists only where the CPU has AVX-512F and AVX-512BW.
+        unsafe {
+            match pieces {
+                Pieces::One => self.left_turned::<1>(tiles),
+                Pieces::Three => self.left_turned::<3>(tiles),
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn left_turned<const PIECES: usize>(self, tiles: &mut [Tile]) {
+        for (step, tiles) in tiles.chunks_exact_mut(2 * PIECES).enumerate() {
+            for half in 0..2 {
+                let mut squares = [[_mm512_setzero_ps(); SIDE]; 2];
+                for (at, square) in squares.as_flattened_mut().iter_mut().enumerate() {
+                    let depth = step * DEPTH + at;
+                    if depth < self.depth {
+                        let numbers = &self.numbers[depth * self.step..][..self.count];
+                        *square = load_part(numbers, half * SIDE);
+                    }
+                }
+                let [first, second] = squares.map(|square| turn_16(square));
+                for (line, (first, second)) in first.into_iter().zip(second).enumerate() {
+                    let pieces = split::<PIECES>([first, second]);
+                    for (piece, bits) in pieces.into_iter().enumerate() {
+                        store_32(&mut tiles[2 * piece + half].0[line], bits);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Numbers `32 step..` of a row, 0 beyond its end.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_32(row: &[f32], step: usize) -> [__m512; 2] {
+    [load_part(row, step * DEPTH), load_part(row, step * DEPTH + 16)]
+}
+
+/// Numbers `first..first + 16` of a row, 0 beyond its end.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_part(row: &[f32], first: usize) -> __m512 {
+    let row = row.get(first..).unwrap_or(&[]);
+    let mask = if row.len() < 16 { (1_u32 << row.len()) - 1 } else { 0xFFFF };
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: only numbers of the row are read; the load asks for no alignment.
+    unsafe {
+        _mm512_maskz_loadu_ps(mask as u16, row.as_ptr())
+    }
+}
+
+/// 32 numbers as pieces: the first is the nearest number of bf16, the next the nearest to what is
+/// left, in the upper 16 bits. The last of three is exact, its lower bits have no meaning; the only
+/// one is the nearest.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn pieces_of<const PIECES: usize>(mut numbers: [__m512; 2]) -> [[__m512i; 2]; PIECES] {
+    let (half, upper) = (_mm512_set1_epi32(0x8000), _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+    let mut pieces = [[_mm512_setzero_si512(); 2]; PIECES];
+    for (piece, bits) in pieces.iter_mut().enumerate() {
+        for (number, bits) in numbers.iter_mut().zip(bits) {
+            *bits = _mm512_castps_si512(*number);
+            if piece > 0 && piece + 1 == PIECES {
+                continue;
+            }
+            // Where that turns the bits of a NaN over, the next piece is NaN.
+            let nearest = _mm512_and_si512(_mm512_add_epi32(*bits, half), upper);
+            *bits = match PIECES {
+                // There is no next piece.
+                1 => {
+                    let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(*number, *number);
+                    _mm512_mask_mov_epi32(nearest, is_nan, *bits)
+                }
+                _ => nearest,
+            };
+            *number = _mm512_sub_ps(*number, _mm512_castsi512_ps(*bits));
+        }
+    }
+    pieces
+}
+
+/// The same with the bits of the 32 numbers side by side.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn split<const PIECES: usize>(numbers: [__m512; 2]) -> [__m512i; PIECES] {
+    let mut split = [_mm512_setzero_si512(); PIECES];
+    for (split, [first, second]) in split.iter_mut().zip(pieces_of::<PIECES>(numbers)) {
+        *split = upper_halves(first, second);
+    }
+    split
+}
+
+/// The upper 16 bits of 16 and 16 numbers.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn upper_halves(first: __m512i, second: __m512i) -> __m512i {
+    const ODD: [i16; 32] = {
+        let mut odd = [0; 32];
+        let mut at = 0;
+        while at < 32 {
+            odd[at] = 2 * at as i16 + 1;
+            at += 1;
+        }
+        odd
+    };
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: 64 bytes are there; the load asks for no alignment.
+    let odd = unsafe { _mm512_loadu_si512(ODD.as_ptr().cast()) };
+    _mm512_permutex2var_epi16(first, odd, second)
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn load_16(from: &[f32; 16]) -> __m512 {
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: sixteen numbers are there; the load asks for no alignment.
+    unsafe {
+        _mm512_loadu_ps(from.as_ptr())
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn store_32(into: &mut [u16; DEPTH], bits: __m512i) {
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: 64 bytes have room; the store asks for no alignment.
+    unsafe {
+        _mm512_storeu_si512(into.as_mut_ptr().cast(), bits);
+    }
+}

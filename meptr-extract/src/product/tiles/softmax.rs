@@ -1,0 +1,130 @@
+//! The softmax of scores that lie with a key's in a row.
+
+use std::arch::x86_64::*;
+
+use super::Tiles;
+use super::kernel::Sums;
+use super::pieces::{BLOCK, Pieces, SIDE, Tile, load_16, pieces_of, store_32};
+
+/// Turns scores into weights that are not yet divided by their sum: `e` to the difference from the
+/// query's largest score.
+///
+/// - `scores`: a block of keys after the other, for one block of queries
+/// - `keys`: how many keys there are; what stands for those beyond them is not read
+/// - `weights`: the right factor for the product with the values, overwritten
+/// - returns one over the sum of each query's weights
+pub(super) fn softmax(
+    _: Tiles,
+    pieces: Pieces,
+    scores: &[Sums],
+    keys: usize,
+    weights: &mut [Tile],
+) -> [[f32; SIDE]; 2] {
+    assert_eq!(weights.len(), pieces.tiles_of(keys));
+    assert_eq!(scores.len(), keys.div_ceil(BLOCK));
+    let half = |half| {
+        #[expect(unsafe_code, reason = "the CPU has the instructions")]
+        // SAFETY: `Tiles` exists only where the CPU has AVX-512F and AVX-512BW.
+        unsafe {
+            match pieces {
+                Pieces::One => half_softmax::<1>(scores, keys, half, weights),
+                Pieces::Three => half_softmax::<3>(scores, keys, half, weights),
+            }
+        }
+    };
+    [0, 1].map(half)
+}
+
+/// The same for one half of the queries.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn half_softmax<const PIECES: usize>(
+    scores: &[Sums],
+    keys: usize,
+    half: usize,
+    weights: &mut [Tile],
+) -> [f32; SIDE] {
+    let rows = |number: usize| {
+        let [first, second] = &scores[number].0;
+        let rows = first[half].iter().chain(&second[half]);
+        rows.take(keys - number * BLOCK)
+    };
+    let mut largest = [_mm512_set1_ps(f32::NEG_INFINITY); 4];
+    for number in 0..scores.len() {
+        for (at, row) in rows(number).enumerate() {
+            // What is no number is left to the sum.
+            largest[at % 4] = _mm512_max_ps(load_16(row), largest[at % 4]);
+        }
+    }
+    let [a, b, c, d] = largest;
+    let largest = _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
+    let mut sum = _mm512_setzero_ps();
+    for (number, tiles) in weights.chunks_exact_mut(2 * PIECES).enumerate() {
+        let mut rows = rows(number);
+        let mut of_block = _mm512_setzero_ps();
+        for pair in 0..SIDE {
+            let mut next = || match rows.next() {
+                Some(row) => exp(_mm512_sub_ps(load_16(row), largest)),
+                None => _mm512_setzero_ps(),
+            };
+            let both = [next(), next()];
+            of_block = _mm512_add_ps(of_block, _mm512_add_ps(both[0], both[1]));
+            for (piece, bits) in pieces_of::<PIECES>(both).into_iter().enumerate() {
+                store_32(&mut tiles[2 * piece + half].0[pair], interleaved(bits));
+            }
+        }
+        sum = _mm512_add_ps(sum, of_block);
+    }
+    let mut inverse = [0.0; SIDE];
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: sixteen numbers have room; the store asks for no alignment.
+    unsafe {
+        _mm512_storeu_ps(inverse.as_mut_ptr(), _mm512_div_ps(_mm512_set1_ps(1.0), sum));
+    }
+    inverse
+}
+
+/// The upper 16 bits of the first and the second numbers by turns.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn interleaved([first, second]: [__m512i; 2]) -> __m512i {
+    let upper = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
+    _mm512_or_si512(_mm512_srli_epi32::<16>(first), _mm512_and_si512(second, upper))
+}
+
+/// `e^x`: `2^n` times the Taylor series of what is left, at most ln(2) / 2.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn exp(x: __m512) -> __m512 {
+    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    let number = |number: f32| _mm512_set1_ps(number);
+    let whole = _mm512_roundscale_ps::<NEAREST>(_mm512_mul_ps(x, number(std::f32::consts::LOG2_E)));
+    let rest = _mm512_fnmadd_ps(whole, number(0.693_359_4), x); // the upper bits of ln(2)
+    let rest = _mm512_fnmadd_ps(whole, number(-2.121_944_4e-4), rest); // what they lack
+    let series = [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0]
+        .into_iter()
+        .fold(number(1.0 / 720.0), |series, next| _mm512_fmadd_ps(series, rest, number(next)));
+    _mm512_scalef_ps(series, whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_equals_the_exact_one() {
+        if Tiles::new().is_none() {
+            return;
+        }
+        for step in -9000..=0 {
+            let x = step as f32 * 0.01;
+            let mut found = [0.0; 16];
+            // SAFETY: the CPU has AVX-512F; sixteen numbers have room.
+            #[expect(unsafe_code, reason = "intrinsics")]
+            unsafe {
+                _mm512_storeu_ps(found.as_mut_ptr(), exp(_mm512_set1_ps(x)));
+            }
+            let exact = f64::from(x).exp();
+            assert!((f64::from(found[3]) - exact).abs() <= 3e-7 * exact + 1e-40, "exp {x}");
+        }
+    }
+}
