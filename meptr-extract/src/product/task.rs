@@ -1,5 +1,7 @@
 //! Outputs shared out over threads, and what follows their sums.
 
+use std::ops::Range;
+
 use super::multiply::{Ending, Part};
 use crate::backbones::{Activation, vector_math};
 
@@ -63,14 +65,15 @@ pub(super) struct Place {
 }
 
 impl Task<'_, '_> {
-    /// Scale, bias and what follows for outputs `first..last` of the task, whose sums are there.
+    /// Scale, bias and what follows for some of the task's lines and outputs, whose sums are there.
     #[inline(always)]
-    pub(super) fn end(&mut self, ending: Ending, first: usize, last: usize) {
+    pub(super) fn end(&mut self, ending: Ending, lines: Range<usize>, outputs: Range<usize>) {
         let Self { part, place, out } = self;
-        for (row, line) in out.iter_mut().enumerate() {
-            let line = &mut line[first..last];
-            let bias = &part.bias[first..last];
-            let at = (place.first_row + row) * place.width + place.first_column + first;
+        let first_row = place.first_row + lines.start;
+        for (row, line) in out[lines].iter_mut().enumerate() {
+            let line = &mut line[outputs.clone()];
+            let bias = &part.bias[outputs.clone()];
+            let at = (first_row + row) * place.width + place.first_column + outputs.start;
             end(line, bias, part.scale, ending, at);
         }
     }

@@ -6,26 +6,22 @@ use std::arch::x86_64::*;
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn turn_16(rows: [__m512; 16]) -> [__m512; 16] {
-    let pair = |a: usize, b: usize| {
-        let (low, high) =
-            (_mm512_unpacklo_ps(rows[a], rows[b]), _mm512_unpackhi_ps(rows[a], rows[b]));
-        (_mm512_castps_pd(low), _mm512_castps_pd(high))
-    };
     // Groups of four rows: vector `n` holds columns n, n + 4, n + 8, n + 12 of the four.
-    let group = |row: usize| -> [__m512; 4] {
-        let ((a, b), (c, d)) = (pair(row, row + 1), pair(row + 2, row + 3));
-        [
-            _mm512_unpacklo_pd(a, c),
-            _mm512_unpackhi_pd(a, c),
-            _mm512_unpacklo_pd(b, d),
-            _mm512_unpackhi_pd(b, d),
-        ]
-        .map(|vector| _mm512_castpd_ps(vector))
-    };
-    let groups = [group(0), group(4), group(8), group(12)];
+    let mut groups = [[_mm512_setzero_ps(); 4]; 4];
+    for (group, rows) in groups.iter_mut().zip(rows.chunks_exact(4)) {
+        let (a, b) = (_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpackhi_ps(rows[0], rows[1]));
+        let (c, d) = (_mm512_unpacklo_ps(rows[2], rows[3]), _mm512_unpackhi_ps(rows[2], rows[3]));
+        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+        let (c, d) = (_mm512_castps_pd(c), _mm512_castps_pd(d));
+        group[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+        group[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+        group[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+        group[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+    }
     let mut columns = rows;
     for column in 0..4 {
-        let [a, b, c, d] = groups.map(|group| group[column]);
+        let [a, b, c, d] =
+            [groups[0][column], groups[1][column], groups[2][column], groups[3][column]];
         let (ab, cd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
         let (ef, gh) = (_mm512_shuffle_f32x4::<0xDD>(a, b), _mm512_shuffle_f32x4::<0xDD>(c, d));
         columns[column] = _mm512_shuffle_f32x4::<0x88>(ab, cd);

@@ -7,9 +7,10 @@ use std::cell::RefCell;
 
 use super::super::attention::{Attend, Head};
 use super::super::scratch::lend;
-use super::kernel::{Next, Sums, product};
+use super::kernel::{Next, product};
 use super::pieces::{BLOCK, Block, Pieces, SIDE, Tile};
 use super::softmax::softmax;
+use super::sums::Sums;
 use super::{Configured, Tiles};
 
 /// Sets what some queries of a head read.

@@ -1,54 +1,10 @@
 //! The innermost loop: a block of outputs times a block of rows.
 
 use std::arch::asm;
-use std::arch::x86_64::*;
 
-use super::super::turn::turn_16;
-use super::pieces::{BLOCK, DEPTH, Pieces, SIDE, Tile, load_16};
-use super::{Configured, Tiles};
-
-/// What a block of outputs and one of rows give: for both halves of the outputs, for both halves of
-/// the rows, `(outputs, rows)`.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [[[[f32; SIDE]; SIDE]; 2]; 2]);
-
-impl Sums {
-    pub(super) const ZERO: Self = Self([[[[0.0; SIDE]; SIDE]; 2]; 2]);
-
-    /// Sets columns from `first` on, as many as a block has or are left, of a block's lines of the
-    /// output, or adds to them.
-    pub(super) fn write(&self, _: Tiles, lines: &mut [&mut [f32]], first: usize, adds: bool) {
-        #[expect(unsafe_code, reason = "the CPU has the instructions")]
-        // SAFETY: `Tiles` exists only where the CPU has AVX-512F.
-        unsafe {
-            write(self, lines, first, adds);
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f")]
-fn write(sums: &Sums, lines: &mut [&mut [f32]], first: usize, adds: bool) {
-    for (sums, first) in sums.0.iter().zip([first, first + SIDE]) {
-        for (sums, lines) in sums.iter().zip(lines.chunks_mut(SIDE)) {
-            let columns = turn_16(sums.each_ref().map(|row| load_16(row)));
-            for (line, sums) in lines.iter_mut().zip(columns) {
-                let Some(line) = line.get_mut(first..) else { break };
-                let count = line.len().min(SIDE);
-                let mask = ((1_u32 << count) - 1) as u16;
-                #[expect(unsafe_code, reason = "loads and stores take a pointer")]
-                // SAFETY: only numbers of the line are touched; no alignment is asked for.
-                unsafe {
-                    let before = match adds {
-                        true => _mm512_maskz_loadu_ps(mask, line.as_ptr()),
-                        false => _mm512_setzero_ps(),
-                    };
-                    _mm512_mask_storeu_ps(line.as_mut_ptr(), mask, _mm512_add_ps(before, sums));
-                }
-            }
-        }
-    }
-}
+use super::Configured;
+use super::pieces::{BLOCK, DEPTH, Pieces, Tile};
+use super::sums::Sums;
 
 /// Lines of the cache that are needed soon and lie in memory, fetched between the products.
 #[derive(Clone, Copy)]

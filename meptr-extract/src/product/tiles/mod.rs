@@ -18,6 +18,7 @@ mod kernel;
 mod multiply;
 mod pieces;
 mod softmax;
+mod sums;
 
 use std::sync::OnceLock;
 

@@ -10,8 +10,9 @@ use super::super::multiply::{Ending, Part, Rows};
 use super::super::scratch::{lend, lend_to_all};
 use super::super::task::{Task, outputs_at_once, tasks};
 use super::Tiles;
-use super::kernel::{Next, Sums, product};
+use super::kernel::{Next, product};
 use super::pieces::{BLOCK, Block, Pieces, Tile};
+use super::sums::{Sums, fetch};
 
 /// Depths of a block of outputs that are multiplied at a time: a few blocks of them and one of the
 /// rows stay in the second-level cache.
@@ -142,19 +143,22 @@ impl WithSimd for Run<'_, '_> {
                     true => Next::new(part.weight.as_ptr_range().end, part.weight.len()),
                     false => Next::NOTHING,
                 };
-                for (number, out) in task.out.chunks_mut(BLOCK).enumerate() {
+                let is_last = start + depth == part.depth;
+                for number in 0..task.out.len().div_ceil(BLOCK) {
+                    let lines = number * BLOCK..task.out.len().min((number + 1) * BLOCK);
                     let first = number * pieces.tiles_of(part.depth) + pieces.tiles_of(start);
                     let right = &right[first..][..of_block];
                     for (block, left) in left.chunks_exact(of_block).enumerate() {
+                        let out = &mut task.out[lines.clone()];
+                        fetch(out, block * BLOCK);
                         product(&configured, pieces, left, right, &mut sums, &mut next);
                         sums.write(tiles, out, block * BLOCK, start > 0);
+                    }
+                    if is_last {
+                        task.end(ending, lines, 0..part.bias.len());
                     }
                 }
             }
         });
-        if part.depth == 0 {
-            task.out.iter_mut().for_each(|line| line.fill(0.0));
-        }
-        task.end(ending, 0, part.bias.len());
     }
 }

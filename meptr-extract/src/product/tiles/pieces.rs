@@ -143,7 +143,7 @@ impl Block<'_> {
                         *square = load_part(numbers, half * SIDE);
                     }
                 }
-                let [first, second] = squares.map(|square| turn_16(square));
+                let [first, second] = [turn_16(squares[0]), turn_16(squares[1])];
                 for (line, (first, second)) in first.into_iter().zip(second).enumerate() {
                     let pieces = split::<PIECES>([first, second]);
                     for (piece, bits) in pieces.into_iter().enumerate() {
@@ -167,7 +167,10 @@ fn load_32(row: &[f32], step: usize) -> [__m512; 2] {
 #[inline]
 fn load_part(row: &[f32], first: usize) -> __m512 {
     let row = row.get(first..).unwrap_or(&[]);
-    let mask = if row.len() < 16 { (1_u32 << row.len()) - 1 } else { 0xFFFF };
+    if let Some((whole, _)) = row.split_first_chunk() {
+        return load_16(whole);
+    }
+    let mask = (1_u32 << row.len()) - 1;
     #[expect(unsafe_code, reason = "a load takes a pointer")]
     // SAFETY: only numbers of the row are read; the load asks for no alignment.
     unsafe {

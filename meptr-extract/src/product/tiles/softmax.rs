@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::Tiles;
-use super::kernel::Sums;
 use super::pieces::{BLOCK, Pieces, SIDE, Tile, load_16, pieces_of, store_32};
+use super::sums::Sums;
 
 /// Turns scores into weights that are not yet divided by their sum: `e` to the difference from the
 /// query's largest score.

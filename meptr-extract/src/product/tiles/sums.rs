@@ -1,0 +1,67 @@
+//! What comes out of the tiles.
+
+use std::arch::x86_64::*;
+
+use super::super::turn::turn_16;
+use super::Tiles;
+use super::pieces::{SIDE, load_16};
+
+/// What a block of outputs and one of rows give: for both halves of the outputs, for both halves of
+/// the rows, `(outputs, rows)`.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Sums(pub(super) [[[[f32; SIDE]; SIDE]; 2]; 2]);
+
+impl Sums {
+    pub(super) const ZERO: Self = Self([[[[0.0; SIDE]; SIDE]; 2]; 2]);
+
+    /// Sets columns from `first` on, as many as a block has or are left, of a block's lines of the
+    /// output, or adds to them.
+    pub(super) fn write(&self, _: Tiles, lines: &mut [&mut [f32]], first: usize, adds: bool) {
+        #[expect(unsafe_code, reason = "the CPU has the instructions")]
+        // SAFETY: `Tiles` exists only where the CPU has AVX-512F.
+        unsafe {
+            write(self, lines, first, adds);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+fn write(sums: &Sums, lines: &mut [&mut [f32]], first: usize, adds: bool) {
+    for (sums, first) in sums.0.iter().zip([first, first + SIDE]) {
+        for (sums, lines) in sums.iter().zip(lines.chunks_mut(SIDE)) {
+            let mut rows = [_mm512_setzero_ps(); SIDE];
+            for (row, sums) in rows.iter_mut().zip(sums) {
+                *row = load_16(sums);
+            }
+            for (line, sums) in lines.iter_mut().zip(turn_16(rows)) {
+                let Some(line) = line.get_mut(first..) else { break };
+                let count = line.len().min(SIDE);
+                let mask = ((1_u32 << count) - 1) as u16;
+                #[expect(unsafe_code, reason = "loads and stores take a pointer")]
+                // SAFETY: only numbers of the line are touched; no alignment is asked for.
+                unsafe {
+                    let before = match adds {
+                        true => _mm512_maskz_loadu_ps(mask, line.as_ptr()),
+                        false => _mm512_setzero_ps(),
+                    };
+                    _mm512_mask_storeu_ps(line.as_mut_ptr(), mask, _mm512_add_ps(before, sums));
+                }
+            }
+        }
+    }
+}
+
+/// Fetches columns from `first` on of a block's lines, which are to be written.
+pub(super) fn fetch(lines: &[&mut [f32]], first: usize) {
+    for line in lines {
+        let place = line.as_ptr().wrapping_add(first);
+        for place in [place, place.wrapping_add(SIDE)] {
+            #[expect(unsafe_code, reason = "prefetching is only reachable as an intrinsic")]
+            // SAFETY: a prefetch reads nothing; any address is allowed.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_ET0>(place.cast());
+            }
+        }
+    }
+}
