@@ -111,7 +111,7 @@ impl FolderConfig for ClipConfig {
 
 /// Pictures that go through the layers together on the CPU: what stands between the products then
 /// stays in its cache, and is not given back to the system and fetched again for every layer.
-const AT_ONCE_ON_CPU: usize = 8;
+const AT_ONCE_ON_CPU: usize = 16;
 
 const LAYER_NAMES: LayerNames = LayerNames {
     query: "self_attn.q_proj",
@@ -260,8 +260,7 @@ impl ClipVision {
         let pictures = pixel_values.dim(0)?;
         let hidden = self.embed(pixel_values)?;
         let lengths = vec![hidden.dim(1)?; pictures];
-        let hidden = self.encoder.forward(self.pre_norm.forward(&hidden)?, &lengths)?;
-        let class = hidden.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
+        let class = self.encoder.forward_first(self.pre_norm.forward(&hidden)?, &lengths)?;
         let normed = self.post_norm.forward(&class)?;
         self.projection.forward(&normed)?.to_dtype(DType::F32)
     }

@@ -90,12 +90,47 @@ impl Encoder {
     /// - returns `(batch, time, width)`, no norm after the last layer
     pub(crate) fn forward(&self, hidden: Tensor, lengths: &[usize]) -> Result<Tensor> {
         let (batch, time, width) = hidden.dims3()?;
+        self.run(hidden, lengths, Steps::All)?.reshape((batch, time, width))
+    }
+
+    /// The same for the first step of each row alone, `(batch, width)`: the last layer computes no
+    /// other.
+    pub(crate) fn forward_first(&self, hidden: Tensor, lengths: &[usize]) -> Result<Tensor> {
+        self.run(hidden, lengths, Steps::First)
+    }
+
+    fn run(&self, hidden: Tensor, lengths: &[usize], last: Steps) -> Result<Tensor> {
+        let (batch, time, width) = hidden.dims3()?;
         check_lengths(lengths, batch, time)?;
         let mut hidden = hidden.reshape((batch * time, width))?;
-        for layer in &self.layers {
-            hidden = layer.forward(hidden, lengths)?;
+        for (number, layer) in self.layers.iter().enumerate() {
+            let is_last = number + 1 == self.layers.len();
+            hidden = layer.forward(hidden, lengths, if is_last { last } else { Steps::All })?;
         }
-        hidden.reshape((batch, time, width))
+        Ok(hidden)
+    }
+}
+
+/// Which steps a layer computes.
+#[derive(Debug, Clone, Copy)]
+enum Steps {
+    All,
+    /// The first of each row.
+    First,
+}
+
+impl Steps {
+    /// Those of `(rows, width)`, rows being all steps of `batch` entries.
+    fn of(self, x: &Tensor, batch: usize) -> Result<Tensor> {
+        let (rows, width) = x.dims2()?;
+        match self {
+            Self::All => Ok(x.clone()),
+            Self::First => x
+                .reshape((batch, rows / batch, width))?
+                .narrow(1, 0, 1)?
+                .contiguous()?
+                .reshape((batch, width)),
+        }
     }
 }
 
@@ -131,19 +166,33 @@ impl Layer {
         })
     }
 
-    /// `(rows, width)` to the same, rows being all steps of all batch entries.
-    fn forward(&self, hidden: Tensor, lengths: &[usize]) -> Result<Tensor> {
+    /// `(rows, width)` to the same for some steps, rows being all steps of all batch entries.
+    fn forward(&self, hidden: Tensor, lengths: &[usize], steps: Steps) -> Result<Tensor> {
         let (norm, feed_norm) = (&self.attention_norm, &self.feed_forward_norm);
         match self.norm_place {
             NormPlace::BeforeBranch => {
-                let hidden = self.attention.forward(&norm.forward(&hidden)?, lengths, &hidden)?;
+                let read = self.attention.attend(&norm.forward(&hidden)?, lengths)?;
+                let hidden = self.add_read(&read, &hidden, lengths, steps)?;
                 self.feed_forward(&feed_norm.forward(&hidden)?, &hidden)
             }
             NormPlace::AfterResidual => {
-                let hidden = norm.forward(&self.attention.forward(&hidden, lengths, &hidden)?)?;
+                let read = self.attention.attend(&hidden, lengths)?;
+                let hidden = norm.forward(&self.add_read(&read, &hidden, lengths, steps)?)?;
                 feed_norm.forward(&self.feed_forward(&hidden, &hidden)?)
             }
         }
+    }
+
+    /// `hidden` plus what was read, of some steps.
+    fn add_read(
+        &self,
+        read: &Tensor,
+        hidden: &Tensor,
+        lengths: &[usize],
+        steps: Steps,
+    ) -> Result<Tensor> {
+        let of = |x: &Tensor| steps.of(x, lengths.len());
+        self.attention.output.forward_plus(&of(read)?, &of(hidden)?)
     }
 
     fn feed_forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
@@ -180,11 +229,7 @@ impl Attention {
         })
     }
 
-    /// `x` and `residual` are `(rows, width)`; returns `residual` plus what was attended.
-    fn forward(&self, x: &Tensor, lengths: &[usize], residual: &Tensor) -> Result<Tensor> {
-        self.output.forward_plus(&self.attend(x, lengths)?, residual)
-    }
-
+    /// `(rows, width)` to what the steps read, `(rows, width)`, before the layer that follows.
     fn attend(&self, x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if gpu::takes(x) {
@@ -341,6 +386,9 @@ mod tests {
             let found = batch.narrow(0, row, 1).unwrap().narrow(1, 0, length).unwrap();
             assert!(difference(&single, &found) < 1e-6, "row {row}");
         }
+        let first = encoder.forward_first(hidden.clone(), &lengths).unwrap();
+        let expected = batch.narrow(1, 0, 1).unwrap().squeeze(1).unwrap();
+        assert!(difference(&first, &expected) < 1e-6);
         assert!(encoder.forward(hidden, &[5, 0, 1]).is_err());
     }
 }

@@ -24,11 +24,12 @@ impl Next {
         Self { place, lines: numbers.div_ceil(Self::LINE) }
     }
 
-    /// Where a product of so many steps fetches, and how far it goes on after each line.
-    fn take(&mut self, pieces: Pieces, steps: usize) -> (*const f32, usize) {
+    /// Where a product of so many steps fetches, and how far it goes on after each line. With nothing
+    /// to fetch it stays at `idle`, which exists: looking for a page that does not takes time.
+    fn take(&mut self, pieces: Pieces, steps: usize, idle: *const Tile) -> (*const f32, usize) {
         let place = self.place;
         if self.lines == 0 {
-            return (place, 0);
+            return (idle.cast(), 0);
         }
         let lines_per_step = match pieces {
             Pieces::One => 16,
@@ -157,7 +158,7 @@ pub(super) fn product(
     }
     assert_eq!(left.len(), pieces.tiles_of(steps * DEPTH));
     const { assert!(size_of::<Sums>() == BLOCK * BLOCK * size_of::<f32>()) };
-    let next = next.take(pieces, steps);
+    let next = next.take(pieces, steps, left.as_ptr());
     let (left, right, sums) = (left.as_ptr(), right.as_ptr(), std::ptr::from_mut(sums));
     #[expect(unsafe_code, reason = "the instructions are only reachable by their names")]
     // SAFETY: the tiles are set up; both factors have as many steps of so many bytes, and the sums
