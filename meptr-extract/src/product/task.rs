@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use pulp::{Arch, Simd, WithSimd};
+
+use super::dispatch;
 use super::multiply::{Ending, Part};
 use crate::backbones::{Activation, vector_math};
 
@@ -66,9 +69,30 @@ pub(super) struct Place {
 
 impl Task<'_, '_> {
     /// Scale, bias and what follows for some of the task's lines and outputs, whose sums are there.
+    pub(super) fn end(
+        &mut self,
+        arch: Arch,
+        ending: Ending,
+        lines: Range<usize>,
+        outputs: Range<usize>,
+    ) {
+        dispatch(arch, End { task: self, ending, lines, outputs });
+    }
+}
+
+struct End<'t, 'a, 'o, 'e> {
+    task: &'t mut Task<'a, 'o>,
+    ending: Ending<'e>,
+    lines: Range<usize>,
+    outputs: Range<usize>,
+}
+
+impl WithSimd for End<'_, '_, '_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    pub(super) fn end(&mut self, ending: Ending, lines: Range<usize>, outputs: Range<usize>) {
-        let Self { part, place, out } = self;
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { task: Task { part, place, out }, ending, lines, outputs } = self;
         let first_row = place.first_row + lines.start;
         for (row, line) in out[lines].iter_mut().enumerate() {
             let line = &mut line[outputs.clone()];

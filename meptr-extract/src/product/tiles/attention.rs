@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use super::super::attention::{Attend, Head};
 use super::super::scratch::lend;
 use super::kernel::{Next, product};
-use super::pieces::{BLOCK, Block, Pieces, SIDE, Tile};
+use super::pieces::{BLOCK, Block, Pieces, Tile};
 use super::softmax::softmax;
 use super::sums::Sums;
 use super::{Configured, Tiles};
@@ -94,19 +94,8 @@ impl Run<'_> {
             let inverse = softmax(*tiles, *pieces, scores, keys, weights);
             for (number, left) in self.values.chunks_exact(weights.len()).enumerate() {
                 product(configured, *pieces, left, weights, &mut read, &mut nothing);
-                divide(&mut read, &inverse);
+                read.scale(*tiles, &inverse);
                 read.write(*tiles, lines, number * BLOCK, false);
-            }
-        }
-    }
-}
-
-/// Multiplies the sums of each query by its number.
-fn divide(sums: &mut Sums, inverse: &[[f32; SIDE]; 2]) {
-    for sums in &mut sums.0 {
-        for (rows, inverse) in sums.iter_mut().zip(inverse) {
-            for row in rows {
-                row.iter_mut().zip(inverse).for_each(|(sum, inverse)| *sum *= inverse);
             }
         }
     }

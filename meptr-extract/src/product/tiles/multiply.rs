@@ -2,10 +2,9 @@
 
 use std::cell::RefCell;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Arch;
 use rayon::prelude::*;
 
-use super::super::dispatch;
 use super::super::multiply::{Ending, Part, Rows};
 use super::super::scratch::{lend, lend_to_all};
 use super::super::task::{Task, outputs_at_once, tasks};
@@ -56,7 +55,7 @@ pub(in super::super) fn multiply(
                 let source = Source { offset: task.part.offset, depth: task.part.depth };
                 let at = sources.iter().position(|one| *one == source);
                 let right = laid_out[at.expect("there is a source for each part")];
-                dispatch(Arch::new(), Run { tiles, pieces, right, ending, task });
+                run(tiles, pieces, right, ending, task);
             });
         }
     });
@@ -105,60 +104,50 @@ fn lay_out<'t>(
     work.into_iter().map(|(_, here)| &*here).collect()
 }
 
-struct Run<'a, 'o> {
-    tiles: Tiles,
-    pieces: Pieces,
-    /// The task's rows, block after block.
-    right: &'a [Tile],
-    ending: Ending<'a>,
-    task: Task<'a, 'o>,
-}
-
-impl WithSimd for Run<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        thread_local! {
-            static LEFT: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
-        }
-        let Self { tiles, pieces, right, ending, mut task } = self;
-        let part = task.part;
-        let is_fetching = task.out.len() <= FETCHING_ROWS;
-        let (configured, mut sums) = (tiles.configure(), Sums::ZERO);
-        let chain = if is_fetching { part.depth } else { part.depth.min(MAX_CHAIN) };
-        let most = part.bias.len().div_ceil(BLOCK) * pieces.tiles_of(chain);
-        lend(&LEFT, (most, Tile::ZERO), |left| {
-            for start in (0..part.depth).step_by(chain.max(1)) {
-                let depth = chain.min(part.depth - start);
-                let of_block = pieces.tiles_of(depth);
-                let left = &mut left[..part.bias.len().div_ceil(BLOCK) * of_block];
-                for (number, into) in left.chunks_exact_mut(of_block).enumerate() {
-                    let output = number * BLOCK;
-                    let numbers = &part.weight[output * part.depth + start..];
-                    let (step, count) = (part.depth, BLOCK.min(part.bias.len() - output));
-                    Block { numbers, step, count, depth }.lay_out_left(tiles, pieces, into);
+/// Multiplies a task's rows, block after block in `right`, with its outputs.
+fn run(tiles: Tiles, pieces: Pieces, right: &[Tile], ending: Ending, mut task: Task) {
+    thread_local! {
+        static LEFT: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
+    }
+    let (arch, part) = (Arch::new(), task.part);
+    let is_fetching = task.out.len() <= FETCHING_ROWS;
+    let (configured, mut sums) = (tiles.configure(), Sums::ZERO);
+    let chain = if is_fetching { part.depth } else { part.depth.min(MAX_CHAIN) };
+    let most = part.bias.len().div_ceil(BLOCK) * pieces.tiles_of(chain);
+    lend(&LEFT, (most, Tile::ZERO), |left| {
+        for start in (0..part.depth).step_by(chain.max(1)) {
+            let depth = chain.min(part.depth - start);
+            let of_block = pieces.tiles_of(depth);
+            let left = &mut left[..part.bias.len().div_ceil(BLOCK) * of_block];
+            for (number, into) in left.chunks_exact_mut(of_block).enumerate() {
+                let output = number * BLOCK;
+                let numbers = &part.weight[output * part.depth + start..];
+                let (step, count) = (part.depth, BLOCK.min(part.bias.len() - output));
+                Block { numbers, step, count, depth }.lay_out_left(tiles, pieces, into);
+            }
+            let mut next = match is_fetching {
+                true => Next::new(part.weight.as_ptr_range().end, part.weight.len()),
+                false => Next::NOTHING,
+            };
+            let is_last = start + depth == part.depth;
+            for number in 0..task.out.len().div_ceil(BLOCK) {
+                let lines = number * BLOCK..task.out.len().min((number + 1) * BLOCK);
+                let first = number * pieces.tiles_of(part.depth) + pieces.tiles_of(start);
+                let right = &right[first..][..of_block];
+                for (block, left) in left.chunks_exact(of_block).enumerate() {
+                    let out = &mut task.out[lines.clone()];
+                    fetch(out, block * BLOCK);
+                    product(&configured, pieces, left, right, &mut sums, &mut next);
+                    sums.write(tiles, out, block * BLOCK, start > 0);
                 }
-                let mut next = match is_fetching {
-                    true => Next::new(part.weight.as_ptr_range().end, part.weight.len()),
-                    false => Next::NOTHING,
-                };
-                let is_last = start + depth == part.depth;
-                for number in 0..task.out.len().div_ceil(BLOCK) {
-                    let lines = number * BLOCK..task.out.len().min((number + 1) * BLOCK);
-                    let first = number * pieces.tiles_of(part.depth) + pieces.tiles_of(start);
-                    let right = &right[first..][..of_block];
-                    for (block, left) in left.chunks_exact(of_block).enumerate() {
-                        let out = &mut task.out[lines.clone()];
-                        fetch(out, block * BLOCK);
-                        product(&configured, pieces, left, right, &mut sums, &mut next);
-                        sums.write(tiles, out, block * BLOCK, start > 0);
-                    }
-                    if is_last {
-                        task.end(ending, lines, 0..part.bias.len());
-                    }
+                if is_last {
+                    task.end(arch, ending, lines, 0..part.bias.len());
                 }
             }
-        });
+        }
+    });
+    if part.depth == 0 {
+        let lines = 0..task.out.len();
+        task.end(arch, ending, lines, 0..part.bias.len());
     }
 }

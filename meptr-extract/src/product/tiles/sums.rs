@@ -15,6 +15,15 @@ pub(super) struct Sums(pub(super) [[[[f32; SIDE]; SIDE]; 2]; 2]);
 impl Sums {
     pub(super) const ZERO: Self = Self([[[[0.0; SIDE]; SIDE]; 2]; 2]);
 
+    /// Multiplies the sums of each row with its number.
+    pub(super) fn scale(&mut self, _: Tiles, factors: &[[f32; SIDE]; 2]) {
+        #[expect(unsafe_code, reason = "the CPU has the instructions")]
+        // SAFETY: `Tiles` exists only where the CPU has AVX-512F.
+        unsafe {
+            scale(self, factors);
+        }
+    }
+
     /// Sets columns from `first` on, as many as a block has or are left, of a block's lines of the
     /// output, or adds to them.
     pub(super) fn write(&self, _: Tiles, lines: &mut [&mut [f32]], first: usize, adds: bool) {
@@ -22,6 +31,17 @@ impl Sums {
         // SAFETY: `Tiles` exists only where the CPU has AVX-512F.
         unsafe {
             write(self, lines, first, adds);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+fn scale(sums: &mut Sums, factors: &[[f32; SIDE]; 2]) {
+    for sums in &mut sums.0 {
+        for (outputs, factors) in sums.iter_mut().zip(factors) {
+            for sums in outputs {
+                sums.iter_mut().zip(factors).for_each(|(sum, factor)| *sum *= factor);
+            }
         }
     }
 }

@@ -130,7 +130,7 @@ impl WithSimd for Run<'_, '_> {
                     }
                 }
             }
-            task.end(ending, 0..task.out.len(), first..last);
+            task.end(arch, ending, 0..task.out.len(), first..last);
         }
     }
 }
