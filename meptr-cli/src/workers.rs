@@ -7,6 +7,7 @@ use std::sync::{Mutex, mpsc};
 use clap::Args;
 use meptr_core::{DeviceChoice, Precision};
 use meptr_extract::extractor::Place;
+use meptr_extract::product;
 
 /// Which devices to use, and with which numbers.
 #[derive(Debug, Args)]
@@ -14,7 +15,8 @@ pub struct DeviceArgs {
     /// Where to compute: auto, cpu, or cuda:N; several, with commas between, share the videos
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_delimiter = ',')]
     pub device: Vec<DeviceChoice>,
-    /// Numbers that the backbones compute with: f32, or on a GPU f16 or bf16
+    /// Numbers that the backbones compute with: f32, bf16 on a GPU or a processor with AMX, f16 on
+    /// a GPU
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub precision: Precision,
 }
@@ -30,14 +32,19 @@ impl DeviceArgs {
         Ok(Place { device, precision: self.precision })
     }
 
-    /// Refuses shorter numbers on the processor, where they are slower and less exact.
+    /// Refuses shorter numbers where they are slower and less exact.
     ///
     /// # Errors
     /// When that is what is asked for.
     pub fn check(&self, is_on_gpu: bool) -> anyhow::Result<()> {
+        let is_fast = match self.precision {
+            Precision::F32 => true,
+            Precision::Bf16 => is_on_gpu || product::has_bf16(),
+            Precision::F16 => is_on_gpu,
+        };
         anyhow::ensure!(
-            is_on_gpu || self.precision == Precision::F32,
-            "--precision f16 and bf16 need a GPU: on the processor give f32"
+            is_fast,
+            "--precision f16 needs a GPU, and bf16 a GPU or a processor with AMX: give f32"
         );
         Ok(())
     }

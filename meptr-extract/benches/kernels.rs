@@ -5,6 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use meptr_extract::Precision;
 use meptr_extract::backbones::Activation;
 use meptr_extract::product::{Attend, Ending, Part, Rows, attend, multiply};
 
@@ -28,7 +29,7 @@ fn products(criterion: &mut Criterion) {
         {
             let id = BenchmarkId::new(name, format!("{count}x{depth}x{outputs}"));
             group.bench_function(id, |bencher| {
-                bencher.iter(|| multiply(black_box(rows), &[part], ending));
+                bencher.iter(|| multiply(Precision::F32, black_box(rows), &[part], ending));
             });
         }
     }
@@ -51,7 +52,7 @@ fn attention(criterion: &mut Criterion) {
         let operations = 4 * batch * heads * time * time * head_width;
         group.throughput(Throughput::Elements(operations as u64));
         group.bench_function(format!("{batch}x{time}x{heads}"), |bencher| {
-            bencher.iter(|| attend(black_box(sequences)));
+            bencher.iter(|| attend(Precision::F32, black_box(sequences)));
         });
     }
     group.finish();

@@ -8,6 +8,7 @@ use candle_nn::VarBuilder;
 
 use super::map::MappedFile;
 use super::source::Source;
+use crate::Precision;
 
 /// A `VarBuilder` that also gives matrices without copying them.
 ///
@@ -16,11 +17,12 @@ use super::source::Source;
 pub struct FrozenBuilder<'a> {
     vb: VarBuilder<'a>,
     source: Option<Arc<Source>>,
+    products: Precision,
 }
 
 impl<'a> From<VarBuilder<'a>> for FrozenBuilder<'a> {
     fn from(vb: VarBuilder<'a>) -> Self {
-        Self { vb, source: None }
+        Self { vb, source: None, products: Precision::F32 }
     }
 }
 
@@ -35,12 +37,22 @@ impl<'a> Deref for FrozenBuilder<'a> {
 impl<'a> FrozenBuilder<'a> {
     /// Takes matrices from `source` where it can.
     pub(super) fn new(vb: VarBuilder<'a>, source: Option<Arc<Source>>) -> Self {
-        Self { vb, source }
+        Self { vb, source, products: Precision::F32 }
     }
 
     /// What stands below a name.
     pub fn pp(&self, name: impl ToString) -> Self {
-        Self { vb: self.vb.pp(name), source: self.source.clone() }
+        Self { vb: self.vb.pp(name), source: self.source.clone(), products: self.products }
+    }
+
+    /// The same, asking for products of f32 matrices on the CPU with factors of this precision.
+    pub fn with_products(self, products: Precision) -> Self {
+        Self { products, ..self }
+    }
+
+    /// The precision of the factors of products with f32 matrices on the CPU.
+    pub fn products(&self) -> Precision {
+        self.products
     }
 
     /// A tensor as a matrix: its first dimension, and all others in one.

@@ -195,6 +195,7 @@ impl ClipVision {
             patch_embedding: Linear::of(
                 embeddings.matrix((width, 3, side, side), "patch_embedding.weight")?,
                 None,
+                vb.products(),
             )?,
             class_embedding: embeddings.get(width, "class_embedding")?,
             position_embedding: embeddings

@@ -1,6 +1,7 @@
 //! Convolutions along the steps of a sequence.
 
 use candle::{DType, Device, Result, Tensor};
+use meptr_core::Precision;
 use meptr_core::weights::Numbers;
 
 use super::encoder::Activation;
@@ -22,16 +23,20 @@ pub(crate) struct Convolution {
     bias: Tensor,
     kernel: usize,
     stride: usize,
+    /// That of the product's factors on the CPU, where `weight` is f32.
+    precision: Precision,
 }
 
 impl Convolution {
     /// - `weight`: `(outputs, inputs / groups, kernel)`, as checkpoints have it
     /// - `bias`: `(outputs,)`, without one it is 0
+    /// - `precision`: that of the factors of the product, where it is one of f32 on the CPU
     pub(crate) fn new(
         weight: &Tensor,
         bias: Option<Tensor>,
         groups: usize,
         stride: usize,
+        precision: Precision,
     ) -> Result<Self> {
         let (outputs, inputs, kernel) = weight.dims3()?;
         let bias = match bias {
@@ -43,7 +48,7 @@ impl Convolution {
             outputs / groups,
             kernel * inputs,
         ))?;
-        Ok(Self { weight, bias, kernel, stride })
+        Ok(Self { weight, bias, kernel, stride, precision })
     }
 
     /// Steps that a window spans.
@@ -102,7 +107,7 @@ impl Convolution {
         let numbers = Numbers::of(&grouped)?;
         let rows = Rows { numbers: &numbers, step: self.stride * inputs / groups, count };
         let ending = activation.map_or(Ending::Linear, Ending::Activated);
-        let product = product::multiply(rows, &parts, ending);
+        let product = product::multiply(self.precision, rows, &parts, ending);
         Tensor::from_vec(product, (count, groups * outputs), &Device::Cpu)
     }
 
@@ -149,10 +154,12 @@ mod tests {
         ] {
             let x = wave(&[steps, groups * channels]);
             let (weight, bias) = (wave(&[6 * groups, channels, kernel]), wave(&[6 * groups]));
-            let found = Convolution::new(&weight, Some(bias.clone()), groups, stride).unwrap();
+            let of = |weight: &Tensor, bias: Tensor| {
+                Convolution::new(weight, Some(bias), groups, stride, Precision::F32).unwrap()
+            };
+            let found = of(&weight, bias.clone());
             let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
-            let exact =
-                Convolution::new(&wide(&weight), Some(wide(&bias)), groups, stride).unwrap();
+            let exact = of(&wide(&weight), wide(&bias));
             for activation in [None, Some(Activation::Gelu)] {
                 let (found, exact) =
                     (found.run(&x, activation).unwrap(), exact.run(&wide(&x), activation).unwrap());
@@ -162,6 +169,7 @@ mod tests {
             }
         }
         let weight = wave(&[1, 1, 3]);
-        assert!(Convolution::new(&weight, None, 1, 1).unwrap().forward(&wave(&[2, 1])).is_err());
+        let convolution = Convolution::new(&weight, None, 1, 1, Precision::F32).unwrap();
+        assert!(convolution.forward(&wave(&[2, 1])).is_err());
     }
 }

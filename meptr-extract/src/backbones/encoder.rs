@@ -4,6 +4,7 @@
 //! activation and in the names of the weights. Forward only: nothing here carries gradients.
 
 use candle::{D, Device, Result, Tensor};
+use meptr_core::Precision;
 use meptr_core::weights::{FrozenBuilder, Numbers};
 use serde::Deserialize;
 
@@ -208,6 +209,8 @@ struct Attention {
     query_key_value: Linear,
     output: Linear,
     heads: usize,
+    /// That of the factors of products of f32 on the CPU.
+    precision: Precision,
 }
 
 impl Attention {
@@ -226,6 +229,7 @@ impl Attention {
             query_key_value: Linear::stacked(vec![query.scaled(scale)?, key, value])?,
             output: part(names.attention_output)?,
             heads: config.heads,
+            precision: vb.products(),
         })
     }
 
@@ -247,13 +251,14 @@ impl Attention {
     fn attend_on_cpu(&self, query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let (rows, width) = query_key_value.dims2()?;
         let width = width / 3;
-        let read = product::attend(Attend {
+        let attend = Attend {
             query_key_value: &Numbers::of(query_key_value)?,
             time: rows / lengths.len(),
             lengths,
             heads: self.heads,
             head_width: width / self.heads,
-        });
+        };
+        let read = product::attend(self.precision, attend);
         Tensor::from_vec(read, (rows, width), &Device::Cpu)
     }
 

@@ -7,7 +7,7 @@ use meptr_core::Precision;
 use meptr_core::weights::{FrozenBuilder, load_frozen};
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Error, Result, product};
 
 /// A backbone's configuration, as far as reading and checking it goes.
 pub(super) trait FolderConfig: DeserializeOwned {
@@ -50,7 +50,25 @@ pub(super) fn open<C: FolderConfig, M>(
         return Err(unusable(&path, what, problems.join("; ")));
     }
     let weights = folder.join("model.safetensors");
-    Ok(load_frozen(&weights, device, precision, may_be_left, |vb| load(&config, vb))?)
+    load_weights(&weights, (device, precision), may_be_left, |vb| load(&config, vb))
+}
+
+/// Builds a model of the weights in a file.
+///
+/// On a CPU that multiplies bf16 they stay f32, and only the factors of products are rounded.
+pub(crate) fn load_weights<M>(
+    path: &Path,
+    (device, precision): (&Device, Precision),
+    may_be_left: impl Fn(&str) -> bool,
+    load: impl FnOnce(FrozenBuilder) -> candle::Result<M>,
+) -> Result<M> {
+    let rounds = device.is_cpu() && precision == Precision::Bf16 && product::has_bf16();
+    let (stored, products) = match rounds {
+        true => (Precision::F32, Precision::Bf16),
+        false => (precision, Precision::F32),
+    };
+    let load = |vb: FrozenBuilder| load(vb.with_products(products));
+    Ok(load_frozen(path, device, stored, may_be_left, load)?)
 }
 
 /// Collects the problems of a configuration.

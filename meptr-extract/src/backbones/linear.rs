@@ -1,6 +1,7 @@
 //! Products with frozen weights.
 
 use candle::{DType, Device, Result, Tensor};
+use meptr_core::Precision;
 use meptr_core::weights::{FrozenBuilder, Matrix, Numbers};
 
 use super::encoder::Activation;
@@ -27,12 +28,15 @@ struct Layer {
     weight: Matrix,
     bias: Vec<f32>,
     scale: f32,
+    /// That of the factors.
+    precision: Precision,
 }
 
 impl Linear {
     /// A layer with a bias.
     pub(crate) fn load(inputs: usize, outputs: usize, vb: &FrozenBuilder) -> Result<Self> {
-        Self::of(vb.matrix((outputs, inputs), "weight")?, Some(vb.get(outputs, "bias")?))
+        let weight = vb.matrix((outputs, inputs), "weight")?;
+        Self::of(weight, Some(vb.get(outputs, "bias")?), vb.products())
     }
 
     /// A layer without.
@@ -41,17 +45,18 @@ impl Linear {
         outputs: usize,
         vb: &FrozenBuilder,
     ) -> Result<Self> {
-        Self::of(vb.matrix((outputs, inputs), "weight")?, None)
+        Self::of(vb.matrix((outputs, inputs), "weight")?, None, vb.products())
     }
 
-    /// A layer of these weights; without a bias it is 0.
-    pub(super) fn of(weight: Matrix, bias: Option<Tensor>) -> Result<Self> {
+    /// A layer of these weights; without a bias it is 0. On the CPU its product has factors of
+    /// `precision`.
+    pub(super) fn of(weight: Matrix, bias: Option<Tensor>, precision: Precision) -> Result<Self> {
         if weight.is_on_cpu() {
             let bias = match bias {
                 Some(bias) => bias.to_vec1()?,
                 None => vec![0.0; weight.rows()],
             };
-            return Ok(Self(Form::OnCpu(vec![Layer { weight, bias, scale: 1.0 }])));
+            return Ok(Self(Form::OnCpu(vec![Layer { weight, bias, scale: 1.0, precision }])));
         }
         let weight = weight.tensor()?;
         let bias = match bias {
@@ -173,5 +178,7 @@ fn multiply(x: &Tensor, layers: &[Layer], ending: Ending) -> Result<Tensor> {
         })
         .collect();
     let rows = Rows { numbers: &Numbers::of(&x)?, step, count };
-    Tensor::from_vec(product::multiply(rows, &parts, ending), (count, outputs), &Device::Cpu)
+    let precision = layers.first().map_or(Precision::F32, |layer| layer.precision);
+    let product = product::multiply(precision, rows, &parts, ending);
+    Tensor::from_vec(product, (count, outputs), &Device::Cpu)
 }

@@ -1,5 +1,6 @@
 //! Attention over heads without holding all scores.
 
+use meptr_core::Precision;
 use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
@@ -37,12 +38,12 @@ impl<'a> Attend<'a> {
     }
 }
 
-/// `softmax(query key^T) value` per head, `(batch, time, heads * head_width)`.
+/// `softmax(query key^T) value` per head with factors of this precision, `(batch, time, heads * head_width)`.
 ///
 /// # Panics
 /// When sizes do not fit each other; callers check shapes.
-pub fn attend(attend: Attend) -> Vec<f32> {
-    attend_on(Unit::best(), attend)
+pub fn attend(precision: Precision, attend: Attend) -> Vec<f32> {
+    attend_on(Unit::best(precision), attend)
 }
 
 fn attend_on(unit: Unit, attend: Attend) -> Vec<f32> {

@@ -15,10 +15,19 @@ mod tiles;
 mod turn;
 mod vectors;
 
+use meptr_core::Precision;
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 pub use attention::{Attend, attend};
 pub use multiply::{Ending, Part, Rows, multiply};
+
+/// Whether this CPU multiplies numbers of bf16 faster than those of f32.
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return tiles::Tiles::new().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
 
 /// What of the CPU multiplies.
 #[derive(Debug, Clone, Copy)]
@@ -31,12 +40,17 @@ enum Unit {
 }
 
 impl Unit {
-    /// The fastest for f32.
-    fn best() -> Self {
+    /// The fastest whose factors have this precision or a greater.
+    fn best(precision: Precision) -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(tiles) = tiles::Tiles::new() {
-            return Self::Tiles(tiles, tiles::Pieces::Three);
+            let pieces = match precision {
+                Precision::Bf16 => tiles::Pieces::One,
+                Precision::F16 | Precision::F32 => tiles::Pieces::Three,
+            };
+            return Self::Tiles(tiles, pieces);
         }
+        let _ = precision;
         Self::Vectors(Arch::new())
     }
 

@@ -87,5 +87,5 @@ fn convolution(
     vb: &FrozenBuilder,
 ) -> Result<Convolution> {
     let weight = vb.get((outputs, inputs, KERNEL), "weight")?;
-    Convolution::new(&weight, Some(vb.get(outputs, "bias")?), 1, stride)
+    Convolution::new(&weight, Some(vb.get(outputs, "bias")?), 1, stride, vb.products())
 }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use candle::{Device, Tensor};
 use meptr_core::Precision;
-use meptr_core::weights::load_frozen;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -14,6 +13,7 @@ use super::mel::{ClipMel, LogMel};
 use super::model::{Decoding, WhisperModel};
 use super::tokens::SpecialTokens;
 use super::transcribe::{Listener, TokenTranscript, transcribe_clips};
+use crate::backbones::folder::load_weights;
 use crate::{Error, Result};
 
 /// What was said in a clip.
@@ -82,10 +82,9 @@ impl Whisper {
         check_preprocessor(&folder.join("preprocessor_config.json"), &config)?;
         let tokenizer = read_tokenizer(&folder.join("tokenizer.json"))?;
         let tokens = SpecialTokens::read(folder, tokenizer.as_ref())?;
-        let model = load_frozen(
+        let model = load_weights(
             &folder.join("model.safetensors"),
-            device,
-            precision,
+            (device, precision),
             |name| name == "proj_out.weight",
             |vb| WhisperModel::load(&config, vb),
         )?;

@@ -93,7 +93,13 @@ impl Layer {
             FeatureNorm::Group => None,
         };
         Ok(Self {
-            convolution: Convolution::new(&weight, bias, 1, config.conv_stride[index])?,
+            convolution: Convolution::new(
+                &weight,
+                bias,
+                1,
+                config.conv_stride[index],
+                vb.products(),
+            )?,
             norm,
             activation: config.feat_extract_activation,
         })

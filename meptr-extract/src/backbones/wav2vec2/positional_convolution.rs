@@ -39,7 +39,13 @@ impl PositionalConvolution {
         let norm = direction.sqr()?.sum_keepdim(0)?.sum_keepdim(1)?.sqrt()?;
         let weight = direction.broadcast_mul(&(magnitude / norm)?)?.to_dtype(vb.dtype())?;
         Ok(Self {
-            convolution: Convolution::new(&weight, Some(vb.get(width, "bias")?), groups, 1)?,
+            convolution: Convolution::new(
+                &weight,
+                Some(vb.get(width, "bias")?),
+                groups,
+                1,
+                vb.products(),
+            )?,
             activation: config.feat_extract_activation,
             kernel,
         })

@@ -33,7 +33,13 @@ pub(in super::super) fn attend(tiles: Tiles, pieces: Pieces, attend: Attend, hea
             let (queries, weights) = memory.split_at_mut(of_queries);
             lay_out_keys(tiles, pieces, &attend, &head, left_keys);
             lay_out_values(tiles, pieces, &attend, &head, left_values);
-            let run = Run { tiles, pieces, configured: tiles.configure(), keys: left_keys, values: left_values };
+            let run = Run {
+                tiles,
+                pieces,
+                configured: tiles.configure(),
+                keys: left_keys,
+                values: left_values,
+            };
             run.all_queries(attend, head, queries, weights, scores);
         });
     });

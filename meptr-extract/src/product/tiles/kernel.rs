@@ -165,7 +165,9 @@ pub(super) fn product(
     // four tiles. Prefetches of what is not there do nothing.
     unsafe {
         match pieces {
-            Pieces::One => run!(left, right, steps, sums, next, 2048: left!(0), right!(0), products!(fetch!(), fetch!())),
+            Pieces::One => {
+                run!(left, right, steps, sums, next, 2048: left!(0), right!(0), products!(fetch!(), fetch!()))
+            }
             // Pieces of small products first; from one product to the next one side stays.
             Pieces::Three => run!(left, right, steps, sums, next, 6144:
                 left!(0), right!(4096), products!(fetch!()),

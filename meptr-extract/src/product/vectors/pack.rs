@@ -102,8 +102,7 @@ mod x86 {
             rows.iter_mut().for_each(|row| *row = &row[..squares]);
             #[allow(clippy::needless_range_loop, reason = "all rows are indexed with it")]
             for square in 0..squares {
-                let columns =
-                    turn_16(std::array::from_fn(|row| load_512(&rows[row][square])));
+                let columns = turn_16(std::array::from_fn(|row| load_512(&rows[row][square])));
                 for (column, vector) in columns.into_iter().enumerate() {
                     let depth = square * 16 + column;
                     store_512(&mut panel[depth * width + first..][..count], vector);
