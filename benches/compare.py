@@ -1,7 +1,7 @@
 """Times meptr against what a user would run instead, alternating, in one run, and prints tables of ratios in Markdown.
 
     compare.py --meptr PROGRAM --time-backbones PROGRAM --bundle DIR --video FILE --transcript FILE
-               [--threads N] [--rounds N] [--cases a,b,..] [--skip-predict] [--skip-start-up] [--json FILE]
+               [--threads N] [--rounds N] [--cases a,b,..] [--skip-predict] [--skip-start-up] [--skip-folder] [--json FILE]
 
 A ratio is our time over theirs in the same round; below 1 we are faster. Given are the median and the range of the rounds' ratios.
 """
@@ -14,12 +14,16 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = pathlib.Path(__file__).parent
 CASES = (
     "clip-1 clip-30 clip-90 bert-50 bert-512 wav2vec2-5 wav2vec2-15 wav2vec2-60 whisper-encoder yolo-1 yolo-30 face-1 face-30"
+    " clip-30@bf16 bert-512@bf16 wav2vec2-15@bf16"
 ).split()
+# Copies of the video in the folder that is timed.
+VIDEOS = 6
 # Multiplications and additions of one run of a case at the published sizes, in GFLOP, rounded.
 GFLOP = {
     "clip-1": 8.8, "clip-30": 264.0, "clip-90": 792.0, "bert-50": 2.2, "bert-512": 26.6,
@@ -36,6 +40,7 @@ def arguments():
     parser.add_argument("--cases", type=lambda text: [case for case in text.split(",") if case], default=CASES)
     parser.add_argument("--skip-predict", action="store_true")
     parser.add_argument("--skip-start-up", action="store_true")
+    parser.add_argument("--skip-folder", action="store_true")
     parser.add_argument("--json", help="file for every figure")
     return parser.parse_args()
 
@@ -67,14 +72,14 @@ def our_environment(given):
 
 
 def whole(command, environment):
-    """Wall seconds from process start to its end, and its peak memory in MB."""
+    """Wall seconds from process start to its end, its peak memory in MB, its output and its seconds of processor time."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         raise SystemExit(f"{command[0]} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024, output
+    return time.perf_counter() - start, usage.ru_maxrss / 1024, output, usage.ru_utime + usage.ru_stime
 
 
 def spread(values, digits=2):
@@ -89,7 +94,7 @@ def backbones(given, figures):
     our_rate = 2 * 2048**3 / min(our_seconds(given, "matmul", 20)) / 1e9
     figures["matmul"] = {"theirs": rate, "ours": our_rate}
     print(f"Square f32 matmul, best: {our_rate:.0f} GFLOP/s (meptr), {rate:.0f} GFLOP/s (PyTorch).\n")
-    print("| case | meptr, s | PyTorch, s | ratio | share of the matmul rate |\n| --- | --- | --- | --- | --- |")
+    print("| case | meptr, s | PyTorch, s | ratio | share of PyTorch's matmul rate |\n| --- | --- | --- | --- | --- |")
     for case in given.cases:
         repeats = 1 if case.endswith(("-90", "-60")) else 3
         ours, others = [], []
@@ -98,7 +103,8 @@ def backbones(given, figures):
             others.append(min(theirs.seconds(case, repeats)))
         ratios = [one / other for one, other in zip(ours, others)]
         figures[case] = {"ours": ours, "theirs": others}
-        share = f"{GFLOP[case] / min(ours) / our_rate:.0%}" if case in GFLOP else ""
+        work = GFLOP.get(case.partition("@")[0])
+        share = f"{work / min(ours) / rate:.0%}" if work else ""
         print(f"| {case} | {spread(ours, 3)} | {spread(others, 3)} | {spread(ratios)} | {share} |", flush=True)
     theirs.process.stdin.close()
 
@@ -124,6 +130,21 @@ def predict(given, figures):
     print("Steps of the last round, Python: " + ", ".join(f"{name} {took:.2f}" for name, took in json.loads(line)["seconds"].items()))
 
 
+def folder(given, figures):
+    """Some videos at a time. All steps share the cores, so what limits a folder is how busy they are."""
+    took = []
+    with tempfile.TemporaryDirectory() as place:
+        videos = [pathlib.Path(place, f"{number}.mp4") for number in range(VIDEOS)]
+        for video in videos:
+            video.symlink_to(pathlib.Path(given.video).resolve())
+        command = [given.meptr, "predict", "--weights", given.bundle, "--format", "json", "--threads", str(given.threads), *videos]
+        for _ in range(given.rounds):
+            took.append(whole(command, our_environment(given)))
+    figures["folder"] = [[wall, memory, busy] for wall, memory, _, busy in took]
+    print(f"\n{VIDEOS} videos in one call: {spread([wall for wall, *_ in took])} s, peak memory {spread([row[1] for row in took], 0)} MB, "
+          f"cores busy {spread([busy / wall / given.threads for wall, _, _, busy in took])} of the time from process start.")
+
+
 def start_up(given, figures):
     took = [whole([given.meptr, "--help"], None)[0] for _ in range(10)]
     demo = [whole([given.meptr, "predict", "--weights", "demo", "--format", "json", "samples/portrait.mp4"], None) for _ in range(5)]
@@ -141,6 +162,8 @@ def main():
         start_up(given, figures)
     if not given.skip_predict:
         predict(given, figures)
+    if not given.skip_folder:
+        folder(given, figures)
     if given.json:
         pathlib.Path(given.json).write_text(json.dumps(figures, indent=1))
 

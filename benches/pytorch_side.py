@@ -67,6 +67,15 @@ def face():
 
 def step(case):
     """The work of a case, as a function without arguments."""
+    case, _, precision = case.partition("@")
+    if precision == "bf16":
+        exact = step(case)
+
+        def rounded():
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return exact()
+
+        return rounded
     name, _, size = case.partition("-")
     size = int(size) if size.isdigit() else 0
     if name == "clip":

@@ -3,7 +3,7 @@
 //! Prints a line of JSON per repeat, `{"case": "clip-30", "seconds": 1.25}`, after one run that
 //! does not count. CLIP, BERT and Wav2Vec2 are those of the bundle; YOLOv8n and Whisper small are
 //! made of seeded random numbers, the face detector is the one that is part of the program.
-//! `matmul` also tells `gflops`, the rate of a large product of square f32 matrices.
+//! CLIP, BERT and Wav2Vec2 take `@bf16` after the case. `matmul` also tells `gflops`, the rate of a large product of square f32 matrices.
 
 use std::path::Path;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use candle::{DType, Device, Tensor};
 use meptr_core::bundle::Bundle;
 use meptr_core::weights::generate;
-use meptr_extract::RgbImage;
+use meptr_extract::{Precision, RgbImage};
 use meptr_extract::backbones::{Bert, ClipVision, Wav2Vec2};
 use meptr_extract::detect::yolo::{Yolo, YoloConfig};
 use meptr_extract::detect::{FaceDetector, FaceModel};
@@ -53,6 +53,10 @@ type Runner = Box<dyn Fn() -> Result<()>>;
 
 /// What the case runs, loaded and with its input.
 fn runner(bundle: &Path, case: &str) -> Result<Runner> {
+    let (case, precision) = match case.split_once('@') {
+        Some((case, precision)) => (case, precision.parse().map_err(anyhow::Error::msg)?),
+        None => (case, Precision::F32),
+    };
     let (name, count) = match case.rsplit_once('-') {
         Some((name, count)) if count.parse::<usize>().is_ok() => (name, count.parse()?),
         _ => (case, 1),
@@ -60,7 +64,7 @@ fn runner(bundle: &Path, case: &str) -> Result<Runner> {
     let device = Device::Cpu;
     Ok(match name {
         "clip" => {
-            let model = ClipVision::open(&folder(bundle, "clip")?, &device)?;
+            let model = ClipVision::open_as(&folder(bundle, "clip")?, &device, precision)?;
             let side = model.config().vision_config.image_size;
             let pixels = wave(&[count, 3, side, side])?;
             Box::new(move || {
@@ -69,7 +73,7 @@ fn runner(bundle: &Path, case: &str) -> Result<Runner> {
             })
         }
         "bert" => {
-            let model = Bert::open(&folder(bundle, "bert")?, &device)?;
+            let model = Bert::open_as(&folder(bundle, "bert")?, &device, precision)?;
             let ids: Vec<u32> = (0..count as u32).map(|token| 100 + token).collect();
             let ids = Tensor::from_vec(ids, (1, count), &device)?;
             Box::new(move || {
@@ -78,7 +82,7 @@ fn runner(bundle: &Path, case: &str) -> Result<Runner> {
             })
         }
         "wav2vec2" => {
-            let model = Wav2Vec2::open(&folder(bundle, "wav2vec2")?, &device)?;
+            let model = Wav2Vec2::open_as(&folder(bundle, "wav2vec2")?, &device, precision)?;
             let samples = count * SAMPLE_RATE_HZ;
             let sound = wave(&[1, samples])?;
             Box::new(move || {

@@ -13,6 +13,7 @@ pub mod error;
 pub mod extractor;
 pub mod image;
 pub mod init;
+pub mod memory;
 pub mod predictor;
 pub mod product;
 pub mod progress;

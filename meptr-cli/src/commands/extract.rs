@@ -11,7 +11,7 @@ use meptr_core::Bundle;
 use meptr_core::store::{
     Provenance, SourceFile, Storage, Store, VideoRecord, digest_of, weights_digests, write_features,
 };
-use meptr_extract::DeviceChoice;
+use meptr_extract::{DeviceChoice, memory};
 use meptr_extract::collect::{VideoParts, collect_features, settings_digest};
 use meptr_extract::decode::Limits;
 use meptr_extract::extractor::{Extractor, TranscriptChoice};
@@ -54,6 +54,7 @@ pub struct ExtractArgs {
 /// # Errors
 /// When the corpus, the weights or the store cannot be used, or the disk takes no more.
 pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
+    memory::share_arena();
     let mut report = ExtractionReport::new(args.report.clone())?;
     let corpus = DescribedCorpus::read_with_media(&args.corpus)?;
     for warning in &corpus.warnings {

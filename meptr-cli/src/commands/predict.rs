@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use meptr_extract::decode::Limits;
 use meptr_extract::detect::FaceModel;
 use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing};
-use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request};
+use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request, memory};
 
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
@@ -136,6 +136,7 @@ fn positive(text: &str) -> Result<f64, String> {
 /// # Errors
 /// When the weights cannot be used or the results cannot be written.
 pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
+    memory::share_arena();
     let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
     let (videos, unreadable) = videos::find(&args.inputs);
     if let Some(output) = &args.output {

@@ -367,6 +367,8 @@ impl Reader {
             );
             return Err(source::decode_error(&self.path, what));
         }
+        // Decoders keep a dozen frames each; what follows the end needs the room.
+        (self.video, self.audio, self.subtitle) = (None, None, None);
         self.events.push_back(Event::End(self.report.clone()));
         Ok(())
     }

@@ -33,7 +33,7 @@ use crate::detect::tracker::BotSortConfig;
 use crate::progress::Progress;
 use crate::speech::Whisper;
 use crate::unfit::{NOTED, Unfit};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use ear::{Cutter, Ear};
 use eye::Eye;
 use listener::Listener;
@@ -358,10 +358,8 @@ impl Pass<'_> {
             Event::End(report) => {
                 self.report = report;
                 self.look(None)?;
-                self.extractor.eye.release(); // so that weights are not in memory all at once
                 let cuts = self.cutter.finish();
                 self.hear(cuts, true)?;
-                self.extractor.ear.release();
                 Ok(())
             }
         }
@@ -377,6 +375,10 @@ impl Pass<'_> {
                 dump_crops(dump, &batch, &seen)?;
             }
             self.watch.put(batch, seen)?;
+        }
+        if now.is_none() {
+            self.extractor.eye.release(); // so that weights are not in memory all at once
+            memory::trim();
         }
         for (window, pictures) in self.watch.complete(now) {
             self.sink.pictures(window, pictures, &mut self.steps)?;
@@ -394,6 +396,10 @@ impl Pass<'_> {
         }
         let cuts = std::mem::take(&mut self.unheard);
         let pieces = self.steps.time("wav2vec2", || ear.hear(&cuts))?;
+        if is_end {
+            ear.release();
+            memory::trim();
+        }
         for (cut, piece) in cuts.iter().zip(pieces) {
             self.sink.sound(cut.window, piece, &mut self.steps)?;
         }
