@@ -56,3 +56,19 @@ fn fewer_bits_need_a_gpu() -> Result<()> {
     predict(&["--precision", "half", "a.mp4"]).within(folder.path()).ends_with(2)?;
     Ok(())
 }
+
+/// bf16 on the processor is for those that have the instructions; what it gives is told apart from
+/// f32 only by its last digits.
+#[test]
+fn bf16_runs_on_processors_that_multiply_it() -> Result<()> {
+    let folder = Folder::new()?;
+    folder.clip("a.mp4", &film(1))?;
+    let line = ["--device", "cpu", "--precision", "bf16", "a.mp4"];
+    if !meptr_extract::product::has_bf16() {
+        let run = predict(&line).within(folder.path()).ends_with(2)?;
+        assert!(run.err.contains("a processor with AMX"), "{}", run.err);
+        return Ok(());
+    }
+    predict(&line).within(folder.path()).ends_with(0)?;
+    Ok(())
+}

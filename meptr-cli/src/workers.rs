@@ -66,6 +66,16 @@ pub fn open_all<C: Send, W: Send>(
     })
 }
 
+/// Videos that the processor reads at a time: while one waits for a step that takes one core, the
+/// other has work for all.
+const VIDEOS_ON_CPU: usize = 2;
+
+/// Those who work: one for each opened device, on the processor [`VIDEOS_ON_CPU`].
+pub fn workers_of<W>(opened: &[W], is_on_cpu: impl Fn(&W) -> bool) -> Vec<&W> {
+    let count = |one: &W| if is_on_cpu(one) { VIDEOS_ON_CPU } else { 1 };
+    opened.iter().flat_map(|one| std::iter::repeat_n(one, count(one))).collect()
+}
+
 /// Hands tasks to workers, each with a thread of its own, as they come free; `take` gets the
 /// results on this thread, in the order of the tasks. Once `stop` is set, no further task is begun.
 ///

@@ -12,11 +12,11 @@ use anyhow::{Context, Result, bail};
 use candle::{DType, Device, Tensor};
 use meptr_core::bundle::Bundle;
 use meptr_core::weights::generate;
-use meptr_extract::{Precision, RgbImage};
 use meptr_extract::backbones::{Bert, ClipVision, Wav2Vec2};
 use meptr_extract::detect::yolo::{Yolo, YoloConfig};
 use meptr_extract::detect::{FaceDetector, FaceModel};
 use meptr_extract::speech::{WhisperConfig, WhisperModel};
+use meptr_extract::{Precision, RgbImage};
 
 const SAMPLE_RATE_HZ: usize = 16_000;
 /// Side of the matrices of `matmul`.

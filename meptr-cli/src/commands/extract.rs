@@ -11,16 +11,16 @@ use meptr_core::Bundle;
 use meptr_core::store::{
     Provenance, SourceFile, Storage, Store, VideoRecord, digest_of, weights_digests, write_features,
 };
-use meptr_extract::{DeviceChoice, memory};
 use meptr_extract::collect::{VideoParts, collect_features, settings_digest};
 use meptr_extract::decode::Limits;
 use meptr_extract::extractor::{Extractor, TranscriptChoice};
+use meptr_extract::{DeviceChoice, memory};
 use meptr_train::data::{Clip, DescribedCorpus, Media};
 
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::extraction::{Entry, ExtractionReport, Outcome};
-use crate::workers::{DeviceArgs, open_all, share_out};
+use crate::workers::{DeviceArgs, open_all, share_out, workers_of};
 use crate::{Finish, interrupt, output};
 
 /// Extract the features of a corpus into a store, to train on
@@ -183,13 +183,14 @@ impl Job {
         (stop, quiet): (&Arc<AtomicBool>, bool),
     ) -> anyhow::Result<()> {
         let bars = Bars::new(todo.len(), quiet);
-        let extract = |extractor: &Extractor, task: Task<'_>| {
+        let extract = |extractor: &&Extractor, task: Task<'_>| {
             bars.start(&task.media.video);
             let result = self.extract(extractor, &task, &bars);
             bars.end();
             (task.entry, result.map_err(|failure| failure.of(&task, &bars)))
         };
-        share_out(extractors, todo, stop, extract, |(entry, result)| match result {
+        let workers = workers_of(&extractors, |extractor| !extractor.is_on_gpu());
+        share_out(workers, todo, stop, extract, |(entry, result)| match result {
             Ok(()) => {
                 report.set(entry, Outcome::Extracted, None);
                 Ok(())

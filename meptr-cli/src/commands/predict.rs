@@ -13,7 +13,7 @@ use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Req
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::{Format, Report};
-use crate::workers::{DeviceArgs, open_all, share_out};
+use crate::workers::{DeviceArgs, open_all, share_out, workers_of};
 use crate::{Finish, videos};
 
 /// Predict emotions and personality traits of the people in videos
@@ -153,7 +153,7 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
         report.add_failure(&folder, &error)?;
     }
     let bars = Bars::new(videos.len(), quiet);
-    let predict = |predictor: &Predictor, (number, video): (usize, PathBuf)| {
+    let predict = |predictor: &&Predictor, (number, video): (usize, PathBuf)| {
         let mut request = args.request();
         if videos.len() > 1 {
             request.extract.dump =
@@ -166,7 +166,8 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
     };
     let tasks = videos.iter().cloned().enumerate().collect();
     let go_on = AtomicBool::new(false);
-    share_out(predictors, tasks, &go_on, predict, |(video, result)| {
+    let workers = workers_of(&predictors, |predictor| !predictor.is_on_gpu());
+    share_out(workers, tasks, &go_on, predict, |(video, result)| {
         bars.aside(|| match result {
             Ok(prediction) => report.add(&prediction),
             Err(error) => report.add_failure(&video, &error.into()),

@@ -83,6 +83,11 @@ impl Eye {
         })
     }
 
+    /// Whether it computes on a GPU.
+    pub(super) fn is_on_gpu(&self) -> bool {
+        !self.device.is_cpu()
+    }
+
     /// Whether there is a face detector, and whether there is a body detector.
     pub(super) fn detectors(&self) -> [bool; 2] {
         [self.faces.is_some(), self.bodies.is_some()]

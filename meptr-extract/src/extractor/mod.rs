@@ -178,6 +178,11 @@ impl Extractor {
         })
     }
 
+    /// Whether it computes on a GPU.
+    pub fn is_on_gpu(&self) -> bool {
+        self.eye.is_on_gpu()
+    }
+
     /// Whether there is a face detector, and whether there is a body detector.
     pub fn detectors(&self) -> [bool; 2] {
         self.eye.detectors()

@@ -43,7 +43,6 @@ pub struct Predictor {
     extractor: Extractor,
     scorer: Scorer,
     weights: WeightsSummary,
-    is_on_gpu: bool,
 }
 
 impl Predictor {
@@ -77,17 +76,12 @@ impl Predictor {
         if let Some(model) = options.face_model {
             extractor.set_face_detector(Box::new(FaceDetector::bundled(model, &device)?));
         }
-        Ok(Self {
-            extractor,
-            scorer: scorer.expect(NOTED),
-            weights: weights_summary(&bundle),
-            is_on_gpu: !device.is_cpu(),
-        })
+        Ok(Self { extractor, scorer: scorer.expect(NOTED), weights: weights_summary(&bundle) })
     }
 
     /// Whether it computes on a GPU.
     pub fn is_on_gpu(&self) -> bool {
-        self.is_on_gpu
+        self.extractor.is_on_gpu()
     }
 
     /// Finds bodies with another detector than the bundle's; they are tracked, see

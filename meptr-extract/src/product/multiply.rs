@@ -171,6 +171,28 @@ mod tests {
         check(192 * rayon::current_num_threads() + 7, 9, &[33, 3], 20, 3);
     }
 
+    /// One piece gives what the definition gives for factors that are rounded before.
+    #[test]
+    fn products_of_bf16_are_those_of_rounded_factors() {
+        let unit = Unit::best(Precision::Bf16);
+        if !crate::product::has_bf16() {
+            return;
+        }
+        let rounded = |numbers: &[f32]| -> Vec<f32> {
+            let nearest = |x: &f32| f32::from_bits((x.to_bits() + 0x8000) & 0xFFFF_0000);
+            numbers.iter().map(nearest).collect()
+        };
+        let (numbers, weight, bias) = (wave(40 * 90, 0.37), wave(50 * 90, 0.71), wave(50, 0.13));
+        let of = |weight| [Part { offset: 0, weight, depth: 90, bias: &bias, scale: 1.0 }];
+        let rows = Rows { numbers: &numbers, step: 90, count: 40 };
+        let found = multiply_on(unit, rows, &of(&weight), Ending::Linear);
+        let (numbers, weight) = (rounded(&numbers), rounded(&weight));
+        let rows = Rows { numbers: &numbers, step: 90, count: 40 };
+        for (found, expected) in found.iter().zip(plain(rows, &of(&weight), Ending::Linear)) {
+            assert!((f64::from(*found) - expected).abs() < 2e-5, "{found} is not {expected}");
+        }
+    }
+
     #[test]
     fn what_is_no_number_stays_in_its_row() {
         let mut numbers = wave(40, 0.2);

@@ -257,3 +257,67 @@ pub(super) fn store_32(into: &mut [u16; DEPTH], bits: __m512i) {
         _mm512_storeu_si512(into.as_mut_ptr().cast(), bits);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn number(bits: u16) -> f32 {
+        f32::from_bits(u32::from(bits) << 16)
+    }
+
+    /// The pieces of one number, out of a left factor of one row and depth.
+    fn pieces(tiles: Tiles, pieces: Pieces, number: f32) -> Vec<u16> {
+        let mut memory = vec![Tile::ZERO; pieces.tiles_of(1)];
+        let block = Block { numbers: &[number], step: 1, count: 1, depth: 1 };
+        block.lay_out_left(tiles, pieces, &mut memory);
+        memory.iter().step_by(2).map(|tile| tile.0[0][0]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn three_pieces_are_the_number_and_one_is_the_nearest(bits in any::<u32>()) {
+            let x = f32::from_bits(bits);
+            let Some(tiles) = Tiles::new() else { return Ok(()) };
+            let sum: f64 =
+                pieces(tiles, Pieces::Three, x).into_iter().map(|bits| f64::from(number(bits))).sum();
+            let one = number(pieces(tiles, Pieces::One, x)[0]);
+            if x.is_nan() {
+                prop_assert!(sum.is_nan() && one.is_nan());
+            } else if x.abs() < 3e38 {
+                // What lies below the least normal number has fewer bits.
+                prop_assert!((sum - f64::from(x)).abs() < 1e-39, "{x}: {sum}");
+                prop_assert!((one - x).abs() <= x.abs() / 256.0 + 1e-39, "{x}: {one}");
+            }
+        }
+
+        #[test]
+        fn every_number_comes_to_its_place(
+            count in 1usize..=BLOCK, depth in 1usize..70, more in 0usize..9
+        ) {
+            let Some(tiles) = Tiles::new() else { return Ok(()) };
+            let step = depth.max(count) + more;
+            let numbers: Vec<f32> =
+                (0..step * depth.max(count)).map(|at| (at % 251) as f32 + 1.0).collect();
+            let block = Block { numbers: &numbers, step, count, depth };
+            let mut memory = [(); 3].map(|()| vec![Tile::ZERO; Pieces::One.tiles_of(depth)]);
+            let [left, right, turned] = &mut memory;
+            block.lay_out_left(tiles, Pieces::One, left);
+            block.lay_out_right(tiles, Pieces::One, right);
+            block.lay_out_left_turned(tiles, Pieces::One, turned);
+            for (row, at) in (0..BLOCK).flat_map(|row| (0..depth).map(move |at| (row, at))) {
+                let is_there = row < count;
+                let expected = |index: usize| if is_there { numbers[index] } else { 0.0 };
+                let (tile, line) = (at / DEPTH * 2 + row / SIDE, row % SIDE);
+                let (pair, side) = (at % DEPTH / 2, at % 2);
+                let natural = expected(row * step + at);
+                prop_assert_eq!(number(left[tile].0[line][at % DEPTH]), natural);
+                prop_assert_eq!(number(right[tile].0[pair][2 * line + side]), natural);
+                let other = expected(at * step + row);
+                prop_assert_eq!(number(turned[tile].0[line][at % DEPTH]), other);
+            }
+        }
+    }
+}
