@@ -150,6 +150,22 @@ mod tests {
     }
 
     #[test]
+    fn attention_of_bf16_is_near() {
+        let query_key_value: Vec<f32> =
+            (0..3 * 70 * 40).map(|at| ((at * at) as f32 * 0.17).sin()).collect();
+        let attend = Attend {
+            query_key_value: &query_key_value,
+            time: 70,
+            lengths: &[66],
+            heads: 1,
+            head_width: 40,
+        };
+        for (found, expected) in super::attend(Precision::Bf16, attend).iter().zip(plain(attend)) {
+            assert!((f64::from(*found) - expected).abs() < 0.03, "{found} is not {expected}");
+        }
+    }
+
+    #[test]
     fn long_sequences_equal_their_definition() {
         check(400, &[390], 1, 64);
     }

@@ -3,7 +3,7 @@
 //! Weights are read where they lie, `(outputs, depth)` row by row as checkpoints have them, so that
 //! a mapped file needs no second copy: some outputs at a time are laid out for the CPU, multiplied
 //! with all rows and finished (bias, activation or residual) while they are in the cache. CPUs with
-//! tile registers use those (`tiles`), others their vectors (`vectors`).
+//! tile registers use those (`tiles`) where there are rows enough, others their vectors (`vectors`).
 
 mod attention;
 mod multiply;

@@ -169,6 +169,38 @@ mod tests {
     fn long_sums_and_many_rows_equal_their_definition() {
         check(5, 700, &[40], 700, 0);
         check(192 * rayon::current_num_threads() + 7, 9, &[33, 3], 20, 3);
+        check(150, 2100, &[40], 2100, 1); // more depths than tiles add up at a time
+        check(1400, 3, &[33], 2100, 3); // more rows than tiles lay out at a time
+    }
+
+    /// Against f64, tiles err no more than the vectors do, also where numbers of a row are a million
+    /// times as large as others.
+    #[test]
+    fn every_unit_is_as_exact_as_sums_in_f32() {
+        let spread = |count: usize, speed: f64| -> Vec<f32> {
+            let sizes = wave(count, speed * 0.61);
+            wave(count, speed)
+                .into_iter()
+                .zip(sizes)
+                .map(|(x, size)| x * 1000_f32.powf(size))
+                .collect()
+        };
+        let (numbers, weight, bias) =
+            (spread(64 * 768, 0.37), spread(96 * 768, 0.71), vec![0.0; 96]);
+        let rows = Rows { numbers: &numbers, step: 768, count: 64 };
+        let part = [Part { offset: 0, weight: &weight, depth: 768, bias: &bias, scale: 1.0 }];
+        let exact = plain(rows, &part, Ending::Linear);
+        let error = |unit| {
+            let found = multiply_on(unit, rows, &part, Ending::Linear);
+            let squares =
+                found.iter().zip(&exact).map(|(x, exact)| (f64::from(*x) - exact).powi(2));
+            (squares.sum::<f64>() / exact.iter().map(|x| x * x).sum::<f64>()).sqrt()
+        };
+        let of_vectors = error(Unit::Vectors(Arch::new()));
+        for unit in Unit::all() {
+            let off = error(unit);
+            assert!(off < 1.2 * of_vectors, "{unit:?}: {off:e}, vectors {of_vectors:e}");
+        }
     }
 
     /// One piece gives what the definition gives for factors that are rounded before.

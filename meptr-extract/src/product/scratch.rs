@@ -10,7 +10,8 @@ pub(super) const LINE: usize = 16;
 pub(super) type Scratch<T> = LocalKey<RefCell<Vec<T>>>;
 
 /// Lends values that a thread keeps, of any value; `value` is used where there are too few yet.
-/// `work` must not wait for other threads, which might borrow the same.
+/// `work` must not share out work to other threads: while it waits, this one might do another's, and
+/// borrow the same.
 pub(super) fn lend<T: Copy, R>(
     scratch: &'static Scratch<T>,
     (count, value): (usize, T),
@@ -24,7 +25,7 @@ pub(super) fn lend<T: Copy, R>(
     })
 }
 
-/// The same where `work` may wait: what another call needs meanwhile is made anew.
+/// The same where `work` may share out: what another call of this thread needs meanwhile is made anew.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn lend_to_all<T: Copy, R>(
     scratch: &'static Scratch<T>,

@@ -19,17 +19,18 @@ pub(super) fn outputs_at_once(panel: usize, most: usize, parts: &[Part]) -> usiz
     panel * (1..=most).rev().find(is_even).unwrap_or(1)
 }
 
-/// Cuts the outputs into tasks of `at_once` of them, each with its columns of all lines.
+/// Cuts the outputs of some of the parts into tasks of `at_once` of them, each with its columns of all
+/// lines.
 pub(super) fn tasks<'a, 'o>(
     out: &'o mut [f32],
     first_row: usize,
     width: usize,
-    parts: &[Part<'a>],
+    (parts, wanted): (&[Part<'a>], Range<usize>),
     at_once: usize,
 ) -> Vec<Task<'a, 'o>> {
-    let mut tasks = Vec::new();
-    let mut first_column = 0;
-    for part in parts {
+    let mut tasks: Vec<Task> = Vec::new();
+    let mut first_column = parts[..wanted.start].iter().map(|part| part.bias.len()).sum();
+    for part in &parts[wanted] {
         for first in (0..part.bias.len()).step_by(at_once) {
             let outputs = at_once.min(part.bias.len() - first);
             let part = Part {
@@ -42,7 +43,9 @@ pub(super) fn tasks<'a, 'o>(
             first_column += outputs;
         }
     }
-    for mut line in out.chunks_exact_mut(width) {
+    let start = tasks.first().map_or(0, |task| task.place.first_column);
+    for line in out.chunks_exact_mut(width) {
+        let mut line = &mut line[start..];
         for task in &mut tasks {
             let (columns, rest) = line.split_at_mut(task.part.bias.len());
             task.out.push(columns);
@@ -67,7 +70,25 @@ pub(super) struct Place {
     pub(super) width: usize,
 }
 
-impl Task<'_, '_> {
+impl<'a, 'o> Task<'a, 'o> {
+    /// The same in several tasks of so many lines, at least one.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn split(self, lines: usize) -> Vec<Self> {
+        if self.out.len() <= lines {
+            return vec![self];
+        }
+        let Self { part, place, out } = self;
+        let mut tasks: Vec<Task<'a, 'o>> = Vec::new();
+        for (number, line) in out.into_iter().enumerate() {
+            if number % lines == 0 {
+                let place = Place { first_row: place.first_row + number, ..place };
+                tasks.push(Task { part, place, out: Vec::with_capacity(lines) });
+            }
+            tasks.last_mut().expect("the first line makes one").out.push(line);
+        }
+        tasks
+    }
+
     /// Scale, bias and what follows for some of the task's lines and outputs, whose sums are there.
     pub(super) fn end(
         &mut self,
@@ -76,18 +97,21 @@ impl Task<'_, '_> {
         lines: Range<usize>,
         outputs: Range<usize>,
     ) {
-        dispatch(arch, End { task: self, ending, lines, outputs });
+        match arch {
+            Arch::Scalar => dispatch(arch, End::<false> { task: self, ending, lines, outputs }),
+            _ => dispatch(arch, End::<true> { task: self, ending, lines, outputs }),
+        }
     }
 }
 
-struct End<'t, 'a, 'o, 'e> {
+struct End<'t, 'a, 'o, 'e, const FUSED: bool> {
     task: &'t mut Task<'a, 'o>,
     ending: Ending<'e>,
     lines: Range<usize>,
     outputs: Range<usize>,
 }
 
-impl WithSimd for End<'_, '_, '_, '_> {
+impl<const FUSED: bool> WithSimd for End<'_, '_, '_, '_, FUSED> {
     type Output = ();
 
     #[inline(always)]
@@ -98,22 +122,22 @@ impl WithSimd for End<'_, '_, '_, '_> {
             let line = &mut line[outputs.clone()];
             let bias = &part.bias[outputs.clone()];
             let at = (first_row + row) * place.width + place.first_column + outputs.start;
-            end(line, bias, part.scale, ending, at);
+            end::<FUSED>(line, bias, part.scale, ending, at);
         }
     }
 }
 
 /// Scale, bias and what follows, for a stretch of a line that starts at number `at` of the output.
 #[inline(always)]
-fn end(line: &mut [f32], bias: &[f32], scale: f32, ending: Ending, at: usize) {
+fn end<const FUSED: bool>(line: &mut [f32], bias: &[f32], scale: f32, ending: Ending, at: usize) {
     let biased = line.iter_mut().zip(bias);
     match ending {
         Ending::Linear => biased.for_each(|(x, bias)| *x = *x * scale + bias),
         Ending::Activated(Activation::Gelu) => {
-            biased.for_each(|(x, bias)| *x = vector_math::gelu(*x * scale + bias));
+            biased.for_each(|(x, bias)| *x = vector_math::gelu::<FUSED>(*x * scale + bias));
         }
         Ending::Activated(Activation::QuickGelu) => {
-            biased.for_each(|(x, bias)| *x = vector_math::quick_gelu(*x * scale + bias));
+            biased.for_each(|(x, bias)| *x = vector_math::quick_gelu::<FUSED>(*x * scale + bias));
         }
         Ending::Plus(residual) => {
             let residual = &residual[at..at + bias.len()];

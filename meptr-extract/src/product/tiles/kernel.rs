@@ -168,7 +168,7 @@ pub(super) fn product(
             Pieces::One => {
                 run!(left, right, steps, sums, next, 2048: left!(0), right!(0), products!(fetch!(), fetch!()))
             }
-            // Pieces of small products first; from one product to the next one side stays.
+            // From one product to the next one side stays; the largest comes last.
             Pieces::Three => run!(left, right, steps, sums, next, 6144:
                 left!(0), right!(4096), products!(fetch!()),
                 right!(2048), products!(fetch!()),

@@ -3,10 +3,11 @@
 //! A tile product multiplies numbers of 8 significant bits (bf16) and adds the products in f32, 32
 //! times as many at a time as a vector does in f32. A number of f32 has 24 bits and is the exact
 //! sum of three such numbers ([`pieces`]). Six of the nine products of pieces are added up; the
-//! other three lie below `2^-26` of the product, so that the sum is as exact as one in f32: it
-//! rounds once in 32 products where a chain of multiply-adds rounds with each (measured against f64
-//! on 768 depths: 2.1e-7 of the result, 2.9e-7 with the vectors). Numbers that are not finite give
-//! NaN; those below the least normal one count as 0.
+//! other three together are at most `2^-24` of the product, what f32 rounds off. Sums are as exact
+//! as those of the vectors, because 32 depths are summed apart before they meet the long sum, which
+//! rounds six times then where a chain of multiply-adds rounds 32 times (measured against f64 on
+//! 768 depths: 2.1e-7 of the result, 2.9e-7 with the vectors). What is not finite, or within half a
+//! step of bf16 of the largest number, gives NaN; pieces below the least normal number count as 0.
 //!
 //! With one piece instead of three the products are those of bf16.
 //!

@@ -18,15 +18,16 @@ use super::sums::{Sums, fetch};
 const MAX_CHAIN: usize = 1024;
 /// Blocks of outputs that are laid out at a time, so that rows are fetched once for all of them.
 const BLOCKS_AT_ONCE: usize = 4;
-/// Rows up to which the weights that come next are fetched meanwhile; outputs are then laid out
-/// block by block in all their depth, because those weights lie together.
-const FETCHING_ROWS: usize = 128;
+/// Rows up to which outputs are laid out block by block in all their depth: they are done with soon,
+/// and weights that lie together can be fetched meanwhile.
+const FEW_ROWS: usize = 128;
 /// Tiles of rows that are laid out at a time: 16 MB.
 const MAX_LAID_OUT: usize = 1 << 14;
 
 /// Sets `out` to the products of rows with all parts; a line of it has `width` numbers.
 ///
-/// Rows are laid out once for all threads, which share the outputs.
+/// Rows are laid out for all threads, some at a time where there are many; threads share the outputs
+/// and, where these are too few, the rows.
 pub(in super::super) fn multiply(
     tiles: Tiles,
     pieces: Pieces,
@@ -38,81 +39,72 @@ pub(in super::super) fn multiply(
     thread_local! {
         static LAID_OUT: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
     }
-    let sources = sources(parts);
-    let tiles_of_block: usize = sources.iter().map(|source| pieces.tiles_of(source.depth)).sum();
-    let blocks = rows.count.div_ceil(BLOCK);
-    let at_once = blocks.min((MAX_LAID_OUT / tiles_of_block.max(1)).max(1));
-    let outputs = match rows.count {
-        ..=FETCHING_ROWS => BLOCK,
-        _ => outputs_at_once(BLOCK, BLOCKS_AT_ONCE, parts),
-    };
-    lend_to_all(&LAID_OUT, (at_once * tiles_of_block, Tile::ZERO), |laid_out| {
-        for (number, out) in out.chunks_mut(at_once * BLOCK * width).enumerate() {
-            let first_row = number * at_once * BLOCK;
-            let count = out.len() / width;
-            let laid_out = lay_out(tiles, pieces, rows, (first_row, count), &sources, laid_out);
-            tasks(out, first_row, width, parts, outputs).into_par_iter().for_each(|task| {
-                let source = Source { offset: task.part.offset, depth: task.part.depth };
-                let at = sources.iter().position(|one| *one == source);
-                let right = laid_out[at.expect("there is a source for each part")];
-                run(tiles, pieces, right, ending, task);
-            });
-        }
-    });
+    let are_few = rows.count <= FEW_ROWS;
+    let mut rest = parts;
+    while let Some(first) = rest.first() {
+        // Parts that read the same of each row share what is laid out.
+        let source = (first.offset, first.depth);
+        let is_other = |part: &Part| (part.offset, part.depth) != source;
+        let together = rest.iter().position(is_other).unwrap_or(rest.len());
+        let before = parts.len() - rest.len();
+        let here = before..before + together;
+        rest = &rest[together..];
+        let outputs = match are_few {
+            true => BLOCK,
+            false => outputs_at_once(BLOCK, BLOCKS_AT_ONCE, &parts[here.clone()]),
+        };
+        let chain = if are_few { first.depth } else { first.depth.min(MAX_CHAIN) };
+        let of_block = pieces.tiles_of(first.depth);
+        let blocks = rows.count.div_ceil(BLOCK).min((MAX_LAID_OUT / of_block.max(1)).max(1));
+        lend_to_all(&LAID_OUT, (blocks * of_block, Tile::ZERO), |laid_out| {
+            for (number, out) in out.chunks_mut(blocks * BLOCK * width).enumerate() {
+                let (first_row, count) = (number * blocks * BLOCK, out.len() / width);
+                let right = &mut laid_out[..count.div_ceil(BLOCK) * of_block];
+                lay_out(tiles, pieces, rows, (first_row, count), first, right);
+                let tasks = tasks(out, first_row, width, (parts, here.clone()), outputs);
+                let lines = lines_at_once(count, tasks.len());
+                let tasks: Vec<Task> =
+                    tasks.into_iter().flat_map(|task| task.split(lines)).collect();
+                tasks.into_par_iter().for_each(|task| {
+                    let block = (task.place.first_row - first_row) / BLOCK;
+                    run(tiles, pieces, &right[block * of_block..], chain, ending, task);
+                });
+            }
+        });
+    }
 }
 
-/// What parts read of each row.
-#[derive(Clone, Copy, PartialEq)]
-struct Source {
-    offset: usize,
-    depth: usize,
+/// Lines of a task: all of them, unless there are too few tasks for the threads.
+fn lines_at_once(count: usize, tasks: usize) -> usize {
+    let shares = (2 * rayon::current_num_threads()).div_ceil(tasks.max(1));
+    count.div_ceil(shares).next_multiple_of(BLOCK)
 }
 
-fn sources(parts: &[Part]) -> Vec<Source> {
-    let mut sources: Vec<Source> =
-        parts.iter().map(|part| Source { offset: part.offset, depth: part.depth }).collect();
-    sources.dedup();
-    sources
-}
-
-/// Lays out rows `first_row..first_row + count`, all blocks of one source after the other.
-fn lay_out<'t>(
+/// Lays out what a part reads of rows `first_row..first_row + count`, block after block.
+fn lay_out(
     tiles: Tiles,
     pieces: Pieces,
     rows: Rows,
     (first_row, count): (usize, usize),
-    sources: &[Source],
-    laid_out: &'t mut [Tile],
-) -> Vec<&'t [Tile]> {
-    let mut work = Vec::new();
-    let mut rest = laid_out;
-    for source in sources {
-        let of_block = pieces.tiles_of(source.depth);
-        let here;
-        (here, rest) = rest.split_at_mut(count.div_ceil(BLOCK) * of_block);
-        work.push((source, here));
-    }
-    work.par_iter_mut().for_each(|(source, here)| {
-        let of_block = pieces.tiles_of(source.depth).max(1);
-        here.par_chunks_mut(of_block).enumerate().for_each(|(number, into)| {
-            let row = number * BLOCK;
-            let numbers = &rows.numbers[(first_row + row) * rows.step + source.offset..];
-            let (step, count) = (rows.step, BLOCK.min(count - row));
-            Block { numbers, step, count, depth: source.depth }.lay_out_right(tiles, pieces, into);
-        });
+    part: &Part,
+    right: &mut [Tile],
+) {
+    let (step, depth) = (rows.step, part.depth);
+    right.par_chunks_mut(pieces.tiles_of(depth).max(1)).enumerate().for_each(|(number, into)| {
+        let row = number * BLOCK;
+        let numbers = &rows.numbers[(first_row + row) * step + part.offset..];
+        let count = BLOCK.min(count - row);
+        Block { numbers, step, count, depth }.lay_out_right(tiles, pieces, into);
     });
-    work.into_iter().map(|(_, here)| &*here).collect()
 }
 
-/// Multiplies a task's rows, block after block in `right`, with its outputs.
-fn run(tiles: Tiles, pieces: Pieces, right: &[Tile], ending: Ending, mut task: Task) {
+/// Multiplies a task's rows, block after block in `right`, with its outputs, `chain` depths at a time.
+fn run(tiles: Tiles, pieces: Pieces, right: &[Tile], chain: usize, ending: Ending, mut task: Task) {
     thread_local! {
         static LEFT: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
     }
     let (arch, part) = (Arch::new(), task.part);
-    let is_fetching = task.out.len() <= FETCHING_ROWS;
     let (configured, mut sums) = (tiles.configure(), Sums::ZERO);
-    let chain = if is_fetching { part.depth } else { part.depth.min(MAX_CHAIN) };
     let most = part.bias.len().div_ceil(BLOCK) * pieces.tiles_of(chain);
     lend(&LEFT, (most, Tile::ZERO), |left| {
         for start in (0..part.depth).step_by(chain.max(1)) {
@@ -125,7 +117,8 @@ fn run(tiles: Tiles, pieces: Pieces, right: &[Tile], ending: Ending, mut task: T
                 let (step, count) = (part.depth, BLOCK.min(part.bias.len() - output));
                 Block { numbers, step, count, depth }.lay_out_left(tiles, pieces, into);
             }
-            let mut next = match is_fetching {
+            // The next task's weights follow in memory.
+            let mut next = match chain == part.depth {
                 true => Next::new(part.weight.as_ptr_range().end, part.weight.len()),
                 false => Next::NOTHING,
             };

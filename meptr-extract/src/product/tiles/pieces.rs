@@ -179,8 +179,7 @@ fn load_part(row: &[f32], first: usize) -> __m512 {
 }
 
 /// 32 numbers as pieces: the first is the nearest number of bf16, the next the nearest to what is
-/// left, in the upper 16 bits. The last of three is exact, its lower bits have no meaning; the only
-/// one is the nearest.
+/// left, in the upper 16 bits. The last of three is what is left, its lower bits have no meaning.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn pieces_of<const PIECES: usize>(mut numbers: [__m512; 2]) -> [[__m512i; 2]; PIECES] {
@@ -198,7 +197,8 @@ pub(super) fn pieces_of<const PIECES: usize>(mut numbers: [__m512; 2]) -> [[__m5
                 // There is no next piece.
                 1 => {
                     let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(*number, *number);
-                    _mm512_mask_mov_epi32(nearest, is_nan, *bits)
+                    let quiet = _mm512_set1_epi32(0x7FC0_0000); // has its bits in the upper half
+                    _mm512_mask_mov_epi32(nearest, is_nan, quiet)
                 }
                 _ => nearest,
             };

@@ -44,14 +44,14 @@ pub(in super::super) fn multiply(
         let share = rows.count.div_ceil(threads * rows.count.div_ceil(threads * MAX_OWN_ROWS));
         out.par_chunks_mut(share * width).enumerate().for_each(|(number, out)| {
             let first_row = number * share;
-            for task in tasks(out, first_row, width, parts, usize::MAX) {
+            for task in tasks(out, first_row, width, (parts, 0..parts.len()), usize::MAX) {
                 run(arch, rows, ending, task);
             }
         });
     } else {
         let panel = dispatch(arch, PanelWidth);
         let outputs = outputs_at_once(panel, PANELS_AT_ONCE, parts);
-        tasks(out, 0, width, parts, outputs)
+        tasks(out, 0, width, (parts, 0..parts.len()), outputs)
             .into_par_iter()
             .for_each(|task| run(arch, rows, ending, task));
     }
