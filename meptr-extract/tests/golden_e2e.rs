@@ -29,7 +29,7 @@ use e2e_bundle::CaseBundle;
 use golden::Case;
 use meptr_core::bundle::{Bundle, sha256_of};
 use meptr_core::models::{FusionInput, ModalityInput, ScoreTransform};
-use meptr_core::{Modality, PerModality};
+use meptr_core::{Modality, PerModality, Precision, VideoPrediction};
 use meptr_extract::RgbImage;
 use meptr_extract::backbones::TextInput;
 use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Limits, Reader};
@@ -45,6 +45,8 @@ use taken::{Outcome, Taken, whole};
 
 const LONG_CHAIN: f32 = 1e-3;
 const INPUT: f32 = 1e-5;
+/// Most that bf16 may move a probability or a trait score.
+const BF16: f32 = 0.05;
 
 #[test]
 fn whole_runs_equal_the_reference() -> Result<()> {
@@ -59,6 +61,14 @@ fn whole_runs_equal_the_reference() -> Result<()> {
         let bundle = files.open(ScoreTransform::Logits)?;
         run.check_steps(&bundle)?;
         let demo = run.check_prediction(&bundle)?;
+        let rounded = Outcome::of_row(whole(&run.predict(&bundle, Precision::Bf16)?)?)?;
+        let [logits, probabilities, traits] = rounded.differences(&demo)?;
+        eprintln!(
+            "{}: bf16 moves emotion logits by {logits:.4}, probabilities by {probabilities:.4}, \
+             trait scores by {traits:.4}",
+            run.case.name
+        );
+        ensure!(probabilities < BF16 && traits < BF16, "bf16 is off by {probabilities}, {traits}");
         let bundle = files.open(ScoreTransform::Scores)?;
         let raw = run.check_prediction(&bundle)?;
         let [logits, probabilities, traits] = raw.differences(&demo)?;
@@ -261,12 +271,17 @@ impl Run {
 
     /// The program's answer, against the stored one (`logits`, as the application does it) or the
     /// fusion model on the stored values of each modality (`scores`).
-    fn check_prediction(&self, bundle: &Bundle) -> Result<Outcome> {
-        let options = PredictorOptions { device: DeviceChoice::Cpu, ..Default::default() };
+    fn predict(&self, bundle: &Bundle, precision: Precision) -> Result<VideoPrediction> {
+        let options =
+            PredictorOptions { device: DeviceChoice::Cpu, precision, ..Default::default() };
         let mut predictor = Predictor::open_with(&bundle.path(""), &options)?;
         predictor.set_body_detector(self.bodies()?);
         let request = Request { extract: self.request(), ..Request::default() };
-        let prediction = predictor.predict_with(&self.video, &request, &Unwatched)?;
+        Ok(predictor.predict_with(&self.video, &request, &Unwatched)?)
+    }
+
+    fn check_prediction(&self, bundle: &Bundle) -> Result<Outcome> {
+        let prediction = self.predict(bundle, Precision::F32)?;
         let row = whole(&prediction)?;
         let indices: Vec<usize> = row.frames.iter().map(|frame| frame.index as usize).collect();
         ensure!(indices == self.sampled_frames()?, "frames {indices:?}");

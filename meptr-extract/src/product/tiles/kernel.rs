@@ -16,6 +16,7 @@ pub(super) struct Next {
 impl Next {
     /// Numbers of a line of the cache.
     const LINE: usize = 16;
+
     /// Nothing to fetch.
     pub(super) const NOTHING: Self = Self { place: std::ptr::null(), lines: 0 };
 
@@ -44,8 +45,8 @@ impl Next {
 
 /// After a product of tiles: fetches what the next step reads from the second-level cache (four
 /// lines of either factor, all of it after 24 products), and two lines of what comes next. The
-/// instructions have a second use: where two threads share a core, tiles that are loaded right
-/// after one another cost a third of the rate.
+/// instructions have a second use: while the CPU runs tiles at less than their full rate, loads right
+/// after one another cost a third of that (docs/PERFORMANCE.md).
 macro_rules! fetch {
     () => {
         "prefetcht0 [{ahead_left}]
