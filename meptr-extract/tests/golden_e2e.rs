@@ -269,8 +269,7 @@ impl Run {
         Ok(())
     }
 
-    /// The program's answer, against the stored one (`logits`, as the application does it) or the
-    /// fusion model on the stored values of each modality (`scores`).
+    /// The program's answer.
     fn predict(&self, bundle: &Bundle, precision: Precision) -> Result<VideoPrediction> {
         let options =
             PredictorOptions { device: DeviceChoice::Cpu, precision, ..Default::default() };
@@ -280,6 +279,8 @@ impl Run {
         Ok(predictor.predict_with(&self.video, &request, &Unwatched)?)
     }
 
+    /// The same, against the stored one (`logits`, as the application does it) or the fusion model on
+    /// the stored values of each modality (`scores`).
     fn check_prediction(&self, bundle: &Bundle) -> Result<Outcome> {
         let prediction = self.predict(bundle, Precision::F32)?;
         let row = whole(&prediction)?;

@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use meptr_core::VideoPrediction;
 use meptr_extract::{DeviceChoice, Precision, Predictor, PredictorOptions};
 
-/// Largest difference of a probability or trait score from those of f32. Measured: f16 3.2e-3, bf16 6.6e-3,
-/// on tiles 3.3e-3.
+/// Largest difference of a probability or trait score from those of f32. Measured: f16 3.2e-3, bf16
+/// 6.6e-3, on tiles 3.3e-3.
 const BOUNDS: [(Precision, f32); 2] = [(Precision::F16, 1e-2), (Precision::Bf16, 5e-2)];
 
 fn predict(precision: Precision) -> Result<VideoPrediction> {

@@ -6,13 +6,13 @@
 //! tile registers use those (`tiles`) where there are rows enough, others their vectors (`vectors`).
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod multiply;
 mod scratch;
 mod task;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
-#[cfg(target_arch = "x86_64")]
-mod turn;
 mod vectors;
 
 use meptr_core::Precision;

@@ -49,7 +49,8 @@ pub enum Ending<'a> {
     Plus(&'a [f32]),
 }
 
-/// Products of rows with all parts, with factors of this precision at least. The outputs stand side by side: `(rows.count, outputs)`.
+/// Products of rows with all parts, whose outputs stand side by side: `(rows.count, outputs)`, with
+/// factors of this precision at least.
 ///
 /// # Panics
 /// When sizes do not fit each other; callers check shapes.

@@ -19,18 +19,17 @@ pub(super) fn outputs_at_once(panel: usize, most: usize, parts: &[Part]) -> usiz
     panel * (1..=most).rev().find(is_even).unwrap_or(1)
 }
 
-/// Cuts the outputs of some of the parts into tasks of `at_once` of them, each with its columns of all
-/// lines.
+/// Cuts the outputs of parts into tasks of `at_once` of them, each with its columns of all lines; the
+/// first part's first output is at `place`.
 pub(super) fn tasks<'a, 'o>(
     out: &'o mut [f32],
-    first_row: usize,
-    width: usize,
-    (parts, wanted): (&[Part<'a>], Range<usize>),
+    place: Place,
+    parts: &[Part<'a>],
     at_once: usize,
 ) -> Vec<Task<'a, 'o>> {
     let mut tasks: Vec<Task> = Vec::new();
-    let mut first_column = parts[..wanted.start].iter().map(|part| part.bias.len()).sum();
-    for part in &parts[wanted] {
+    let mut first_column = place.first_column;
+    for part in parts {
         for first in (0..part.bias.len()).step_by(at_once) {
             let outputs = at_once.min(part.bias.len() - first);
             let part = Part {
@@ -38,14 +37,13 @@ pub(super) fn tasks<'a, 'o>(
                 bias: &part.bias[first..first + outputs],
                 ..*part
             };
-            let place = Place { first_row, first_column, width };
-            tasks.push(Task { part, place, out: Vec::with_capacity(out.len() / width) });
+            let place = Place { first_column, ..place };
+            tasks.push(Task { part, place, out: Vec::with_capacity(out.len() / place.width) });
             first_column += outputs;
         }
     }
-    let start = tasks.first().map_or(0, |task| task.place.first_column);
-    for line in out.chunks_exact_mut(width) {
-        let mut line = &mut line[start..];
+    for line in out.chunks_exact_mut(place.width) {
+        let mut line = &mut line[place.first_column..];
         for task in &mut tasks {
             let (columns, rest) = line.split_at_mut(task.part.bias.len());
             task.out.push(columns);

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use super::super::attention::{Attend, Head};
 use super::super::scratch::lend;
 use super::kernel::{Next, product};
-use super::pieces::{BLOCK, Block, Pieces, Tile};
+use super::pieces::{BLOCK, Block, Factor, Pieces, Tile};
 use super::softmax::softmax;
 use super::sums::Sums;
 use super::{Configured, Tiles};
@@ -51,7 +51,7 @@ fn lay_out_keys(tiles: Tiles, pieces: Pieces, attend: &Attend, head: &Head, into
         let first = number * BLOCK;
         let numbers = &attend.part(head, 1)[first * step..];
         let count = BLOCK.min(keys - first);
-        Block { numbers, step, count, depth }.lay_out_left(tiles, pieces, into);
+        Block { numbers, step, count, depth }.lay_out(tiles, pieces, Factor::Left, into);
     }
 }
 
@@ -61,7 +61,12 @@ fn lay_out_values(tiles: Tiles, pieces: Pieces, attend: &Attend, head: &Head, in
         let first = number * BLOCK;
         let numbers = &attend.part(head, 2)[first..];
         let count = BLOCK.min(width - first);
-        Block { numbers, step, count, depth: keys }.lay_out_left_turned(tiles, pieces, into);
+        Block { numbers, step, count, depth: keys }.lay_out(
+            tiles,
+            pieces,
+            Factor::LeftTurned,
+            into,
+        );
     }
 }
 
@@ -93,7 +98,7 @@ impl Run<'_> {
         for (number, lines) in head.out.chunks_mut(BLOCK).enumerate() {
             let numbers = &all[(head.first + number * BLOCK) * step..];
             let block = Block { numbers, step, count: lines.len(), depth };
-            block.lay_out_right(*tiles, *pieces, queries);
+            block.lay_out(*tiles, *pieces, Factor::Right, queries);
             for (left, scores) in self.keys.chunks_exact(queries.len()).zip(&mut *scores) {
                 product(configured, *pieces, left, queries, scores, &mut nothing);
             }

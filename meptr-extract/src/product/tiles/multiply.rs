@@ -7,10 +7,10 @@ use rayon::prelude::*;
 
 use super::super::multiply::{Ending, Part, Rows};
 use super::super::scratch::{lend, lend_to_all};
-use super::super::task::{Task, outputs_at_once, tasks};
+use super::super::task::{Place, Task, outputs_at_once, tasks};
 use super::Tiles;
 use super::kernel::{Next, product};
-use super::pieces::{BLOCK, Block, Pieces, Tile};
+use super::pieces::{BLOCK, Block, Factor, Pieces, Tile};
 use super::sums::{Sums, fetch};
 
 /// Depths of a block of outputs that are multiplied at a time: a few blocks of them and one of the
@@ -40,18 +40,13 @@ pub(in super::super) fn multiply(
         static LAID_OUT: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
     }
     let are_few = rows.count <= FEW_ROWS;
-    let mut rest = parts;
-    while let Some(first) = rest.first() {
-        // Parts that read the same of each row share what is laid out.
-        let source = (first.offset, first.depth);
-        let is_other = |part: &Part| (part.offset, part.depth) != source;
-        let together = rest.iter().position(is_other).unwrap_or(rest.len());
-        let before = parts.len() - rest.len();
-        let here = before..before + together;
-        rest = &rest[together..];
+    let mut first_column = 0;
+    // Parts that read the same of each row share what is laid out.
+    for parts in parts.chunk_by(|a, b| (a.offset, a.depth) == (b.offset, b.depth)) {
+        let first = &parts[0];
         let outputs = match are_few {
             true => BLOCK,
-            false => outputs_at_once(BLOCK, BLOCKS_AT_ONCE, &parts[here.clone()]),
+            false => outputs_at_once(BLOCK, BLOCKS_AT_ONCE, parts),
         };
         let chain = if are_few { first.depth } else { first.depth.min(MAX_CHAIN) };
         let of_block = pieces.tiles_of(first.depth);
@@ -61,7 +56,8 @@ pub(in super::super) fn multiply(
                 let (first_row, count) = (number * blocks * BLOCK, out.len() / width);
                 let right = &mut laid_out[..count.div_ceil(BLOCK) * of_block];
                 lay_out(tiles, pieces, rows, (first_row, count), first, right);
-                let tasks = tasks(out, first_row, width, (parts, here.clone()), outputs);
+                let place = Place { first_row, first_column, width };
+                let tasks = tasks(out, place, parts, outputs);
                 let lines = lines_at_once(count, tasks.len());
                 let tasks: Vec<Task> =
                     tasks.into_iter().flat_map(|task| task.split(lines)).collect();
@@ -71,6 +67,7 @@ pub(in super::super) fn multiply(
                 });
             }
         });
+        first_column += parts.iter().map(|part| part.bias.len()).sum::<usize>();
     }
 }
 
@@ -94,7 +91,7 @@ fn lay_out(
         let row = number * BLOCK;
         let numbers = &rows.numbers[(first_row + row) * step + part.offset..];
         let count = BLOCK.min(count - row);
-        Block { numbers, step, count, depth }.lay_out_right(tiles, pieces, into);
+        Block { numbers, step, count, depth }.lay_out(tiles, pieces, Factor::Right, into);
     });
 }
 
@@ -115,7 +112,7 @@ fn run(tiles: Tiles, pieces: Pieces, right: &[Tile], chain: usize, ending: Endin
                 let output = number * BLOCK;
                 let numbers = &part.weight[output * part.depth + start..];
                 let (step, count) = (part.depth, BLOCK.min(part.bias.len() - output));
-                Block { numbers, step, count, depth }.lay_out_left(tiles, pieces, into);
+                Block { numbers, step, count, depth }.lay_out(tiles, pieces, Factor::Left, into);
             }
             // The next task's weights follow in memory.
             let mut next = match chain == part.depth {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::turn::turn_16;
+use super::super::avx512::{load_up_to_16, turn_16};
 use super::Tiles;
 
 /// Rows of a tile.
@@ -37,7 +37,19 @@ impl Pieces {
     }
 }
 
-/// Rows of numbers of a block: row `r` is `numbers[r * step..][..depth]`.
+/// Which factor of a product of tiles a block is.
+#[derive(Clone, Copy)]
+pub(super) enum Factor {
+    /// Row by row.
+    Left,
+    /// The same, of numbers that lie turned over: number `d` of row `r` is `numbers[d * step + r]`.
+    LeftTurned,
+    /// Pairs of depths side by side.
+    Right,
+}
+
+/// Rows of numbers of a block: row `r` is `numbers[r * step..][..depth]`, but see
+/// [`Factor::LeftTurned`].
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
     pub(super) numbers: &'a [f32],
@@ -52,29 +64,25 @@ impl<'a> Block<'a> {
         if row < self.count { &self.numbers[row * self.step..][..self.depth] } else { &[] }
     }
 
-    /// As the left factor: row by row. Overwrites `tiles`, as many as [`Pieces::tiles_of`] says.
-    pub(super) fn lay_out_left(self, _: Tiles, pieces: Pieces, tiles: &mut [Tile]) {
+    /// Lays the numbers out. Overwrites `tiles`, as many as [`Pieces::tiles_of`] says.
+    pub(super) fn lay_out(self, _: Tiles, pieces: Pieces, factor: Factor, tiles: &mut [Tile]) {
         assert_eq!(tiles.len(), pieces.tiles_of(self.depth));
         #[expect(unsafe_code, reason = "the CPU has the instructions")]
         // SAFETY: `Tiles` exists only where the CPU has AVX-512F and AVX-512BW.
         unsafe {
             match pieces {
-                Pieces::One => self.left::<1>(tiles),
-                Pieces::Three => self.left::<3>(tiles),
+                Pieces::One => self.lay_out_in::<1>(factor, tiles),
+                Pieces::Three => self.lay_out_in::<3>(factor, tiles),
             }
         }
     }
 
-    /// As the right factor: pairs of depths side by side. Overwrites `tiles` likewise.
-    pub(super) fn lay_out_right(self, _: Tiles, pieces: Pieces, tiles: &mut [Tile]) {
-        assert_eq!(tiles.len(), pieces.tiles_of(self.depth));
-        #[expect(unsafe_code, reason = "the CPU has the instructions")]
-        // SAFETY: `Tiles` exists only where the CPU has AVX-512F and AVX-512BW.
-        unsafe {
-            match pieces {
-                Pieces::One => self.right::<1>(tiles),
-                Pieces::Three => self.right::<3>(tiles),
-            }
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn lay_out_in<const PIECES: usize>(self, factor: Factor, tiles: &mut [Tile]) {
+        match factor {
+            Factor::Left => self.left::<PIECES>(tiles),
+            Factor::LeftTurned => self.left_turned::<PIECES>(tiles),
+            Factor::Right => self.right::<PIECES>(tiles),
         }
     }
 
@@ -115,21 +123,6 @@ impl<'a> Block<'a> {
             }
         }
     }
-}
-
-impl Block<'_> {
-    /// As the left factor, where number `d` of row `r` is `numbers[d * step + r]`.
-    pub(super) fn lay_out_left_turned(self, _: Tiles, pieces: Pieces, tiles: &mut [Tile]) {
-        assert_eq!(tiles.len(), pieces.tiles_of(self.depth));
-        #[expect(unsafe_code, reason = "the CPU has the instructions")]
-        // SAFETY: `Tiles` exists only where the CPU has AVX-512F and AVX-512BW.
-        unsafe {
-            match pieces {
-                Pieces::One => self.left_turned::<1>(tiles),
-                Pieces::Three => self.left_turned::<3>(tiles),
-            }
-        }
-    }
 
     #[target_feature(enable = "avx512f,avx512bw")]
     fn left_turned<const PIECES: usize>(self, tiles: &mut [Tile]) {
@@ -140,7 +133,7 @@ impl Block<'_> {
                     let depth = step * DEPTH + at;
                     if depth < self.depth {
                         let numbers = &self.numbers[depth * self.step..][..self.count];
-                        *square = load_part(numbers, half * SIDE);
+                        *square = load_up_to_16(numbers.get(half * SIDE..).unwrap_or(&[]));
                     }
                 }
                 let [first, second] = [turn_16(squares[0]), turn_16(squares[1])];
@@ -159,23 +152,8 @@ impl Block<'_> {
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn load_32(row: &[f32], step: usize) -> [__m512; 2] {
-    [load_part(row, step * DEPTH), load_part(row, step * DEPTH + 16)]
-}
-
-/// Numbers `first..first + 16` of a row, 0 beyond its end.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn load_part(row: &[f32], first: usize) -> __m512 {
-    let row = row.get(first..).unwrap_or(&[]);
-    if let Some((whole, _)) = row.split_first_chunk() {
-        return load_16(whole);
-    }
-    let mask = (1_u32 << row.len()) - 1;
-    #[expect(unsafe_code, reason = "a load takes a pointer")]
-    // SAFETY: only numbers of the row are read; the load asks for no alignment.
-    unsafe {
-        _mm512_maskz_loadu_ps(mask as u16, row.as_ptr())
-    }
+    let from = |first: usize| row.get(first..).unwrap_or(&[]);
+    [load_up_to_16(from(step * DEPTH)), load_up_to_16(from(step * DEPTH + SIDE))]
 }
 
 /// 32 numbers as pieces: the first is the nearest number of bf16, the next the nearest to what is
@@ -240,16 +218,6 @@ fn upper_halves(first: __m512i, second: __m512i) -> __m512i {
 
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) fn load_16(from: &[f32; 16]) -> __m512 {
-    #[expect(unsafe_code, reason = "a load takes a pointer")]
-    // SAFETY: sixteen numbers are there; the load asks for no alignment.
-    unsafe {
-        _mm512_loadu_ps(from.as_ptr())
-    }
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
 pub(super) fn store_32(into: &mut [u16; DEPTH], bits: __m512i) {
     #[expect(unsafe_code, reason = "a store takes a pointer")]
     // SAFETY: 64 bytes have room; the store asks for no alignment.
@@ -272,7 +240,7 @@ mod tests {
     fn pieces(tiles: Tiles, pieces: Pieces, number: f32) -> Vec<u16> {
         let mut memory = vec![Tile::ZERO; pieces.tiles_of(1)];
         let block = Block { numbers: &[number], step: 1, count: 1, depth: 1 };
-        block.lay_out_left(tiles, pieces, &mut memory);
+        block.lay_out(tiles, pieces, Factor::Left, &mut memory);
         memory.iter().step_by(2).map(|tile| tile.0[0][0]).collect()
     }
 
@@ -304,9 +272,9 @@ mod tests {
             let block = Block { numbers: &numbers, step, count, depth };
             let mut memory = [(); 3].map(|()| vec![Tile::ZERO; Pieces::One.tiles_of(depth)]);
             let [left, right, turned] = &mut memory;
-            block.lay_out_left(tiles, Pieces::One, left);
-            block.lay_out_right(tiles, Pieces::One, right);
-            block.lay_out_left_turned(tiles, Pieces::One, turned);
+            block.lay_out(tiles, Pieces::One, Factor::Left, left);
+            block.lay_out(tiles, Pieces::One, Factor::Right, right);
+            block.lay_out(tiles, Pieces::One, Factor::LeftTurned, turned);
             for (row, at) in (0..BLOCK).flat_map(|row| (0..depth).map(move |at| (row, at))) {
                 let is_there = row < count;
                 let expected = |index: usize| if is_there { numbers[index] } else { 0.0 };

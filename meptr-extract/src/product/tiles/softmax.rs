@@ -2,8 +2,9 @@
 
 use std::arch::x86_64::*;
 
+use super::super::avx512::{load_16, store_up_to_16};
 use super::Tiles;
-use super::pieces::{BLOCK, Pieces, SIDE, Tile, load_16, pieces_of, store_32};
+use super::pieces::{BLOCK, Pieces, SIDE, Tile, pieces_of, store_32};
 use super::sums::Sums;
 
 /// Turns scores into weights that are not yet divided by their sum: `e` to the difference from the
@@ -75,11 +76,7 @@ fn half_softmax<const PIECES: usize>(
         sum = _mm512_add_ps(sum, of_block);
     }
     let mut inverse = [0.0; SIDE];
-    #[expect(unsafe_code, reason = "a store takes a pointer")]
-    // SAFETY: sixteen numbers have room; the store asks for no alignment.
-    unsafe {
-        _mm512_storeu_ps(inverse.as_mut_ptr(), _mm512_div_ps(_mm512_set1_ps(1.0), sum));
-    }
+    store_up_to_16(&mut inverse, _mm512_div_ps(_mm512_set1_ps(1.0), sum));
     inverse
 }
 
@@ -119,10 +116,10 @@ mod tests {
         let far = [-1e3, -1e15, f32::NEG_INFINITY];
         for x in (-9000..=0).map(|step| step as f32 * 0.01).chain(far) {
             let mut found = [0.0; 16];
-            // SAFETY: the CPU has AVX-512F; sixteen numbers have room.
-            #[expect(unsafe_code, reason = "intrinsics")]
+            // SAFETY: the CPU has AVX-512F.
+            #[expect(unsafe_code, reason = "the CPU has the instructions")]
             unsafe {
-                _mm512_storeu_ps(found.as_mut_ptr(), exp(_mm512_set1_ps(x)));
+                store_up_to_16(&mut found, exp(_mm512_set1_ps(x)));
             }
             let exact = f64::from(x).exp();
             assert!((f64::from(found[3]) - exact).abs() <= 3e-7 * exact + 1e-40, "exp {x}");

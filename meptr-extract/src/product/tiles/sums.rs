@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::super::turn::turn_16;
+use super::super::avx512::{load_16, load_up_to_16, store_up_to_16, turn_16};
 use super::Tiles;
-use super::pieces::{SIDE, load_16};
+use super::pieces::SIDE;
 
 /// What a block of outputs and one of rows give: for both halves of the outputs, for both halves of
 /// the rows, `(outputs, rows)`.
@@ -56,17 +56,8 @@ fn write(sums: &Sums, lines: &mut [&mut [f32]], first: usize, adds: bool) {
             }
             for (line, sums) in lines.iter_mut().zip(turn_16(rows)) {
                 let Some(line) = line.get_mut(first..) else { break };
-                let count = line.len().min(SIDE);
-                let mask = ((1_u32 << count) - 1) as u16;
-                #[expect(unsafe_code, reason = "loads and stores take a pointer")]
-                // SAFETY: only numbers of the line are touched; no alignment is asked for.
-                unsafe {
-                    let before = match adds {
-                        true => _mm512_maskz_loadu_ps(mask, line.as_ptr()),
-                        false => _mm512_setzero_ps(),
-                    };
-                    _mm512_mask_storeu_ps(line.as_mut_ptr(), mask, _mm512_add_ps(before, sums));
-                }
+                let sums = if adds { _mm512_add_ps(load_up_to_16(line), sums) } else { sums };
+                store_up_to_16(line, sums);
             }
         }
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::super::dispatch;
 use super::super::multiply::{Ending, Part, Rows};
 use super::super::scratch::with_scratch;
-use super::super::task::{Task, outputs_at_once, tasks};
+use super::super::task::{Place, Task, outputs_at_once, tasks};
 use super::kernel::{Next, PANEL_VECTORS, Times, blocks_of};
 use super::pack;
 
@@ -44,14 +44,14 @@ pub(in super::super) fn multiply(
         let share = rows.count.div_ceil(threads * rows.count.div_ceil(threads * MAX_OWN_ROWS));
         out.par_chunks_mut(share * width).enumerate().for_each(|(number, out)| {
             let first_row = number * share;
-            for task in tasks(out, first_row, width, (parts, 0..parts.len()), usize::MAX) {
+            for task in tasks(out, Place { first_row, first_column: 0, width }, parts, usize::MAX) {
                 run(arch, rows, ending, task);
             }
         });
     } else {
         let panel = dispatch(arch, PanelWidth);
         let outputs = outputs_at_once(panel, PANELS_AT_ONCE, parts);
-        tasks(out, 0, width, (parts, 0..parts.len()), outputs)
+        tasks(out, Place { first_row: 0, first_column: 0, width }, parts, outputs)
             .into_par_iter()
             .for_each(|task| run(arch, rows, ending, task));
     }

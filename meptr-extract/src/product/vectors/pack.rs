@@ -82,7 +82,7 @@ mod x86 {
 
     use std::arch::x86_64::*;
 
-    use super::super::super::turn::turn_16;
+    use super::super::super::avx512::{load_16, store_up_to_16, turn_16};
 
     /// Columns `first..first + count` of a panel from as many rows, as far as whole squares go.
     pub(super) struct Squares<'a> {
@@ -102,10 +102,10 @@ mod x86 {
             rows.iter_mut().for_each(|row| *row = &row[..squares]);
             #[allow(clippy::needless_range_loop, reason = "all rows are indexed with it")]
             for square in 0..squares {
-                let columns = turn_16(std::array::from_fn(|row| load_512(&rows[row][square])));
+                let columns = turn_16(std::array::from_fn(|row| load_16(&rows[row][square])));
                 for (column, vector) in columns.into_iter().enumerate() {
                     let depth = square * 16 + column;
-                    store_512(&mut panel[depth * width + first..][..count], vector);
+                    store_up_to_16(&mut panel[depth * width + first..][..count], vector);
                 }
             }
         }
@@ -147,24 +147,6 @@ mod x86 {
                 }
             }
         }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    #[expect(unsafe_code, reason = "a load takes a pointer")]
-    fn load_512(from: &[f32; 16]) -> __m512 {
-        // SAFETY: sixteen numbers are there; the load asks for no alignment.
-        unsafe { _mm512_loadu_ps(from.as_ptr()) }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    #[expect(unsafe_code, reason = "a store takes a pointer")]
-    fn store_512(into: &mut [f32], vector: __m512) {
-        assert!(into.len() <= 16);
-        let mask = (1_u32 << into.len()) - 1;
-        // SAFETY: as many numbers are stored as have room; the store asks for no alignment.
-        unsafe { _mm512_mask_storeu_ps(into.as_mut_ptr(), mask as u16, vector) }
     }
 
     #[target_feature(enable = "avx2")]

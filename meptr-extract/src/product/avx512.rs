@@ -1,4 +1,4 @@
-//! Squares of 16 x 16 numbers turned over in registers.
+//! Vectors of 16 numbers: read, written, and squares of them turned over in registers.
 
 use std::arch::x86_64::*;
 
@@ -30,4 +30,41 @@ pub(super) fn turn_16(rows: [__m512; 16]) -> [__m512; 16] {
         columns[12 + column] = _mm512_shuffle_f32x4::<0xDD>(ef, gh);
     }
     columns
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn load_16(from: &[f32; 16]) -> __m512 {
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: sixteen numbers are there; the load asks for no alignment.
+    unsafe {
+        _mm512_loadu_ps(from.as_ptr())
+    }
+}
+
+/// The first 16 numbers, 0 beyond the end.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn load_up_to_16(from: &[f32]) -> __m512 {
+    if let Some((whole, _)) = from.split_first_chunk() {
+        return load_16(whole);
+    }
+    let mask = (1_u32 << from.len()) - 1;
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: only numbers that are there are read; the load asks for no alignment.
+    unsafe {
+        _mm512_maskz_loadu_ps(mask as u16, from.as_ptr())
+    }
+}
+
+/// Writes as many numbers as there is room for, 16 at most.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn store_up_to_16(into: &mut [f32], vector: __m512) {
+    let mask = (1_u32 << into.len().min(16)) - 1;
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: as many numbers are stored as have room; the store asks for no alignment.
+    unsafe {
+        _mm512_mask_storeu_ps(into.as_mut_ptr(), mask as u16, vector);
+    }
 }
