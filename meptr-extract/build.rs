@@ -4,11 +4,13 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
+const FOLDER: &str = "src/backbones/gpu";
+/// Takes in the other files.
 const SOURCE: &str = "src/backbones/gpu/kernels.cu";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed={FOLDER}");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }

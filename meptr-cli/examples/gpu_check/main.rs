@@ -5,7 +5,8 @@
 //! - `gpu_check measure DEVICE` prints a line of JSON for each rate and each time it measured;
 //! - `gpu_check table OURS THEIRS` prints both programs' lines of that kind as one table.
 //!
-//! `--quick` takes small models and few repeats. No FFmpeg is needed: nothing is decoded.
+//! `--quick` takes small models and few repeats; `--once` repeats nothing, for a profiler, and
+//! `--case NAME` measures that one alone. No FFmpeg is needed: nothing is decoded.
 
 mod compare;
 mod measure;
@@ -18,14 +19,23 @@ use meptr_core::DeviceChoice;
 
 fn main() -> Result<()> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let is_quick = arguments.iter().any(|argument| argument == "--quick");
-    arguments.retain(|argument| argument != "--quick");
+    let mut flag = |name: &str| {
+        let before = arguments.len();
+        arguments.retain(|argument| argument != name);
+        arguments.len() < before
+    };
+    let (is_quick, is_once) = (flag("--quick"), flag("--once"));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let measure = |device, case| measure::run(&open(device)?, is_quick, is_once, case);
     match arguments[..] {
         ["compare", device] => compare::run(&open(device)?, is_quick),
-        ["measure", device] => measure::run(&open(device)?, is_quick),
+        ["measure", device] => measure(device, None),
+        ["measure", device, "--case", case] => measure(device, Some(case)),
         ["table", ours, theirs] => table::run(ours.as_ref(), theirs.as_ref()),
-        _ => bail!("usage: gpu_check compare|measure DEVICE [--quick], or table OURS THEIRS"),
+        _ => bail!(
+            "usage: gpu_check compare DEVICE [--quick], measure DEVICE [--case NAME] [--quick] \
+             [--once], or table OURS THEIRS"
+        ),
     }
 }
 

@@ -30,11 +30,19 @@ const BATCH: usize = 32;
 struct Measuring<'a> {
     device: &'a Device,
     is_quick: bool,
+    is_once: bool,
+    /// What alone is measured.
+    case: Option<&'a str>,
 }
 
-/// Measures everything, in f32 and bf16.
-pub(crate) fn run(device: &Device, is_quick: bool) -> Result<()> {
-    let measuring = Measuring { device, is_quick };
+/// Measures everything, or one case, in f32 and bf16.
+pub(crate) fn run(
+    device: &Device,
+    is_quick: bool,
+    is_once: bool,
+    case: Option<&str>,
+) -> Result<()> {
+    let measuring = Measuring { device, is_quick, is_once, case };
     for precision in [Precision::F32, Precision::Bf16] {
         if device.is_cpu() && precision == Precision::Bf16 {
             continue; // Candle has no bf16 products on the processor
@@ -51,7 +59,7 @@ pub(crate) fn run(device: &Device, is_quick: bool) -> Result<()> {
 impl Measuring<'_> {
     /// Median seconds of a computation, after a run that does not count.
     fn seconds(&self, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-        let (least, budget) = if self.is_quick { (1, 0.0) } else { (5, 2.0) };
+        let (least, budget) = if self.is_quick || self.is_once { (1, 0.0) } else { (5, 2.0) };
         let mut timed = || -> Result<f64> {
             let start = Instant::now();
             run()?;
@@ -67,6 +75,10 @@ impl Measuring<'_> {
         Ok(times[times.len() / 2])
     }
 
+    fn wants(&self, case: &str) -> bool {
+        self.case.is_none_or(|wanted| wanted == case)
+    }
+
     /// `work` is what the computation takes at least: arithmetic operations, and bytes moved.
     fn report(&self, case: &str, precision: Precision, seconds: f64, work: Option<(f64, f64)>) {
         let precision = format!("{precision:?}").to_lowercase();
@@ -80,6 +92,9 @@ impl Measuring<'_> {
 
     /// What the device does at best here: a large product of matrices, a copy of a large tensor.
     fn rates(&self, precision: Precision) -> Result<()> {
+        if !self.wants("rates") {
+            return Ok(());
+        }
         let (side, numbers) = if self.is_quick { (512, 1 << 20) } else { (8192, 1 << 29) };
         let dtype = precision.dtype();
         let matrix = models::wave(&[side, side], self.device)?.to_dtype(dtype)?;
@@ -110,6 +125,9 @@ impl Measuring<'_> {
         };
         let counts: &[usize] = if self.is_quick { &[2] } else { &[30, 960] };
         for count in counts {
+            if !self.wants(&format!("clip-{count}")) {
+                continue;
+            }
             let pictures = models::wave(&[*count, 3, 224, 224], self.device)?;
             let seconds = self.seconds(|| {
                 model.forward(&pictures)?;
@@ -133,6 +151,9 @@ impl Measuring<'_> {
         let (counts, seconds_of_sound): (&[usize], usize) =
             if self.is_quick { (&[1], 2) } else { (&[1, 16], 15) };
         for count in counts {
+            if !self.wants(&format!("wav2vec2-{count}")) {
+                continue;
+            }
             let samples = seconds_of_sound * SAMPLE_RATE_HZ;
             let sound = models::wave(&[*count, samples], self.device)?;
             let lengths = vec![samples; *count];
@@ -150,6 +171,9 @@ impl Measuring<'_> {
     }
 
     fn whisper(&self, precision: Precision) -> Result<()> {
+        if !self.wants("whisper") {
+            return Ok(());
+        }
         let config = models::whisper_config(self.is_quick);
         let model = models::whisper(self.is_quick, precision, self.device)?;
         let shape = [1, config.num_mel_bins, config.window_frames()];
@@ -181,6 +205,9 @@ impl Measuring<'_> {
     /// All of a prediction but decoding and listening to speech: 15 s of sound, 30 pictures of 720
     /// lines with a face and a body each, 40 tokens, at full size.
     fn prediction(&self, precision: Precision) -> Result<()> {
+        if !self.wants("predict") {
+            return Ok(());
+        }
         let device = self.device;
         let clip = models::clip(self.is_quick, precision, device)?;
         let wav2vec2 = models::wav2vec2(self.is_quick, precision, device)?;
@@ -232,7 +259,10 @@ impl Measuring<'_> {
 
     /// An epoch of stage 3 on made-up rows, half of them without labels of either task.
     fn training(&self) -> Result<()> {
-        let steps = if self.is_quick { 2 } else { 64 };
+        if !self.wants("stage3-epoch") {
+            return Ok(());
+        }
+        let steps = if self.is_quick || self.is_once { 2 } else { 64 };
         let config = FusionConfig::published();
         let streams = SeedStreams::new(1);
         let trainable = Trainable::new(SeedStreams::new(1));

@@ -5,6 +5,8 @@ use meptr_core::Precision;
 use meptr_core::weights::Numbers;
 
 use super::encoder::Activation;
+#[cfg(feature = "cuda")]
+use super::gpu::{self, Product};
 use super::ops;
 use crate::product::{self, Ending, Part, Rows};
 
@@ -78,6 +80,25 @@ impl Convolution {
         if steps < self.kernel || inputs * self.kernel != groups * depth {
             candle::bail!("{:?} has no windows for kernels {:?}", x.dims(), self.weight.dims());
         }
+        let grouped = || match groups {
+            1 => x.contiguous()?.unsqueeze(0),
+            _ => {
+                let x = x.contiguous()?.reshape((1, steps, groups, inputs / groups))?;
+                ops::swap_middle(&x)?.squeeze(0)
+            }
+        }; // (groups, steps, inputs / groups)
+        #[cfg(feature = "cuda")]
+        if gpu::takes(x) && x.dtype() == DType::F32 {
+            let x = grouped()?;
+            let product = Product::of_windows(&x, &self.weight, self.stride)?;
+            if product.is_fast()? {
+                return product.run(gpu::Ending {
+                    bias: Some(&self.bias),
+                    activation,
+                    residual: None,
+                });
+            }
+        }
         if !x.device().is_cpu() || x.dtype() != DType::F32 {
             let product = self.copying(&x.contiguous()?)?; // (groups, windows, outputs / groups)
             let product = match groups {
@@ -86,10 +107,7 @@ impl Convolution {
             };
             return ops::biased(product, &self.bias, activation);
         }
-        let grouped = match groups {
-            1 => x.contiguous()?.unsqueeze(0)?,
-            _ => x.reshape((steps, groups, inputs / groups))?.transpose(0, 1)?.contiguous()?,
-        };
+        let grouped = grouped()?;
         let count = (steps - self.kernel) / self.stride + 1;
         let (weight, bias) = (Numbers::of(&self.weight)?, Numbers::of(&self.bias)?);
         let parts: Vec<Part> = weight

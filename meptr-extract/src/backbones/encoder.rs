@@ -102,7 +102,7 @@ impl Encoder {
 
     fn run(&self, hidden: Tensor, lengths: &[usize], last: Steps) -> Result<Tensor> {
         let (batch, time, width) = hidden.dims3()?;
-        check_lengths(lengths, batch, time)?;
+        let lengths = &Lengths::of(lengths, &hidden)?;
         let mut hidden = hidden.reshape((batch * time, width))?;
         for (number, layer) in self.layers.iter().enumerate() {
             let is_last = number + 1 == self.layers.len();
@@ -135,11 +135,30 @@ impl Steps {
     }
 }
 
-fn check_lengths(lengths: &[usize], batch: usize, time: usize) -> Result<()> {
-    if lengths.len() != batch || lengths.iter().any(|length| !(1..=time).contains(length)) {
-        candle::bail!("lengths {lengths:?} do not fit a batch of {batch} rows of {time} steps");
+/// Per row of a batch the number of real steps.
+#[derive(Debug)]
+struct Lengths<'a> {
+    each: &'a [usize],
+    /// The same, u32, on the device of the sequence.
+    #[cfg(feature = "cuda")]
+    on_device: Tensor,
+}
+
+impl<'a> Lengths<'a> {
+    /// Those of `hidden`, `(batch, time, width)`.
+    fn of(each: &'a [usize], hidden: &Tensor) -> Result<Self> {
+        let (batch, time, _) = hidden.dims3()?;
+        if each.len() != batch || each.iter().any(|length| !(1..=time).contains(length)) {
+            candle::bail!("lengths {each:?} do not fit a batch of {batch} rows of {time} steps");
+        }
+        #[cfg(feature = "cuda")]
+        let counts: Vec<u32> = each.iter().map(|length| *length as u32).collect();
+        Ok(Self {
+            each,
+            #[cfg(feature = "cuda")]
+            on_device: Tensor::new(counts, hidden.device())?,
+        })
     }
-    Ok(())
 }
 
 #[derive(Debug, Clone)]
@@ -168,7 +187,7 @@ impl Layer {
     }
 
     /// `(rows, width)` to the same for some steps, rows being all steps of all batch entries.
-    fn forward(&self, hidden: Tensor, lengths: &[usize], steps: Steps) -> Result<Tensor> {
+    fn forward(&self, hidden: Tensor, lengths: &Lengths, steps: Steps) -> Result<Tensor> {
         let (norm, feed_norm) = (&self.attention_norm, &self.feed_forward_norm);
         match self.norm_place {
             NormPlace::BeforeBranch => {
@@ -189,10 +208,10 @@ impl Layer {
         &self,
         read: &Tensor,
         hidden: &Tensor,
-        lengths: &[usize],
+        lengths: &Lengths,
         steps: Steps,
     ) -> Result<Tensor> {
-        let of = |x: &Tensor| steps.of(x, lengths.len());
+        let of = |x: &Tensor| steps.of(x, lengths.each.len());
         self.attention.output.forward_plus(&of(read)?, &of(hidden)?)
     }
 
@@ -234,12 +253,13 @@ impl Attention {
     }
 
     /// `(rows, width)` to what the steps read, `(rows, width)`, before the layer that follows.
-    fn attend(&self, x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    fn attend(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        if gpu::takes(x) {
+        if gpu::attends(x, x.dim(1)? / self.heads) {
             let (query_key_value, bias) = self.query_key_value.forward_apart(x)?;
-            return gpu::attend(&query_key_value, bias, lengths, self.heads);
+            return gpu::attend(&query_key_value, bias, &lengths.on_device, self.heads);
         }
+        let lengths = lengths.each;
         let query_key_value = self.query_key_value.forward(x)?;
         match ops::is_plain_cpu(&query_key_value) {
             true => self.attend_on_cpu(&query_key_value, lengths),

@@ -5,6 +5,8 @@ use meptr_core::Precision;
 use meptr_core::weights::{FrozenBuilder, Matrix, Numbers};
 
 use super::encoder::Activation;
+#[cfg(feature = "cuda")]
+use super::gpu::{self, Product};
 use super::ops;
 use crate::product::{self, Ending, Part, Rows};
 
@@ -111,7 +113,7 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.0 {
             Form::OnCpu(layers) => multiply(x, layers, Ending::Linear),
-            Form::Elsewhere(weight, bias) => ops::biased(product(x, weight)?, bias, None),
+            Form::Elsewhere(weight, bias) => multiply_elsewhere(x, weight, bias, None),
         }
     }
 
@@ -119,9 +121,7 @@ impl Linear {
     pub(super) fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         match &self.0 {
             Form::OnCpu(layers) => multiply(x, layers, Ending::Activated(activation)),
-            Form::Elsewhere(weight, bias) => {
-                ops::biased(product(x, weight)?, bias, Some(activation))
-            }
+            Form::Elsewhere(weight, bias) => multiply_elsewhere(x, weight, bias, Some(activation)),
         }
     }
 
@@ -130,7 +130,13 @@ impl Linear {
     pub(super) fn forward_apart(&self, x: &Tensor) -> Result<(Tensor, &Tensor)> {
         match &self.0 {
             Form::OnCpu(_) => candle::bail!("the processor adds biases with the product"),
-            Form::Elsewhere(weight, bias) => Ok((product(x, weight)?, bias)),
+            Form::Elsewhere(weight, bias) => {
+                let product = Product::of_rows(x, weight)?;
+                match product.is_fast()? {
+                    true => Ok((product.run(gpu::Ending::default())?, bias)),
+                    false => Ok((x.matmul(&weight.t()?)?, bias)),
+                }
+            }
         }
     }
 
@@ -141,13 +147,33 @@ impl Linear {
                 let residual = residual.contiguous()?;
                 multiply(x, layers, Ending::Plus(&Numbers::of(&residual)?))
             }
-            Form::Elsewhere(weight, bias) => ops::biased_plus(product(x, weight)?, bias, residual),
+            Form::Elsewhere(weight, bias) => {
+                #[cfg(feature = "cuda")]
+                if let product = Product::of_rows(x, weight)?
+                    && product.is_fast()?
+                {
+                    let (bias, residual) = (Some(bias), Some(residual));
+                    return product.run(gpu::Ending { bias, residual, ..Default::default() });
+                }
+                ops::biased_plus(ops::matmul(x, &weight.t()?)?, bias, residual)
+            }
         }
     }
 }
 
-fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    ops::matmul(x, &weight.t()?)
+fn multiply_elsewhere(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    activation: Option<Activation>,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let product = Product::of_rows(x, weight)?
+        && product.is_fast()?
+    {
+        return product.run(gpu::Ending { bias: Some(bias), activation, residual: None });
+    }
+    ops::biased(ops::matmul(x, &weight.t()?)?, bias, activation)
 }
 
 fn multiply(x: &Tensor, layers: &[Layer], ending: Ending) -> Result<Tensor> {

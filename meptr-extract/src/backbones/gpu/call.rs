@@ -1,20 +1,23 @@
 //! Calls of the kernels.
 
-use candle::backend::BackendStorage;
+use candle::cuda_backend::cudarc::driver::sys::CUfunction_attribute as Attribute;
 use candle::cuda_backend::cudarc::driver::{
     DevicePtr, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg,
 };
 use candle::cuda_backend::{CudaDevice, CudaStorageSlice, WrapErr};
-use candle::{CudaStorage, DType, Layout, Result};
+use candle::op::BackpropOp;
+use candle::{CudaStorage, DType, Result, Shape, Storage, Tensor};
 
 use crate::backbones::encoder::Activation;
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/backbones.ptx"));
 
-/// Threads that work together; a row of a norm or a softmax takes 32 of them.
+/// Threads that work together where each works for itself or 32 share a row.
 const BLOCK: usize = 256;
 /// Bytes that a thread reads at a time, if sizes and places allow.
-const WIDE_BYTES: usize = 16;
+pub(super) const WIDE_BYTES: usize = 16;
+/// Shared memory that a kernel has without asking for more.
+const SHARED_BYTES: usize = 48 << 10;
 
 /// What names of kernels end in.
 pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
@@ -26,10 +29,6 @@ pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
     }
 }
 
-fn size(count: usize) -> Result<u32> {
-    u32::try_from(count).map_err(|_| candle::Error::Msg(format!("{count} numbers are too many")))
-}
-
 fn number(activation: Option<Activation>) -> i32 {
     match activation {
         None => 0,
@@ -38,10 +37,12 @@ fn number(activation: Option<Activation>) -> i32 {
     }
 }
 
-/// Address of the first number of a contiguous tensor, as kernels take it.
-pub(super) fn address(storage: &CudaStorage, layout: &Layout) -> Result<u64> {
-    let Some((first, _)) = layout.contiguous_offsets() else {
-        candle::bail!("a contiguous tensor is needed");
+/// Where the first number of a contiguous tensor lies.
+pub(super) fn address(x: &Tensor) -> Result<u64> {
+    let (storage, layout) = x.storage_and_layout();
+    let (Some((first, _)), Storage::Cuda(storage)) = (layout.contiguous_offsets(), &*storage)
+    else {
+        candle::bail!("a contiguous tensor on a GPU is needed");
     };
     let stream = storage.device.cuda_stream();
     // The guards would record events, of which a device with one queue has none.
@@ -50,31 +51,39 @@ pub(super) fn address(storage: &CudaStorage, layout: &Layout) -> Result<u64> {
         CudaStorageSlice::F16(numbers) => numbers.device_ptr(&stream).0,
         CudaStorageSlice::BF16(numbers) => numbers.device_ptr(&stream).0,
         CudaStorageSlice::U32(numbers) => numbers.device_ptr(&stream).0,
-        _ => candle::bail!("no kernel computes with {:?}", storage.dtype()),
+        _ => candle::bail!("no kernel computes with {:?}", x.dtype()),
     };
-    Ok(start + (first * storage.dtype().size_in_bytes()) as u64)
+    Ok(start + (first * x.dtype().size_in_bytes()) as u64)
 }
 
-/// Room for an output; kernels write all of it.
-pub(super) fn room(device: &CudaDevice, dtype: DType, count: usize) -> Result<CudaStorage> {
+/// Room for an output beside `x`; the kernel that is called next writes all of it.
+pub(super) fn room(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
+    let (shape, device) = (shape.into(), x.device().as_cuda_device()?);
+    let count = shape.elem_count();
     #[expect(unsafe_code, reason = "memory is not cleared before it is written")]
     // SAFETY: every number is written by the kernel that is launched next, in the same queue.
     let slice = unsafe {
-        match dtype {
+        match x.dtype() {
             DType::F32 => CudaStorageSlice::F32(device.alloc(count)?),
             DType::F16 => CudaStorageSlice::F16(device.alloc(count)?),
             DType::BF16 => CudaStorageSlice::BF16(device.alloc(count)?),
             other => candle::bail!("no kernel computes with {other:?}"),
         }
     };
-    Ok(CudaStorage { slice, device: device.clone() })
+    let storage = Storage::Cuda(CudaStorage { slice, device: device.clone() });
+    Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
 }
 
 /// A call of a kernel.
 pub(super) struct Call<'a> {
     name: String,
-    threads: usize,
     device: &'a CudaDevice,
+    /// Of the numbers that it reads and writes.
+    dtype: DType,
+    blocks: [usize; 3],
+    /// Threads of a block.
+    threads: usize,
+    shared_bytes: usize,
     arguments: Vec<Argument>,
 }
 
@@ -86,10 +95,45 @@ enum Argument {
 }
 
 impl<'a> Call<'a> {
-    /// Takes the address of a tensor.
-    pub(super) fn address(mut self, address: u64) -> Self {
-        self.arguments.push(Argument::Address(address));
-        self
+    /// A kernel that computes with numbers as in `x`, on its device.
+    pub(super) fn new(
+        name: String,
+        x: &'a Tensor,
+        blocks: [usize; 3],
+        threads: usize,
+        shared_bytes: usize,
+    ) -> Result<Self> {
+        let (device, dtype) = (x.device().as_cuda_device()?, x.dtype());
+        Ok(Self { name, device, dtype, blocks, threads, shared_bytes, arguments: Vec::new() })
+    }
+
+    /// A contiguous tensor of the numbers that the kernel computes with.
+    pub(super) fn tensor(mut self, x: &Tensor) -> Result<Self> {
+        if x.dtype() != self.dtype {
+            candle::bail!("{:?} beside {:?}", x.dtype(), self.dtype);
+        }
+        self.arguments.push(Argument::Address(address(x)?));
+        Ok(self)
+    }
+
+    /// The same, or nothing.
+    pub(super) fn optional(mut self, x: Option<&Tensor>) -> Result<Self> {
+        match x {
+            Some(x) => self.tensor(x),
+            None => {
+                self.arguments.push(Argument::Address(0));
+                Ok(self)
+            }
+        }
+    }
+
+    /// A contiguous tensor of u32.
+    pub(super) fn counts(mut self, counts: &Tensor) -> Result<Self> {
+        if counts.dtype() != DType::U32 {
+            candle::bail!("counts are u32, not {:?}", counts.dtype());
+        }
+        self.arguments.push(Argument::Address(address(counts)?));
+        Ok(self)
     }
 
     pub(super) fn size(mut self, count: usize) -> Result<Self> {
@@ -110,6 +154,10 @@ impl<'a> Call<'a> {
     /// Puts the call into the device's queue.
     pub(super) fn run(self) -> Result<()> {
         let function = self.device.get_or_load_custom_func(&self.name, "backbones", PTX)?;
+        if self.shared_bytes > SHARED_BYTES {
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(attribute, size(self.shared_bytes)? as i32).w()?;
+        }
         let mut call = function.builder();
         for argument in &self.arguments {
             match argument {
@@ -119,10 +167,11 @@ impl<'a> Call<'a> {
                 Argument::Number(value) => push(&mut call, value),
             }
         }
+        let [x, y, z] = self.blocks;
         let config = LaunchConfig {
-            grid_dim: (size(self.threads.div_ceil(BLOCK))?, 1, 1),
-            block_dim: (BLOCK as u32, 1, 1),
-            shared_mem_bytes: 0,
+            grid_dim: (size(x)?, size(y)?, size(z)?),
+            block_dim: (size(self.threads)?, 1, 1),
+            shared_mem_bytes: size(self.shared_bytes)?,
         };
         #[expect(unsafe_code, reason = "a kernel's arguments are not checked")]
         // SAFETY: each caller passes what its kernel takes, of sizes that it checked; the tensors
@@ -136,6 +185,10 @@ fn push<'a, T: DeviceRepr>(call: &mut LaunchArgs<'a>, value: &'a T) {
     call.arg(value);
 }
 
+fn size(count: usize) -> Result<u32> {
+    u32::try_from(count).map_err(|_| candle::Error::Msg(format!("{count} numbers are too many")))
+}
+
 /// How a kernel reads numbers: `count` at a time.
 pub(super) struct Packing {
     pub(super) count: usize,
@@ -145,37 +198,41 @@ pub(super) struct Packing {
 impl Packing {
     /// As many numbers as fit, when the innermost dimension is a multiple of them and all tensors
     /// start at a multiple of their size.
-    pub(super) fn of(dtype: DType, inner: usize, addresses: &[u64]) -> Self {
+    pub(super) fn of(inner: usize, tensors: &[&Tensor]) -> Result<Self> {
+        let dtype = tensors.first().map_or(DType::F32, |first| first.dtype());
         let count = WIDE_BYTES / dtype.size_in_bytes();
-        let is_aligned = |address: &u64| address.is_multiple_of(WIDE_BYTES as u64);
-        match inner.is_multiple_of(count) && addresses.iter().all(is_aligned) {
+        let mut is_wide = inner.is_multiple_of(count);
+        for tensor in tensors {
+            is_wide &= is_aligned(tensor)?;
+        }
+        Ok(match is_wide {
             true => Self { count, form: "wide" },
             false => Self { count: 1, form: "narrow" },
-        }
+        })
     }
 
-    /// A kernel with a thread for each pack of an output of `count` numbers.
-    pub(super) fn call<'a>(
-        &self,
-        name: &str,
-        out: &'a CudaStorage,
-        count: usize,
-    ) -> Result<Call<'a>> {
-        self.call_with(name, out, count / self.count)
+    /// A kernel with a thread for each pack of an output.
+    pub(super) fn call<'a>(&self, name: &str, out: &'a Tensor) -> Result<Call<'a>> {
+        self.call_with(name, out, out.elem_count() / self.count)
     }
 
     /// A kernel of rows, 32 threads to each.
     pub(super) fn call_on_rows<'a>(
         &self,
         name: &str,
-        out: &'a CudaStorage,
+        out: &'a Tensor,
         rows: usize,
     ) -> Result<Call<'a>> {
         self.call_with(name, out, rows * 32)
     }
 
-    fn call_with<'a>(&self, name: &str, out: &'a CudaStorage, threads: usize) -> Result<Call<'a>> {
+    fn call_with<'a>(&self, name: &str, out: &'a Tensor, threads: usize) -> Result<Call<'a>> {
         let name = format!("{name}_{}_{}", suffix(out.dtype())?, self.form);
-        Ok(Call { name, threads, device: &out.device, arguments: Vec::new() })
+        Call::new(name, out, [threads.div_ceil(BLOCK), 1, 1], BLOCK, 0)
     }
+}
+
+/// Whether a tensor can be read [`WIDE_BYTES`] at a time from its start on.
+pub(super) fn is_aligned(x: &Tensor) -> Result<bool> {
+    Ok(address(x)?.is_multiple_of(WIDE_BYTES as u64))
 }
