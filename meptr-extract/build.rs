@@ -4,9 +4,9 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const FOLDER: &str = "src/backbones/gpu";
+const FOLDER: &str = "src/gpu";
 /// Takes in the other files.
-const SOURCE: &str = "src/backbones/gpu/kernels.cu";
+const SOURCE: &str = "src/gpu/kernels.cu";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -24,7 +24,7 @@ fn main() {
     let folder = PathBuf::from(env::var_os("OUT_DIR").expect("Cargo names it"));
     let status = Command::new(&nvcc)
         .args(["--ptx", "-O3", "-std=c++17", SOURCE, "-o"])
-        .arg(folder.join("backbones.ptx"))
+        .arg(folder.join("kernels.ptx"))
         .arg(format!("-arch=compute_{oldest}"))
         .status();
     match status {

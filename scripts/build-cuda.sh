@@ -88,7 +88,10 @@ place "$built/meptr" target/cuda/bin/meptr
 
 if [ "${1:-}" = --checks ]; then
     # Golden tests that decode nothing: they need no library of FFmpeg.
-    tests=(golden_models backbones golden_speech golden_traces golden_full_runs)
+    tests=(
+        golden_models backbones preprocessing golden_detect golden_bodies golden_speech
+        golden_traces golden_full_runs
+    )
     bundle=$(mktemp -d)
     trap 'rm -rf "$bundle"' EXIT
     cargo build --workspace --examples "${options[@]}"

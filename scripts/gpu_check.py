@@ -4,7 +4,9 @@
 Prints one line of JSON a case: {"case", "precision", "seconds"}. Weights are random. Needs torch;
 a case whose model needs `transformers` is left out where that is missing.
 
-    python3 scripts/gpu_check.py cuda:0 [--quick]
+    python3 scripts/gpu_check.py cuda:0 [--quick] [--case stage3-epoch]
+
+`--case stage3-epoch` leaves out everything but the training.
 """
 
 import json
@@ -16,6 +18,7 @@ from torch import nn
 
 DEVICE = sys.argv[1]
 QUICK = "--quick" in sys.argv
+TRAINING_ALONE = sys.argv[-2:] == ["--case", "stage3-epoch"]
 BATCH, STEPS = 32, 2 if QUICK else 64
 WIDTHS = {"body": 2048, "face": 1024, "scene": 1536, "audio": 512, "text": 512}
 
@@ -195,7 +198,7 @@ def main():
     torch.backends.cudnn.allow_tf32 = False
     print(f"torch {torch.__version__}", file=sys.stderr)
     kinds = [("f32", torch.float32)] + ([] if DEVICE == "cpu" else [("bf16", torch.bfloat16)])
-    for precision, dtype in kinds:
+    for precision, dtype in [] if TRAINING_ALONE else kinds:
         with torch.no_grad():
             rates(precision, dtype)
             try:

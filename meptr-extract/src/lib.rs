@@ -11,6 +11,8 @@ pub mod decode;
 pub mod detect;
 pub mod error;
 pub mod extractor;
+#[cfg(feature = "cuda")]
+mod gpu;
 pub mod image;
 pub mod init;
 pub mod memory;

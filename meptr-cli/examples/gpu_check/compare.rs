@@ -3,7 +3,10 @@
 use anyhow::{Result, ensure};
 use candle::{DType, Device, Tensor};
 use meptr_core::Precision;
-use meptr_extract::detect::{FaceDetector, FaceModel};
+use meptr_core::device::BatchSize;
+use meptr_extract::RgbImage;
+use meptr_extract::detect::{FaceDetector, FaceModel, PixelBox};
+use meptr_extract::image::ClipInput;
 
 use super::{models, say};
 
@@ -17,8 +20,10 @@ fn tolerance(precision: Precision) -> f32 {
     }
 }
 
-/// Compares every frozen network, in every precision that it has.
+/// Compares the way of pictures to CLIP, and every frozen network in every precision that it has;
+/// then sees what happens where there is no memory.
 pub(crate) fn run(device: &Device, is_quick: bool) -> Result<()> {
+    pictures(device)?;
     let mut is_near = true;
     for (name, compute) in NETWORKS {
         let expected = compute(is_quick, Precision::F32, &Device::Cpu)?;
@@ -38,6 +43,61 @@ pub(crate) fn run(device: &Device, is_quick: bool) -> Result<()> {
         }
     }
     ensure!(is_near, "a network is further off than it may be");
+    if !device.is_cpu() {
+        without_memory(device)?;
+    }
+    Ok(())
+}
+
+/// Parts of pictures of common and of odd shapes; they are to be equal to the bit.
+fn pictures(device: &Device) -> Result<()> {
+    let input = ClipInput::new(224);
+    let part = |x1, y1, x2, y2| PixelBox { x1, y1, x2, y2 };
+    for (width, height, bounds) in [
+        (1280, 720, part(0, 0, 1280, 720)),
+        (1280, 720, part(411, 97, 530, 260)),
+        (640, 360, part(1, 0, 640, 359)),
+        (300, 224, part(0, 0, 224, 224)),
+        (37, 91, part(3, 5, 4, 90)),
+        (9, 4000, part(0, 0, 9, 4000)),
+    ] {
+        let bytes = (0..width * height * 3).map(|at| (at * at / 7 + at * 13) as u8).collect();
+        let image = RgbImage::new(width, height, bytes);
+        let [found, expected] = [device, &Device::Cpu]
+            .map(|device| input.prepare_parts(&[(&image, bounds), (&image, bounds)], device));
+        let off = relative_difference(&found?, &expected?)?;
+        say(format_args!("{bounds:?} of {width} x {height}: off by {off:.1e}"));
+        ensure!(off == 0.0, "pictures are prepared otherwise than by the processor");
+    }
+    Ok(())
+}
+
+/// CLIP on more pictures than there is room for: batches get smaller, and the features stay the
+/// same.
+fn without_memory(device: &Device) -> Result<()> {
+    const PICTURES: usize = 512;
+    let model = models::clip(true, Precision::F32, device)?;
+    let pictures = models::wave(&[PICTURES, 3, 224, 224], device)?;
+    let expected = model.forward(&pictures.narrow(0, PICTURES - 2, 2)?)?;
+    let batch = BatchSize::fixed(PICTURES);
+    let mut hoard = Vec::new();
+    for bytes in [1usize << 30, 64 << 20] {
+        // All but some tens of megabytes.
+        while let Ok(held) = Tensor::zeros(bytes, DType::U8, device) {
+            hoard.push(held);
+        }
+    }
+    hoard.truncate(hoard.len().saturating_sub(4)); // 256 MB
+    let features = batch
+        .run(PICTURES, |rows| model.forward(&pictures.narrow(0, rows.start, rows.len())?))?;
+    let features = Tensor::cat(&features, 0)?.narrow(0, PICTURES - 2, 2)?;
+    let off = relative_difference(&features, &expected)?;
+    say(format_args!(
+        "without memory: {} pictures at a time instead of {PICTURES}, off by {off:.1e}",
+        batch.rows()
+    ));
+    ensure!(batch.rows() < PICTURES, "memory did not run out");
+    ensure!(off <= tolerance(Precision::F32), "smaller batches give other features");
     Ok(())
 }
 

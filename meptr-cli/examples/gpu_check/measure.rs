@@ -15,7 +15,7 @@ use meptr_extract::RgbImage;
 use meptr_extract::detect::{Detector, FaceDetector, FaceModel};
 use meptr_extract::image::ClipInput;
 use meptr_train::data::Labels;
-use meptr_train::loss::{Objective, ObjectiveConfig};
+use meptr_train::loss::{Objective, ObjectiveConfig, gradients_of};
 use meptr_train::optim::{Optimiser, OptimiserConfig, Rates};
 use serde_json::json;
 
@@ -53,6 +53,7 @@ pub(crate) fn run(
         measuring.whisper(precision)?;
         measuring.prediction(precision)?;
     }
+    measuring.heads()?;
     measuring.training()
 }
 
@@ -254,6 +255,35 @@ impl Measuring<'_> {
             Ok(())
         })?;
         self.report("predict", precision, seconds, None);
+        Ok(())
+    }
+
+    /// A step of stage 2 on 32 made-up videos: pictures of 15 s, and their sound.
+    fn heads(&self) -> Result<()> {
+        for (case, modality, length) in
+            [("stage2-face", Modality::Face, 30), ("stage2-audio", Modality::Audio, 749)]
+        {
+            if !self.wants(case) {
+                continue;
+            }
+            let config = HeadConfig::published(modality);
+            let streams = SeedStreams::new(1);
+            let trainable = Trainable::new(streams);
+            let model = CrossTaskModel::load(&config, trainable.builder(self.device))?;
+            let rule = OptimiserConfig::Adam { weight_decay: 1e-5 };
+            let mut optimiser = Optimiser::new(rule, trainable.by_name());
+            let features = models::wave(&[BATCH, length, config.emotion.input_width()], self.device)?;
+            let mut mode = Mode::Train(streams.stream("dropout"));
+            let rates = Rates { learning_rate: 1e-4, momentum: None };
+            let seconds = self.seconds(|| {
+                let output = model.forward(&features, None, &mut mode)?;
+                let loss = (output.emotion_logits.sqr()?.mean_all()?
+                    + output.personality_scores.sqr()?.mean_all()?)?;
+                let gradients = gradients_of(&loss, optimiser.parameters())?;
+                Ok(optimiser.step(&gradients, rates)?)
+            })?;
+            self.report(case, Precision::F32, seconds, None);
+        }
         Ok(())
     }
 

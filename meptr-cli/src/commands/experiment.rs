@@ -7,7 +7,7 @@ use meptr_core::store::{Store, weights_digests};
 use meptr_core::{Bundle, Modality, Task};
 use meptr_extract::DeviceChoice;
 use meptr_train::evaluate::Stage;
-use meptr_train::experiment::{Device, Experiment, ExperimentConfig, Overrides, Sources};
+use meptr_train::experiment::{Devices, Experiment, ExperimentConfig, Overrides, Sources};
 use meptr_train::settings::{Table, Value, parse_assignment};
 
 use super::weights::FirstUseArgs;
@@ -78,7 +78,7 @@ pub struct Prepared {
     pub config: ExperimentConfig,
     pub sources: Sources,
     pub base: Bundle,
-    pub device: Device,
+    pub devices: Devices,
 }
 
 impl ExperimentArgs {
@@ -148,11 +148,11 @@ impl Prepared {
         for warning in &sources.warnings {
             tracing::warn!("{warning}");
         }
-        let device = device.open()?;
-        problems.extend(Experiment::new(&config, &sources, run, &device).problems(stages));
+        let devices = Devices::open(device)?;
+        problems.extend(Experiment::new(&config, &sources, run, &devices).problems(stages));
         problems.extend(sources.damaged());
         match problems.is_empty() {
-            true => Ok(Self { config, sources, base, device }),
+            true => Ok(Self { config, sources, base, devices }),
             false => Err(meptr_train::Error::UnfitData { problems }.into()),
         }
     }

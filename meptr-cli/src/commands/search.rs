@@ -98,10 +98,10 @@ pub fn run(args: &SearchArgs, quiet: bool) -> anyhow::Result<Finish> {
     let mut search = Search::open(&args.out, &base)?;
     let stop = interrupt::flag()?;
     let mut bars = TrainingBars::new(quiet, stop);
-    let Prepared { config, sources, device, .. } = &prepared;
+    let Prepared { config, sources, devices, .. } = &prepared;
     let data = match target {
         Target::Fusion => {
-            Some(Experiment::new(config, sources, &args.out, device).fusion_data(&mut bars)?)
+            Some(Experiment::new(config, sources, &args.out, devices).fusion_data(&mut bars)?)
         }
         _ => None,
     };
@@ -167,7 +167,7 @@ fn trial(
     }
     make_folder(folder)?;
     config.write(folder)?;
-    let experiment = Experiment::new(&config, &prepared.sources, folder, &prepared.device);
+    let experiment = Experiment::new(&config, &prepared.sources, folder, &prepared.devices);
     let score = match (target, data) {
         (Target::Unimodal(modality, task), _) => experiment.train_unimodal(modality, task, bars)?,
         (Target::CrossTask(modality), _) => experiment.train_cross_task(modality, bars)?,

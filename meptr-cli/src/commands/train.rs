@@ -82,7 +82,7 @@ impl StagesArg {
 /// or the run folder takes no more.
 pub fn run(args: &TrainArgs, quiet: bool) -> anyhow::Result<Finish> {
     let (run, stages) = (&args.out, args.stages.stages());
-    let Prepared { config, sources, base, device } =
+    let Prepared { config, sources, base, devices } =
         Prepared::open(args.config()?, run, &stages, args.device, |base| {
             args.experiment.first_use.bundle(base, quiet, &asked)
         })?;
@@ -90,7 +90,7 @@ pub fn run(args: &TrainArgs, quiet: bool) -> anyhow::Result<Finish> {
         config.write(run)?;
     }
     let stop = interrupt::flag()?;
-    let experiment = Experiment::new(&config, &sources, run, &device);
+    let experiment = Experiment::new(&config, &sources, run, &devices);
     let mut bars = TrainingBars::new(quiet, stop);
     let mut is_finished = true;
     for stage in &stages {

@@ -5,9 +5,9 @@ use meptr_core::Precision;
 use meptr_core::weights::Numbers;
 
 use super::encoder::Activation;
-#[cfg(feature = "cuda")]
-use super::gpu::{self, Product};
 use super::ops;
+#[cfg(feature = "cuda")]
+use crate::gpu::{self, Product};
 use crate::product::{self, Ending, Part, Rows};
 
 /// Numbers copied at a time: 256 MB of f32.

@@ -8,11 +8,11 @@ use meptr_core::Precision;
 use meptr_core::weights::{FrozenBuilder, Numbers};
 use serde::Deserialize;
 
-#[cfg(feature = "cuda")]
-use super::gpu;
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
 use super::ops;
+#[cfg(feature = "cuda")]
+use crate::gpu;
 use crate::product::{self, Attend};
 
 /// Largest number of attention scores held at a time where we have no kernels of our own.

@@ -5,10 +5,10 @@ use meptr_core::weights::FrozenBuilder;
 use pulp::Arch;
 
 use super::encoder::Activation;
-#[cfg(feature = "cuda")]
-use super::gpu;
 use super::ops::{self, for_rows, numbers};
 use super::vector_math;
+#[cfg(feature = "cuda")]
+use crate::gpu;
 
 /// Layer norm over the last dimension, mean and variance in f32 at least.
 ///

@@ -5,9 +5,9 @@ use meptr_core::Precision;
 use meptr_core::weights::{FrozenBuilder, Matrix, Numbers};
 
 use super::encoder::Activation;
-#[cfg(feature = "cuda")]
-use super::gpu::{self, Product};
 use super::ops;
+#[cfg(feature = "cuda")]
+use crate::gpu::{self, Product};
 use crate::product::{self, Ending, Part, Rows};
 
 /// `x W^T + b`, of one layer or of several with the same input side by side.

@@ -17,8 +17,6 @@ mod clip;
 pub(crate) mod convolution;
 pub(crate) mod encoder;
 pub(crate) mod folder;
-#[cfg(feature = "cuda")]
-mod gpu;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
 pub(crate) mod ops;

@@ -8,9 +8,9 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::encoder::Activation;
-#[cfg(feature = "cuda")]
-use super::gpu;
 use super::vector_math;
+#[cfg(feature = "cuda")]
+use crate::gpu;
 
 /// Numbers that one task handles at least, so that small tensors are not scattered over threads.
 const TASK_ELEMENTS: usize = 1 << 14;

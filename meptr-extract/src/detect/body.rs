@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::yolo::{Yolo, YoloConfig, YoloLetterbox};
 use super::{BoundingBox, Detection, Detector, suppress_overlaps};
+#[cfg(feature = "cuda")]
+use crate::gpu;
 use crate::{Error, Result, RgbImage};
 
 /// Longer side of the network's input, pixels.
@@ -112,23 +114,29 @@ impl BodyDetector {
     fn detect_batch(&self, images: &[&RgbImage]) -> candle::Result<Vec<Vec<Detection>>> {
         let first = images.first().expect("a batch has pictures");
         let letterbox = YoloLetterbox::new(first.width(), first.height(), INPUT_SIZE, true);
-        let [width, height] = letterbox.input_size();
-        let inputs: Vec<Vec<u8>> = images.par_iter().map(|image| letterbox.sample(image)).collect();
-        let inputs =
-            Tensor::from_vec(inputs.concat(), (images.len(), height, width, 3), &self.device)?;
+        let inputs = self.inputs(images, &letterbox)?;
         let output = self.raw_output(&inputs)?.to_device(&Device::Cpu)?;
         (0..images.len())
             .map(|index| persons(&output.get(index)?, self.person, &letterbox))
             .collect()
+    }
+
+    /// Letterboxed pictures, as [`BodyDetector::raw_output`] takes them.
+    fn inputs(&self, images: &[&RgbImage], letterbox: &YoloLetterbox) -> candle::Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() {
+            return gpu::sample(images, &letterbox.sampling(), &self.device);
+        }
+        let [width, height] = letterbox.input_size();
+        let inputs: Vec<Vec<u8>> = images.par_iter().map(|image| letterbox.sample(image)).collect();
+        Tensor::from_vec(inputs.concat(), (images.len(), height, width, 3), &self.device)
     }
 }
 
 impl Detector for BodyDetector {
     fn detect(&self, images: &[&RgbImage]) -> Result<Vec<Vec<Detection>>> {
         let mut found = Vec::with_capacity(images.len());
-        let same_size =
-            |a: &&RgbImage, b: &&RgbImage| (a.width(), a.height()) == (b.width(), b.height());
-        for same in images.chunk_by(same_size) {
+        for same in images.chunk_by(|a, b| a.size() == b.size()) {
             let batches = self.batch.run(same.len(), |batch| {
                 self.detect_batch(&same[batch]).map_err(Error::doing("looking for bodies"))
             })?;

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::blazeface::{FullRange, Letterbox, RawOutput, ShortRange};
 use super::{BoundingBox, Detection, Detector, merge_overlaps};
+#[cfg(feature = "cuda")]
+use crate::gpu;
 use crate::{Error, Result, RgbImage};
 
 /// Proposals that overlap by more than this are one face.
@@ -132,14 +134,7 @@ impl FaceDetector {
     }
 
     fn detect_batch(&self, images: &[&RgbImage]) -> candle::Result<Vec<Vec<Detection>>> {
-        let size = self.model.input_size();
-        let mut squares = Vec::with_capacity(images.len() * size * size * 3);
-        for image in images {
-            let letterbox = Letterbox::around(image.width(), image.height());
-            squares.extend_from_slice(&letterbox.sample(image, size));
-        }
-        let squares = Tensor::from_vec(squares, (images.len(), size, size, 3), &self.device)?;
-        let RawOutput { regressors, scores } = self.raw_output(&squares)?;
+        let RawOutput { regressors, scores } = self.raw_output(&self.squares(images)?)?;
         let regressors: Vec<Vec<f32>> = regressors.flatten_from(1)?.to_vec2()?;
         let scores: Vec<Vec<f32>> = scores.to_vec2()?;
         Ok(images
@@ -152,6 +147,26 @@ impl FaceDetector {
                     .collect()
             })
             .collect())
+    }
+
+    /// Letterboxed pictures, as [`FaceDetector::raw_output`] takes them.
+    fn squares(&self, images: &[&RgbImage]) -> candle::Result<Tensor> {
+        let size = self.model.input_size();
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() {
+            let of_one_size = images.chunk_by(|a, b| a.size() == b.size()).map(|images| {
+                let (width, height) = images[0].size();
+                let sampling = Letterbox::around(width, height).sampling((width, height), size);
+                gpu::sample(images, &sampling, &self.device)
+            });
+            return Tensor::cat(&of_one_size.collect::<candle::Result<Vec<_>>>()?, 0);
+        }
+        let mut squares = Vec::with_capacity(images.len() * size * size * 3);
+        for image in images {
+            let letterbox = Letterbox::around(image.width(), image.height());
+            squares.extend_from_slice(&letterbox.sample(image, size));
+        }
+        Tensor::from_vec(squares, (images.len(), size, size, 3), &self.device)
     }
 
     /// What the anchors of one picture say, in the unit square of the letterbox.

@@ -1,5 +1,8 @@
 //! OpenCV's way to another size.
 
+#[cfg(feature = "cuda")]
+use crate::gpu::{Blending, Pair};
+
 /// OpenCV's weights of neighbouring pixels are whole numbers of 1/2048.
 const WEIGHT_BITS: u32 = 11;
 
@@ -41,6 +44,33 @@ pub(super) fn resize<const CHANNELS: usize>(
         }));
     }
     scaled
+}
+
+/// [`resize`] as GPUs sample pictures: of each column and each row the pixels around it.
+#[cfg(feature = "cuda")]
+pub(super) fn sampling(from: [usize; 2], to: [usize; 2]) -> ([Vec<Pair>; 2], Blending) {
+    let alike = |second: usize| {
+        let pairs = |side: usize| {
+            let pair = |at| Pair {
+                places: [at * (second + 1), at * (second + 1) + second],
+                weights: [0; 2],
+            };
+            (0..side).map(pair).collect()
+        };
+        (to.map(pairs), Blending::Mean)
+    };
+    if from == to {
+        return alike(0);
+    }
+    if from == to.map(|side| 2 * side) {
+        return alike(1);
+    }
+    let pair = |tap: Tap| Pair {
+        places: [tap.first, tap.second],
+        weights: tap.weights.map(i32::cast_unsigned),
+    };
+    let pairs = |axis: usize| taps(from[axis], to[axis], axis == 0).into_iter().map(pair).collect();
+    ([0, 1].map(pairs), Blending::SharesOf2048)
 }
 
 /// The mean of 2x2 pixels.

@@ -149,9 +149,8 @@ impl Eye {
     fn features(&self, frames: &[&RgbImage], crops: &[(usize, PixelBox)]) -> Result<Tensor> {
         let rows = self.batch.run(crops.len(), |batch| {
             let batch = crops[batch].iter();
-            let images: Vec<RgbImage> =
-                batch.map(|(frame, bounds)| bounds.crop(frames[*frame])).collect();
-            let pixels = self.input.prepare(&images, &self.device)?;
+            let parts: Vec<_> = batch.map(|(frame, bounds)| (frames[*frame], *bounds)).collect();
+            let pixels = self.input.prepare_parts(&parts, &self.device)?;
             self.model.forward(&pixels).map_err(Error::doing("running CLIP"))
         })?;
         Tensor::cat(&rows, 0).map_err(Error::doing("joining the features of crops"))

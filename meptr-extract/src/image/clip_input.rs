@@ -8,7 +8,12 @@ use serde::Deserialize;
 
 use super::RgbImage;
 use super::resize::resize_part;
+#[cfg(feature = "cuda")]
+use super::resize::taps;
 use crate::backbones::folder::{read_json, unusable};
+use crate::detect::PixelBox;
+#[cfg(feature = "cuda")]
+use crate::gpu;
 use crate::{Error, Result};
 
 /// Prepares pictures as a `preprocessor_config.json` of CLIP asks for.
@@ -127,27 +132,75 @@ impl ClipInput {
     /// # Errors
     /// When there is no picture or the device has no memory for them.
     pub fn prepare(&self, images: &[RgbImage], device: &Device) -> Result<Tensor> {
-        let cut: Vec<RgbImage> = images.par_iter().map(|image| self.cut(image)).collect();
-        let mut data = Vec::with_capacity(images.len() * 3 * self.width * self.height);
-        for image in &cut {
-            for (channel, values) in self.values.iter().enumerate() {
-                let pixels = image.data().as_chunks::<3>().0.iter();
-                data.extend(pixels.map(|pixel| values[usize::from(pixel[channel])]));
-            }
+        let whole = |image: &RgbImage| PixelBox::whole(image.width(), image.height());
+        let parts: Vec<_> = images.iter().map(|image| (image, whole(image))).collect();
+        self.prepare_parts(&parts, device)
+    }
+
+    /// The same of parts of pictures, on GPUs without copies of them.
+    ///
+    /// # Errors
+    /// As [`ClipInput::prepare`].
+    ///
+    /// # Panics
+    /// When a box was made for a smaller picture.
+    pub fn prepare_parts(
+        &self,
+        parts: &[(&RgbImage, PixelBox)],
+        device: &Device,
+    ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            let parts: Vec<gpu::Part> =
+                parts.iter().map(|(image, bounds)| self.part(image, bounds)).collect();
+            return gpu::resize_parts(&parts, (self.width, self.height), &self.values, device)
+                .map_err(Error::doing("preparing pictures on the device"));
         }
-        Tensor::from_vec(data, (images.len(), 3, self.height, self.width), device)
+        let mut data = vec![0.0; parts.len() * 3 * self.width * self.height];
+        let inputs = data.par_chunks_mut(3 * self.width * self.height);
+        inputs.zip(parts).for_each(|(input, (image, bounds))| {
+            let cut = self.cut(&bounds.crop(image));
+            let pixels = cut.data().as_chunks::<3>().0;
+            let channels = input.chunks_exact_mut(self.width * self.height).zip(&self.values);
+            for (channel, (numbers, values)) in channels.enumerate() {
+                for (number, pixel) in numbers.iter_mut().zip(pixels) {
+                    *number = values[usize::from(pixel[channel])];
+                }
+            }
+        });
+        Tensor::from_vec(data, (parts.len(), 3, self.height, self.width), device)
             .map_err(Error::doing("handing the pictures to the device"))
+    }
+
+    /// Columns and rows that a picture is resized to.
+    fn resized(&self, width: usize, height: usize) -> (usize, usize) {
+        let longer_side = self.shorter_side * width.max(height) / width.min(height);
+        match width <= height {
+            true => (self.shorter_side, longer_side),
+            false => (longer_side, self.shorter_side),
+        }
+    }
+
+    /// What a GPU needs to know to resize and cut a part.
+    #[cfg(feature = "cuda")]
+    fn part<'a>(&self, image: &'a RgbImage, bounds: &PixelBox) -> gpu::Part<'a> {
+        let (width, height) = (bounds.x2 - bounds.x1, bounds.y2 - bounds.y1);
+        let size = self.resized(width, height);
+        let axis = |from, to, cut| {
+            let centre = Centre::of(to, cut);
+            gpu::Axis { taps: taps(from, to, centre.source()), margin: centre.margin }
+        };
+        gpu::Part {
+            image,
+            start: [bounds.x1, bounds.y1],
+            across: axis(width, size.0, self.width),
+            down: axis(height, size.1, self.height),
+        }
     }
 
     /// Resizes, then cuts out the centre.
     fn cut(&self, image: &RgbImage) -> RgbImage {
-        let (width, height) = (image.width(), image.height());
-        let longer_side = self.shorter_side * width.max(height) / width.min(height);
-        let size = if width <= height {
-            (self.shorter_side, longer_side)
-        } else {
-            (longer_side, self.shorter_side)
-        };
+        let size = self.resized(image.width(), image.height());
         let (across, down) = (Centre::of(size.0, self.width), Centre::of(size.1, self.height));
         let part = resize_part(image, size, across.source(), down.source());
         if (part.width(), part.height()) == (self.width, self.height) {

@@ -3,7 +3,15 @@
 mod clip_input;
 mod resize;
 
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
+
+#[cfg(feature = "cuda")]
+use candle::{Device, Tensor};
+
 pub use clip_input::ClipInput;
+#[cfg(feature = "cuda")]
+pub(crate) use resize::Taps;
 
 /// An 8-bit RGB picture, rows from the top, no padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +19,24 @@ pub struct RgbImage {
     width: usize,
     height: usize,
     data: Vec<u8>,
+    #[cfg(feature = "cuda")]
+    on_gpu: OnGpu,
 }
+
+/// A picture's bytes on a GPU, once they were needed there.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone, Default)]
+struct OnGpu(OnceLock<Tensor>);
+
+#[cfg(feature = "cuda")]
+impl PartialEq for OnGpu {
+    fn eq(&self, _: &Self) -> bool {
+        true // nothing but a copy
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Eq for OnGpu {}
 
 impl RgbImage {
     /// Wraps `data`, three bytes a pixel.
@@ -20,7 +45,24 @@ impl RgbImage {
     /// When `data` does not hold exactly `width * height * 3` bytes, or none.
     pub fn new(width: usize, height: usize, data: Vec<u8>) -> Self {
         assert!(!data.is_empty() && data.len() == width * height * 3, "a picture of its size");
-        Self { width, height, data }
+        Self {
+            width,
+            height,
+            data,
+            #[cfg(feature = "cuda")]
+            on_gpu: OnGpu::default(),
+        }
+    }
+
+    /// All bytes on a GPU, u8; they are copied there once and stay as long as the picture.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(&self, device: &Device) -> candle::Result<Tensor> {
+        if let Some(copy) = self.on_gpu.0.get().filter(|copy| copy.device().same_device(device)) {
+            return Ok(copy.clone());
+        }
+        let copy = Tensor::from_slice(&self.data, self.data.len(), device)?;
+        let _ = self.on_gpu.0.set(copy.clone()); // the copy on another GPU stays
+        Ok(copy)
     }
 
     /// Pixels in a row, at least 1.
@@ -31,6 +73,11 @@ impl RgbImage {
     /// Rows, at least 1.
     pub fn height(&self) -> usize {
         self.height
+    }
+
+    /// Pixels in a row and rows.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
     }
 
     /// All bytes, `width * height * 3`.

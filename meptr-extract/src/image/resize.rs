@@ -50,13 +50,15 @@ pub(super) fn resize_part(
     RgbImage::new(across.len(), down.len(), data)
 }
 
-/// The input pixels that one output pixel is a weighted sum of.
-struct Taps {
-    start: usize,
-    weights: Vec<i32>,
+/// The input pixels that one output pixel is a weighted sum of, and their weights in fixed point.
+#[derive(Debug)]
+pub(crate) struct Taps {
+    pub(crate) start: usize,
+    pub(crate) weights: Vec<i32>,
 }
 
-fn taps(input: usize, output: usize, part: Range<usize>) -> Vec<Taps> {
+/// Those of a part of the output pixels of one axis.
+pub(super) fn taps(input: usize, output: usize, part: Range<usize>) -> Vec<Taps> {
     if input == output {
         let copied = |at| Taps { start: at, weights: vec![1 << WEIGHT_BITS] };
         return part.map(copied).collect(); // Pillow skips the pass

@@ -1,6 +1,6 @@
 //! Rows of stage 3: what each modality gives for a video, and the video's labels.
 
-use candle::{DType, Result, Tensor};
+use candle::{DType, Device, Result, Tensor};
 use meptr_core::models::{FusionInput, ModalityInput};
 use meptr_core::{PerModality, Task};
 
@@ -90,17 +90,7 @@ impl FusionRows {
     /// When a row does not exist.
     pub fn select(&self, rows: &[u32]) -> Result<Self> {
         let index = Tensor::new(rows, self.labels.emotion.device())?;
-        let of = |tensor: &Tensor| tensor.index_select(&index, 0);
-        let of_option = |tensor: &Option<Tensor>| tensor.as_ref().map(of).transpose();
-        let input = PerModality::try_from_fn(|modality| {
-            let Some(whole) = &self.input[modality] else { return Ok(None) };
-            Ok::<_, candle::Error>(Some(ModalityInput {
-                vector: of(&whole.vector)?,
-                emotion_logits: of_option(&whole.emotion_logits)?,
-                trait_values: of_option(&whole.trait_values)?,
-                is_present: of_option(&whole.is_present)?,
-            }))
-        })?;
+        let input = self.each_input(|tensor| tensor.index_select(&index, 0))?;
         let chosen = |has: &[bool]| rows.iter().map(|row| has[*row as usize]).collect();
         let labels = Labels {
             emotion: select_rows(&self.labels.emotion, rows)?,
@@ -109,6 +99,33 @@ impl FusionRows {
             has_personality: chosen(&self.labels.has_personality),
         };
         Ok(Self { input, labels })
+    }
+
+    /// The same on a device.
+    ///
+    /// # Errors
+    /// When the device has no memory for them.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let labels = Labels {
+            emotion: self.labels.emotion.to_device(device)?,
+            personality: self.labels.personality.to_device(device)?,
+            ..self.labels.clone()
+        };
+        Ok(Self { input: self.each_input(|tensor| tensor.to_device(device))?, labels })
+    }
+
+    /// What `of` makes of every tensor of the input.
+    fn each_input(&self, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<FusionInput> {
+        let of_option = |tensor: &Option<Tensor>| tensor.as_ref().map(&of).transpose();
+        PerModality::try_from_fn(|modality| {
+            let Some(whole) = &self.input[modality] else { return Ok(None) };
+            Ok(Some(ModalityInput {
+                vector: of(&whole.vector)?,
+                emotion_logits: of_option(&whole.emotion_logits)?,
+                trait_values: of_option(&whole.trait_values)?,
+                is_present: of_option(&whole.is_present)?,
+            }))
+        })
     }
 }
 

@@ -3,13 +3,14 @@
 
 mod config;
 mod course;
+mod devices;
 mod sources;
 mod summary;
 mod train;
 
-pub use candle::Device;
 pub use config::{BundleText, ExperimentConfig, Overrides};
 pub use course::Watch;
+pub use devices::Devices;
 pub use sources::Sources;
 pub use summary::{ModelSummary, RunSummary};
 pub use train::{Experiment, TrainedFile};

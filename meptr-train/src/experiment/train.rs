@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use candle::{Device, Tensor};
+use candle::Tensor;
 use meptr_core::bundle::{PartKind, PartNote};
 use meptr_core::models::{
     self, CrossTaskModel, FusionConfig, FusionModel, HeadConfig, ModalityInput, SingleTaskModel,
@@ -15,6 +15,7 @@ use meptr_core::{Modality, PerModality, Task};
 
 use super::config::ExperimentConfig;
 use super::course::{Course, Watch, is_finished};
+use super::devices::Devices;
 use super::sources::Sources;
 use super::summary::ModelSummary;
 use crate::data::{Corpus, FusionRows};
@@ -34,7 +35,7 @@ pub struct Experiment<'a> {
     sources: &'a Sources,
     heads: PerModality<HeadConfig>,
     run: PathBuf,
-    device: Device,
+    devices: Devices,
 }
 
 /// The weights of a finished model.
@@ -52,10 +53,10 @@ impl<'a> Experiment<'a> {
         config: &'a ExperimentConfig,
         sources: &'a Sources,
         run: impl Into<PathBuf>,
-        device: &Device,
+        devices: &Devices,
     ) -> Self {
         let heads = config.heads(sources);
-        Self { config, sources, heads, run: run.into(), device: device.clone() }
+        Self { config, sources, heads, run: run.into(), devices: devices.clone() }
     }
 
     /// Everything that keeps some stages from being trained, without reading the numbers.
@@ -166,7 +167,7 @@ impl<'a> Experiment<'a> {
         let course = Course { folder: &folder, config: &training.course, seeds };
         course.run(BTreeMap::new(), (part, config), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
-            let model = UnimodalModel::load(config, task, trainable.builder(&self.device))
+            let model = UnimodalModel::load(config, task, trainable.builder(&self.devices.heads))
                 .map_err(Error::doing(format!("making the {} model", folder.title())))?;
             let data = self.unimodal_data(modality, task);
             let model = (&model, trainable.by_name());
@@ -198,7 +199,7 @@ impl<'a> Experiment<'a> {
         let course = Course { folder: &folder, config: &training.course, seeds };
         course.run(frozen, (part, config), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
-            let model = load_around(config, stage_one, &trainable, &self.device)
+            let model = load_around(config, stage_one, &trainable, &self.devices.heads)
                 .map_err(Error::doing(format!("making the {} model", folder.title())))?;
             let data = self.cross_task_data(modality);
             let model = (&model, trainable.by_name());
@@ -214,15 +215,17 @@ impl<'a> Experiment<'a> {
         let heads = PerModality::try_from_fn(|modality| {
             let config = &self.heads[modality];
             let path = self.best(Stage::Stage2, modality.name());
-            load_file(&path, &self.device, models::may_be_left, |vb| {
+            load_file(&path, &self.devices.heads, models::may_be_left, |vb| {
                 CrossTaskModel::load(config, vb)
             })
         })?;
         let (mut done, all) = (0, self.sources.len());
-        self.sources.fusion(&heads, &self.device, || {
+        let data = self.sources.fusion(&heads, &self.devices.heads, || {
             done += 1;
             watch.rows(done, all);
-        })
+        })?;
+        data.try_map(|rows| rows.to_device(&self.devices.fusion))
+            .map_err(Error::doing("moving the rows of stage 3"))
     }
 
     /// Trains the model of stage 3 on [`Experiment::fusion_data`]; gives its best dev score, none
@@ -250,7 +253,7 @@ impl<'a> Experiment<'a> {
         let doing = || Error::doing("making the fusion model");
         course.run(BTreeMap::new(), (part, &config), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
-            let vb = trainable.builder(&self.device);
+            let vb = trainable.builder(&self.devices.fusion);
             match &single {
                 None => {
                     let model = FusionModel::load(&config, vb).map_err(doing())?;
@@ -373,7 +376,5 @@ fn transformed(data: &FusionData, config: &FusionConfig) -> candle::Result<Fusio
         })?;
         Ok(FusionRows { input, labels: rows.labels.clone() })
     };
-    let train = Corpus::new(data.train.name.clone(), rows(&data.train.rows)?);
-    let dev = data.dev.iter().map(|one| Ok(Corpus::new(one.name.clone(), rows(&one.rows)?)));
-    Ok(FusionData { train, dev: dev.collect::<candle::Result<_>>()? })
+    data.try_map(rows)
 }

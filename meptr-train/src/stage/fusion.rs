@@ -73,6 +73,21 @@ impl FusionData {
 }
 
 impl FusionData {
+    /// The same with what `of` makes of the rows of each corpus.
+    ///
+    /// # Errors
+    /// The first of `of`.
+    pub fn try_map(
+        &self,
+        of: impl Fn(&FusionRows) -> candle::Result<FusionRows>,
+    ) -> candle::Result<Self> {
+        let dev = self.dev.iter().map(|one| Ok(Corpus::new(one.name.clone(), of(&one.rows)?)));
+        Ok(Self {
+            train: Corpus::new(self.train.name.clone(), of(&self.train.rows)?),
+            dev: dev.collect::<candle::Result<_>>()?,
+        })
+    }
+
     /// Whether the dev split can give the score that the best epoch is chosen by.
     ///
     /// # Errors

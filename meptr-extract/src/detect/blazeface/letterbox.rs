@@ -1,6 +1,8 @@
 //! From a picture to the square that the network sees, and back.
 
 use crate::RgbImage;
+#[cfg(feature = "cuda")]
+use crate::gpu::{Blending, Pair, Sampling};
 
 /// The square of the longer side around a picture, centred.
 ///
@@ -42,6 +44,23 @@ impl Letterbox {
             }
         }
         square
+    }
+
+    /// [`Letterbox::sample`] of pictures of that size, as GPUs do it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn sampling(&self, (width, height): (usize, usize), size: usize) -> Sampling {
+        let pair = |tap: Tap| {
+            tap.place.map(|place| Pair { places: [place, tap.next], weights: tap.shares })
+        };
+        let pairs = |start: f32, end: usize| {
+            taps(self.positions(start, size), end).into_iter().map(pair).collect()
+        };
+        Sampling {
+            columns: pairs(self.left, width),
+            rows: pairs(self.top, height),
+            blending: Blending::SharesOf32,
+            fill: 0,
+        }
     }
 
     /// A point of the unit square as a point of the picture, in pixels.

@@ -2,7 +2,11 @@
 
 use super::super::BoundingBox;
 use super::super::scaling::resize;
+#[cfg(feature = "cuda")]
+use super::super::scaling::sampling;
 use crate::RgbImage;
+#[cfg(feature = "cuda")]
+use crate::gpu::Sampling;
 
 /// Grey of the border.
 const BORDER: u8 = 114;
@@ -52,6 +56,19 @@ impl YoloLetterbox {
             input[start..start + row.len()].copy_from_slice(row);
         }
         input
+    }
+
+    /// [`YoloLetterbox::sample`] as GPUs do it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn sampling(&self) -> Sampling {
+        let (pairs, blending) = sampling(self.picture, self.scaled);
+        let [columns, rows] = [0, 1].map(|axis| {
+            let mut bordered = vec![None; self.input[axis]];
+            let into = bordered[self.border[axis]..].iter_mut();
+            into.zip(&pairs[axis]).for_each(|(into, pair)| *into = Some(*pair));
+            bordered
+        });
+        Sampling { columns, rows, blending, fill: BORDER }
     }
 
     /// A box of the input as a box of the picture, cut off at the picture's edges.

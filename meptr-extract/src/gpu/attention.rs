@@ -1,6 +1,6 @@
 //! Attention over heads.
 
-use candle::{Result, Tensor};
+use candle::{DType, Result, Tensor};
 
 use super::call::{Call, is_aligned, room, suffix};
 
@@ -51,7 +51,7 @@ pub(crate) fn attend(
     Call::new(name, query_key_value, blocks, THREADS, shared_bytes.next_multiple_of(16))?
         .tensor(query_key_value)?
         .tensor(bias)?
-        .counts(lengths)?
+        .typed(lengths, DType::U32)?
         .tensor(&out)?
         .size(time)?
         .size(head_width)?

@@ -6,11 +6,11 @@ use candle::cuda_backend::cudarc::driver::{
 };
 use candle::cuda_backend::{CudaDevice, CudaStorageSlice, WrapErr};
 use candle::op::BackpropOp;
-use candle::{CudaStorage, DType, Result, Shape, Storage, Tensor};
+use candle::{CudaStorage, DType, Device, Result, Shape, Storage, Tensor};
 
 use crate::backbones::encoder::Activation;
 
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/backbones.ptx"));
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
 /// Threads that work together where each works for itself or 32 share a row.
 const BLOCK: usize = 256;
@@ -51,19 +51,26 @@ pub(super) fn address(x: &Tensor) -> Result<u64> {
         CudaStorageSlice::F16(numbers) => numbers.device_ptr(&stream).0,
         CudaStorageSlice::BF16(numbers) => numbers.device_ptr(&stream).0,
         CudaStorageSlice::U32(numbers) => numbers.device_ptr(&stream).0,
+        CudaStorageSlice::U8(numbers) => numbers.device_ptr(&stream).0,
         _ => candle::bail!("no kernel computes with {:?}", x.dtype()),
     };
     Ok(start + (first * x.dtype().size_in_bytes()) as u64)
 }
 
-/// Room for an output beside `x`; the kernel that is called next writes all of it.
+/// Room for an output beside `x`, of its type.
 pub(super) fn room(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
-    let (shape, device) = (shape.into(), x.device().as_cuda_device()?);
+    room_for(x.dtype(), shape, x.device())
+}
+
+/// Room for an output; the kernel that is called next writes all of it.
+pub(super) fn room_for(dtype: DType, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    let (shape, device) = (shape.into(), device.as_cuda_device()?);
     let count = shape.elem_count();
     #[expect(unsafe_code, reason = "memory is not cleared before it is written")]
     // SAFETY: every number is written by the kernel that is launched next, in the same queue.
     let slice = unsafe {
-        match x.dtype() {
+        match dtype {
+            DType::U8 => CudaStorageSlice::U8(device.alloc(count)?),
             DType::F32 => CudaStorageSlice::F32(device.alloc(count)?),
             DType::F16 => CudaStorageSlice::F16(device.alloc(count)?),
             DType::BF16 => CudaStorageSlice::BF16(device.alloc(count)?),
@@ -108,12 +115,9 @@ impl<'a> Call<'a> {
     }
 
     /// A contiguous tensor of the numbers that the kernel computes with.
-    pub(super) fn tensor(mut self, x: &Tensor) -> Result<Self> {
-        if x.dtype() != self.dtype {
-            candle::bail!("{:?} beside {:?}", x.dtype(), self.dtype);
-        }
-        self.arguments.push(Argument::Address(address(x)?));
-        Ok(self)
+    pub(super) fn tensor(self, x: &Tensor) -> Result<Self> {
+        let dtype = self.dtype;
+        self.typed(x, dtype)
     }
 
     /// The same, or nothing.
@@ -127,12 +131,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A contiguous tensor of u32.
-    pub(super) fn counts(mut self, counts: &Tensor) -> Result<Self> {
-        if counts.dtype() != DType::U32 {
-            candle::bail!("counts are u32, not {:?}", counts.dtype());
+    /// A contiguous tensor of other numbers.
+    pub(super) fn typed(mut self, x: &Tensor, dtype: DType) -> Result<Self> {
+        if x.dtype() != dtype {
+            candle::bail!("{:?} instead of {dtype:?}", x.dtype());
         }
-        self.arguments.push(Argument::Address(address(counts)?));
+        self.arguments.push(Argument::Address(address(x)?));
         Ok(self)
     }
 
@@ -153,7 +157,7 @@ impl<'a> Call<'a> {
 
     /// Puts the call into the device's queue.
     pub(super) fn run(self) -> Result<()> {
-        let function = self.device.get_or_load_custom_func(&self.name, "backbones", PTX)?;
+        let function = self.device.get_or_load_custom_func(&self.name, "meptr", PTX)?;
         if self.shared_bytes > SHARED_BYTES {
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, size(self.shared_bytes)? as i32).w()?;

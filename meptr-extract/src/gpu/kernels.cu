@@ -1,10 +1,12 @@
-// What stands between the matrix products of the frozen backbones, each in one pass over memory.
+// All kernels, and here those of what stands between the matrix products of the frozen backbones, each
+// in one pass over memory.
 //
-// Every kernel exists for float, __half and __nv_bfloat16 (suffixes f32, f16, bf16) and computes in
-// float. Sizes are checked by the callers, in mod.rs, where each kernel's shapes are stated.
+// Every one of these exists for float, __half and __nv_bfloat16 (suffixes f32, f16, bf16) and computes in
+// float. Sizes are checked by the callers, in the files of Rust, where each kernel's shapes are stated.
 
 #include "attention.cuh"
 #include "numbers.cuh"
+#include "pictures.cuh"
 #include "product.cuh"
 
 namespace {

@@ -1,0 +1,35 @@
+//! Where the models of an experiment are trained.
+
+use candle::Device;
+use meptr_core::{DeviceChoice, Result};
+
+/// Where the models of each kind are trained.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    /// Those of stages 1 and 2.
+    pub heads: Device,
+    /// That of stage 3.
+    pub fusion: Device,
+}
+
+impl Devices {
+    /// All on one.
+    pub fn all(device: &Device) -> Self {
+        Self { heads: device.clone(), fusion: device.clone() }
+    }
+
+    /// Those of a choice. [`DeviceChoice::Auto`] has stage 3 on the processor even where a GPU is: its
+    /// steps are thousands of operations on small matrices, which a GPU takes longer to start than a
+    /// processor to compute (docs/CUDA.md).
+    ///
+    /// # Errors
+    /// As [`DeviceChoice::open`].
+    pub fn open(choice: DeviceChoice) -> Result<Self> {
+        let heads = choice.open()?;
+        let fusion = match choice {
+            DeviceChoice::Auto => Device::Cpu,
+            DeviceChoice::Cpu | DeviceChoice::Cuda(_) => heads.clone(),
+        };
+        Ok(Self { heads, fusion })
+    }
+}
