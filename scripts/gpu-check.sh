@@ -55,7 +55,7 @@ for folder in /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib; do
     [ -d "$folder" ] && found=$found:$folder
 done
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$found
-export PATH=$out/bin:$PATH
+export PATH=$out/bin:$PATH RUST_BACKTRACE=0
 
 say "golden data on $device"
 export MEPTR_TEST_DEVICE=$device MEPTR_GOLDEN=${MEPTR_GOLDEN:-$PWD/tests/golden}

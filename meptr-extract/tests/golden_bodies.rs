@@ -78,6 +78,7 @@ fn raw_body_outputs_equal_the_reference() -> Result<()> {
                 [("boxes", 0, 4, 0.03), ("probabilities", 4, classes, 1e-4)]
             {
                 let (found, expected) = (part(&found, from, count)?, part(expected, from, count)?);
+                let tolerance = tolerance * golden::slack();
                 let off = golden::ensure_close(image, &found, &expected, tolerance)?;
                 eprintln!("{}: {what} of {image} off by {off:e}", case.name);
             }
@@ -155,8 +156,12 @@ fn same_boxes(found: &[Detection], expected: &[Value]) -> Result<f32> {
             off = off.max((edge - expected).abs());
         }
         let score = number(&expected["conf"])?;
-        ensure!((found.score - score).abs() < 1e-4, "{} is not {score}", found.score);
+        ensure!(
+            (found.score - score).abs() < 1e-4 * golden::slack(),
+            "{} is not {score}",
+            found.score
+        );
     }
-    ensure!(off <= 0.05, "a box is off by {off}");
+    ensure!(off <= 0.05 * golden::slack(), "a box is off by {off}");
     Ok(off)
 }

@@ -25,6 +25,12 @@ pub fn device() -> Device {
     DEVICE.get_or_init(open).clone()
 }
 
+/// How much further off than the processor another device may be where rounding is enlarged: it sums
+/// in another order than the reference, which the processor follows more closely.
+pub fn slack() -> f32 {
+    if device().is_cpu() { 1.0 } else { 4.0 }
+}
+
 /// The folder of reference data.
 pub fn root() -> PathBuf {
     match std::env::var_os("MEPTR_GOLDEN") {

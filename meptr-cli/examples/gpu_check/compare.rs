@@ -80,14 +80,17 @@ fn without_memory(device: &Device) -> Result<()> {
     let pictures = models::wave(&[PICTURES, 3, 224, 224], device)?;
     let expected = model.forward(&pictures.narrow(0, PICTURES - 2, 2)?)?;
     let batch = BatchSize::fixed(PICTURES);
-    let mut hoard = Vec::new();
-    for bytes in [1usize << 30, 64 << 20] {
-        // All but some tens of megabytes.
-        while let Ok(held) = Tensor::zeros(bytes, DType::U8, device) {
-            hoard.push(held);
+    let hold = |bytes: usize| {
+        let mut held = Vec::new();
+        while let Ok(one) = Tensor::zeros(bytes, DType::U8, device) {
+            held.push(one);
         }
-    }
-    hoard.truncate(hoard.len().saturating_sub(4)); // 256 MB
+        held
+    };
+    let mut large = hold(1 << 30);
+    large.pop(); // 1 GB and what is left beside it, of which 256 MB stay free
+    let mut small = hold(64 << 20);
+    small.truncate(small.len().saturating_sub(4));
     let features = batch
         .run(PICTURES, |rows| model.forward(&pictures.narrow(0, rows.start, rows.len())?))?;
     let features = Tensor::cat(&features, 0)?.narrow(0, PICTURES - 2, 2)?;

@@ -272,7 +272,8 @@ impl Measuring<'_> {
             let model = CrossTaskModel::load(&config, trainable.builder(self.device))?;
             let rule = OptimiserConfig::Adam { weight_decay: 1e-5 };
             let mut optimiser = Optimiser::new(rule, trainable.by_name());
-            let features = models::wave(&[BATCH, length, config.emotion.input_width()], self.device)?;
+            let features =
+                models::wave(&[BATCH, length, config.emotion.input_width()], self.device)?;
             let mut mode = Mode::Train(streams.stream("dropout"));
             let rates = Rates { learning_rate: 1e-4, momentum: None };
             let seconds = self.seconds(|| {
