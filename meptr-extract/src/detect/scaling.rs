@@ -1,7 +1,7 @@
 //! OpenCV's way to another size.
 
-#[cfg(feature = "cuda")]
-use crate::gpu::{Blending, Pair};
+#[cfg(any(test, feature = "cuda"))]
+use crate::image::sampling::{Blending, Pair};
 
 /// OpenCV's weights of neighbouring pixels are whole numbers of 1/2048.
 const WEIGHT_BITS: u32 = 11;
@@ -47,7 +47,7 @@ pub(super) fn resize<const CHANNELS: usize>(
 }
 
 /// [`resize`] as GPUs sample pictures: of each column and each row the pixels around it.
-#[cfg(feature = "cuda")]
+#[cfg(any(test, feature = "cuda"))]
 pub(super) fn sampling(from: [usize; 2], to: [usize; 2]) -> ([Vec<Pair>; 2], Blending) {
     let alike = |second: usize| {
         let pairs = |side: usize| {

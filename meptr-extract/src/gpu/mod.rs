@@ -14,7 +14,7 @@ use candle::Tensor;
 
 pub(crate) use self::attention::{attend, attends};
 pub(crate) use self::elementwise::{add_bias, add_residual, layer_norm, swap_middle, windows};
-pub(crate) use self::pictures::{Axis, Blending, Pair, Part, Sampling, resize_parts, sample};
+pub(crate) use self::pictures::{Axis, Part, resize_parts, sample};
 pub(crate) use self::product::{Ending, Product};
 
 /// Whether the kernels can work on a tensor.

@@ -5,6 +5,7 @@ use candle::{DType, Device, Result, Tensor};
 use super::call::{Call, address, room_for};
 use crate::RgbImage;
 use crate::image::Taps;
+use crate::image::sampling::{Pair, Sampling};
 
 const BLOCK: usize = 256;
 /// Of a part, in the table; as `Part` in `pictures.cuh`.
@@ -117,35 +118,6 @@ fn append(table: &mut Vec<u32>, taps: &[Taps]) -> [usize; 2] {
 
 fn halves(number: u64) -> [usize; 2] {
     [(number & 0xffff_ffff) as usize, (number >> 32) as usize]
-}
-
-/// The two pixels along an axis that a sampling position lies between, and their weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pair {
-    pub(crate) places: [usize; 2],
-    pub(crate) weights: [u32; 2],
-}
-
-/// How the four pixels around a position become one; as in `pictures.cuh`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Blending {
-    /// Weights in 1/32, as OpenCV warps pictures.
-    SharesOf32,
-    /// Weights in 1/2048, as OpenCV resizes pictures.
-    SharesOf2048,
-    /// All the same.
-    Mean,
-}
-
-/// How pictures of one size are sampled.
-#[derive(Debug)]
-pub(crate) struct Sampling {
-    /// Of each column of the result; `None` where nothing of the picture is.
-    pub(crate) columns: Vec<Option<Pair>>,
-    pub(crate) rows: Vec<Option<Pair>>,
-    pub(crate) blending: Blending,
-    /// Every channel of what has nothing of the picture.
-    pub(crate) fill: u8,
 }
 
 /// Samples pictures: `(pictures, rows, columns, 3)`, u8.

@@ -2,6 +2,8 @@
 
 mod clip_input;
 mod resize;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod sampling;
 
 #[cfg(feature = "cuda")]
 use std::sync::OnceLock;

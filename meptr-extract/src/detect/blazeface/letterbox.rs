@@ -1,8 +1,8 @@
 //! From a picture to the square that the network sees, and back.
 
 use crate::RgbImage;
-#[cfg(feature = "cuda")]
-use crate::gpu::{Blending, Pair, Sampling};
+#[cfg(any(test, feature = "cuda"))]
+use crate::image::sampling::{Blending, Pair, Sampling};
 
 /// The square of the longer side around a picture, centred.
 ///
@@ -47,7 +47,7 @@ impl Letterbox {
     }
 
     /// [`Letterbox::sample`] of pictures of that size, as GPUs do it.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn sampling(&self, (width, height): (usize, usize), size: usize) -> Sampling {
         let pair = |tap: Tap| {
             tap.place.map(|place| Pair { places: [place, tap.next], weights: tap.shares })
@@ -154,6 +154,7 @@ mod tests {
             let image = RgbImage::new(width, height, bytes);
             let letterbox = Letterbox::around(width, height);
             let square = letterbox.sample(&image, size);
+            prop_assert_eq!(&letterbox.sampling((width, height), size).apply(&image), &square);
             let places = |start| letterbox.positions(start, size).collect::<Vec<_>>();
             let (columns, rows) = (places(letterbox.left), places(letterbox.top));
             for (index, found) in square.chunks_exact(3).enumerate() {

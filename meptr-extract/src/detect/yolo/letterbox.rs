@@ -2,11 +2,11 @@
 
 use super::super::BoundingBox;
 use super::super::scaling::resize;
-#[cfg(feature = "cuda")]
+#[cfg(any(test, feature = "cuda"))]
 use super::super::scaling::sampling;
 use crate::RgbImage;
-#[cfg(feature = "cuda")]
-use crate::gpu::Sampling;
+#[cfg(any(test, feature = "cuda"))]
+use crate::image::sampling::Sampling;
 
 /// Grey of the border.
 const BORDER: u8 = 114;
@@ -59,7 +59,7 @@ impl YoloLetterbox {
     }
 
     /// [`YoloLetterbox::sample`] as GPUs do it.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn sampling(&self) -> Sampling {
         let (pairs, blending) = sampling(self.picture, self.scaled);
         let [columns, rows] = [0, 1].map(|axis| {
@@ -122,6 +122,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_gpu_is_told_to_sample_the_same(
+            (width, height) in prop_oneof![
+                (1usize..90, 1usize..90), Just((128, 64)), Just((64, 128)), Just((64, 33)),
+            ],
+            minimal: bool,
+            seed: u32,
+        ) {
+            let bytes = (0..width * height * 3).map(|at| (at as u32 ^ seed).wrapping_mul(2_654_435_761) as u8 >> 1);
+            let image = RgbImage::new(width, height, bytes.collect());
+            let letterbox = YoloLetterbox::new(width, height, 64, minimal);
+            prop_assert_eq!(letterbox.sampling().apply(&image), letterbox.sample(&image));
+        }
+
         #[test]
         fn every_picture_fits_and_boxes_come_back_inside(
             width in 1usize..3000, height in 1usize..3000, minimal: bool,
