@@ -54,7 +54,7 @@ pub struct ExtractArgs {
 /// # Errors
 /// When the corpus, the weights or the store cannot be used, or the disk takes no more.
 pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
-    memory::share_arena();
+    memory::keep();
     let mut report = ExtractionReport::new(args.report.clone())?;
     let corpus = DescribedCorpus::read_with_media(&args.corpus)?;
     for warning in &corpus.warnings {

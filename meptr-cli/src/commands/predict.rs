@@ -136,7 +136,7 @@ fn positive(text: &str) -> Result<f64, String> {
 /// # Errors
 /// When the weights cannot be used or the results cannot be written.
 pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
-    memory::share_arena();
+    memory::keep();
     let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
     let (videos, unreadable) = videos::find(&args.inputs);
     if let Some(output) = &args.output {

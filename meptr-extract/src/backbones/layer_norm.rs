@@ -9,6 +9,7 @@ use super::ops::{self, for_rows, numbers};
 use super::vector_math;
 #[cfg(feature = "cuda")]
 use crate::gpu;
+use crate::product::zeros;
 
 /// Layer norm over the last dimension, mean and variance in f32 at least.
 ///
@@ -86,7 +87,7 @@ impl CustomOp3 for Norm {
         let x = numbers(x, x_layout)?;
         let (weight, bias) = (numbers(weight, weight_layout)?, numbers(bias, bias_layout)?);
         let (width, arch) = (weight.len(), Arch::new());
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         for_rows(&mut out, width, |start, rows| {
             for (row, out) in x[start..].chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
                 vector_math::layer_norm_row(arch, row, out, weight, bias, self.eps);

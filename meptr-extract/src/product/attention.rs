@@ -3,6 +3,7 @@
 use meptr_core::Precision;
 use rayon::prelude::*;
 
+use super::scratch::zeros;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 use super::{Unit, vectors};
@@ -51,7 +52,7 @@ fn attend_on(unit: Unit, attend: Attend) -> Vec<f32> {
     let Attend { time, lengths, heads, head_width, .. } = attend;
     let width = heads * head_width;
     assert_eq!(attend.query_key_value.len(), 3 * lengths.len() * time * width);
-    let mut out = vec![0.0; lengths.len() * time * width];
+    let mut out = zeros(lengths.len() * time * width);
     // A task lays out a head's keys once, so it takes all queries unless threads would wait.
     let tasks = 2 * rayon::current_num_threads();
     let shares = tasks.div_ceil((lengths.len() * heads).max(1));

@@ -20,6 +20,7 @@ use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 pub use attention::{Attend, attend};
 pub use multiply::{Ending, Part, Rows, multiply};
+pub(crate) use scratch::zeros;
 
 /// Whether this CPU multiplies numbers of bf16 faster than those of f32.
 pub fn has_bf16() -> bool {

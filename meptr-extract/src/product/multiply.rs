@@ -3,6 +3,7 @@
 use meptr_core::Precision;
 use pulp::Arch;
 
+use super::scratch::zeros;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 use super::{Unit, vectors};
@@ -64,7 +65,7 @@ pub fn multiply(precision: Precision, rows: Rows, parts: &[Part], ending: Ending
 
 fn multiply_on(unit: Unit, rows: Rows, parts: &[Part], ending: Ending) -> Vec<f32> {
     let width: usize = parts.iter().map(|part| part.bias.len()).sum();
-    let mut out = vec![0.0; rows.count * width];
+    let mut out = zeros(rows.count * width);
     if out.is_empty() {
         return out;
     }

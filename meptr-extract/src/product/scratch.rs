@@ -1,7 +1,18 @@
-//! Memory that threads keep from call to call: fresh memory costs as much as a small product.
+//! Memory for outputs, and memory that threads keep from call to call: fresh memory costs as much as
+//! a small product.
 
 use std::cell::RefCell;
 use std::thread::LocalKey;
+
+use rayon::prelude::*;
+
+/// Zeros that a thread writes by itself: a quarter of a megabyte.
+const ZEROS: usize = 1 << 16;
+
+/// Zeros, written by all threads.
+pub(crate) fn zeros(count: usize) -> Vec<f32> {
+    rayon::iter::repeat_n(0.0, count).with_min_len(ZEROS).collect()
+}
 
 /// Numbers of a line of the cache.
 pub(super) const LINE: usize = 16;
