@@ -9,6 +9,8 @@ use super::Tiles;
 pub(super) const SIDE: usize = 16;
 /// Numbers of bf16 in a row of a tile, and depths that one product of tiles adds up.
 pub(super) const DEPTH: usize = 32;
+/// Steps of [`DEPTH`] that a right factor's rows are fetched ahead.
+const FETCHED_AHEAD: usize = 2;
 /// Rows or outputs of a block: two tiles side by side.
 pub(super) const BLOCK: usize = 2 * SIDE;
 
@@ -90,9 +92,10 @@ impl<'a> Block<'a> {
     fn left<const PIECES: usize>(self, tiles: &mut [Tile]) {
         for row in 0..BLOCK {
             let (half, line) = (row / SIDE, row % SIDE);
-            let numbers = self.row(row);
+            let (numbers, next) = (self.row(row), self.row(row + 1));
             let steps = tiles.chunks_exact_mut(2 * PIECES).enumerate();
             for (step, tiles) in steps {
+                fetch_32(next, step);
                 for (piece, bits) in split::<PIECES>(load_32(numbers, step)).into_iter().enumerate()
                 {
                     store_32(&mut tiles[2 * piece + half].0[line], bits);
@@ -108,6 +111,7 @@ impl<'a> Block<'a> {
             for (half, rows) in rows.chunks_exact(SIDE).enumerate() {
                 let mut lines = [[_mm512_setzero_ps(); SIDE]; PIECES];
                 for (line, numbers) in rows.iter().enumerate() {
+                    fetch_32(numbers, step + FETCHED_AHEAD);
                     for (piece, bits) in
                         split::<PIECES>(load_32(numbers, step)).into_iter().enumerate()
                     {
@@ -144,6 +148,19 @@ impl<'a> Block<'a> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Fetches numbers `32 step..` of a row, which are to be read soon.
+#[inline]
+fn fetch_32(row: &[f32], step: usize) {
+    let place = row.as_ptr().wrapping_add(step * DEPTH);
+    for place in [place, place.wrapping_add(SIDE)] {
+        #[expect(unsafe_code, reason = "prefetching is only reachable as an intrinsic")]
+        // SAFETY: a prefetch reads nothing; any address is allowed.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(place.cast());
         }
     }
 }
