@@ -63,9 +63,10 @@ fn pictures(device: &Device) -> Result<()> {
     ] {
         let bytes = (0..width * height * 3).map(|at| (at * at / 7 + at * 13) as u8).collect();
         let image = RgbImage::new(width, height, bytes);
-        let [found, expected] = [device, &Device::Cpu]
-            .map(|device| input.prepare_parts(&[(&image, bounds), (&image, bounds)], device));
-        let off = relative_difference(&found?, &expected?)?;
+        let prepared = |device| -> Result<Tensor> {
+            Ok(input.prepare_parts(&[(&image, bounds), (&image, bounds)], device)?)
+        };
+        let off = relative_difference(&prepared(device)?, &prepared(&Device::Cpu)?)?;
         say(format_args!("{bounds:?} of {width} x {height}: off by {off:.1e}"));
         ensure!(off == 0.0, "pictures are prepared otherwise than by the processor");
     }
