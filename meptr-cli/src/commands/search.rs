@@ -44,7 +44,7 @@ pub struct SearchArgs {
     out: PathBuf,
     #[command(flatten)]
     experiment: ExperimentArgs,
-    /// Where to compute: auto, cpu, or cuda:N
+    /// Where to compute: auto (a GPU for stages 1 and 2, the processor for stage 3), cpu, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
     /// How the trials are written

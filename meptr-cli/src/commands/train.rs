@@ -34,7 +34,7 @@ pub struct TrainArgs {
     resume: bool,
     #[command(flatten)]
     experiment: ExperimentArgs,
-    /// Where to compute: auto, cpu, or cuda:N
+    /// Where to compute: auto (a GPU for stages 1 and 2, the processor for stage 3), cpu, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
     /// How the scores at the end are written

@@ -113,7 +113,7 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.0 {
             Form::OnCpu(layers) => multiply(x, layers, Ending::Linear),
-            Form::Elsewhere(weight, bias) => multiply_elsewhere(x, weight, bias, None),
+            Form::Elsewhere(weight, bias) => multiply_elsewhere(x, weight, bias, None, None),
         }
     }
 
@@ -121,7 +121,9 @@ impl Linear {
     pub(super) fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         match &self.0 {
             Form::OnCpu(layers) => multiply(x, layers, Ending::Activated(activation)),
-            Form::Elsewhere(weight, bias) => multiply_elsewhere(x, weight, bias, Some(activation)),
+            Form::Elsewhere(weight, bias) => {
+                multiply_elsewhere(x, weight, bias, Some(activation), None)
+            }
         }
     }
 
@@ -148,32 +150,31 @@ impl Linear {
                 multiply(x, layers, Ending::Plus(&Numbers::of(&residual)?))
             }
             Form::Elsewhere(weight, bias) => {
-                #[cfg(feature = "cuda")]
-                if let product = Product::of_rows(x, weight)?
-                    && product.is_fast()?
-                {
-                    let (bias, residual) = (Some(bias), Some(residual));
-                    return product.run(gpu::Ending { bias, residual, ..Default::default() });
-                }
-                ops::biased_plus(ops::matmul(x, &weight.t()?)?, bias, residual)
+                multiply_elsewhere(x, weight, bias, None, Some(residual))
             }
         }
     }
 }
 
+/// `activation(x W^T + b)`, or `x W^T + b + residual`.
 fn multiply_elsewhere(
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
     activation: Option<Activation>,
+    residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let product = Product::of_rows(x, weight)?
         && product.is_fast()?
     {
-        return product.run(gpu::Ending { bias: Some(bias), activation, residual: None });
+        return product.run(gpu::Ending { bias: Some(bias), activation, residual });
     }
-    ops::biased(ops::matmul(x, &weight.t()?)?, bias, activation)
+    let product = ops::matmul(x, &weight.t()?)?;
+    match residual {
+        None => ops::biased(product, bias, activation),
+        Some(residual) => ops::biased_plus(product, bias, residual),
+    }
 }
 
 fn multiply(x: &Tensor, layers: &[Layer], ending: Ending) -> Result<Tensor> {

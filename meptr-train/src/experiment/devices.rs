@@ -13,11 +13,6 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// All on one.
-    pub fn all(device: &Device) -> Self {
-        Self { heads: device.clone(), fusion: device.clone() }
-    }
-
     /// Those of a choice. [`DeviceChoice::Auto`] has stage 3 on the processor even where a GPU is: its
     /// steps are thousands of operations on small matrices, which a GPU takes longer to start than a
     /// processor to compute (docs/CUDA.md).
@@ -31,5 +26,19 @@ impl Devices {
             DeviceChoice::Cpu | DeviceChoice::Cuda(_) => heads.clone(),
         };
         Ok(Self { heads, fusion })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stage_3_is_on_the_processor_unless_a_gpu_is_named() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu] {
+            assert!(Devices::open(choice).unwrap().fusion.is_cpu(), "{choice:?}");
+        }
+        // Where there is no such GPU, that is an error and no fall-back.
+        assert!(Devices::open(DeviceChoice::Cuda(0)).map_or(true, |on| !on.fusion.is_cpu()));
     }
 }
