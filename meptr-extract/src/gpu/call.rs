@@ -15,7 +15,7 @@ const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 /// Threads that work together where each works for itself or 32 share a row.
 const BLOCK: usize = 256;
 /// Bytes that a thread reads at a time, if sizes and places allow.
-pub(super) const WIDE_BYTES: usize = 16;
+const WIDE_BYTES: usize = 16;
 /// Shared memory that a kernel has without asking for more.
 const SHARED_BYTES: usize = 48 << 10;
 

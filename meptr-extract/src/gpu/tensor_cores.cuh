@@ -3,24 +3,19 @@
 
 #include "numbers.cuh"
 
-// Four matrices of 8 x 8 numbers of 16 bits from shared memory. Lane `l` names row `l % 8` of matrix
-// `l / 8`, and gets two neighbours of row `l / 4` of each: numbers `2 (l % 4)` and the next.
-__device__ __forceinline__ void load_matrices(unsigned (&to)[4], const void *row) {
-    unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(from)
-                 : "memory");
-}
-
-// The same of each matrix turned over.
-__device__ __forceinline__ void load_turned_matrices(unsigned (&to)[4], const void *row) {
-    unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(from)
-                 : "memory");
-}
+// Four matrices of 8 x 8 numbers of 16 bits from shared memory, each as it lies or turned over. Lane `l`
+// names row `l % 8` of matrix `l / 8`, and gets two neighbours of row `l / 4` of each: numbers
+// `2 (l % 4)` and the next.
+#define LOAD_MATRICES(NAME, TURN)                                                                   \
+    __device__ __forceinline__ void NAME(unsigned (&to)[4], const void *row) {                      \
+        unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));                       \
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4" TURN ".shared.b16 {%0, %1, %2, %3}, [%4];"     \
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])                           \
+                     : "r"(from)                                                                    \
+                     : "memory");                                                                   \
+    }
+LOAD_MATRICES(load_matrices, "")
+LOAD_MATRICES(load_turned_matrices, ".trans")
 
 // Adds the product of 16 x 16 and 16 x 8 numbers. Lane `l` holds, in two neighbours a register,
 //

@@ -8,6 +8,7 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod fetch;
 mod multiply;
 mod scratch;
 mod task;

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512::{load_up_to_16, turn_16};
+use super::super::fetch::{NEAR, prefetch};
 use super::Tiles;
 
 /// Rows of a tile.
@@ -156,13 +157,8 @@ impl<'a> Block<'a> {
 #[inline]
 fn fetch_32(row: &[f32], step: usize) {
     let place = row.as_ptr().wrapping_add(step * DEPTH);
-    for place in [place, place.wrapping_add(SIDE)] {
-        #[expect(unsafe_code, reason = "prefetching is only reachable as an intrinsic")]
-        // SAFETY: a prefetch reads nothing; any address is allowed.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(place.cast());
-        }
-    }
+    prefetch::<NEAR>(place);
+    prefetch::<NEAR>(place.wrapping_add(SIDE));
 }
 
 /// Numbers `32 step..` of a row, 0 beyond its end.

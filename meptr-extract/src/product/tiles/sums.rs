@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512::{load_16, load_up_to_16, store_up_to_16, turn_16};
+use super::super::fetch::{TO_WRITE, prefetch};
 use super::Tiles;
 use super::pieces::SIDE;
 
@@ -68,11 +69,7 @@ pub(super) fn fetch(lines: &[&mut [f32]], first: usize) {
     for line in lines {
         let place = line.as_ptr().wrapping_add(first);
         for place in [place, place.wrapping_add(SIDE)] {
-            #[expect(unsafe_code, reason = "prefetching is only reachable as an intrinsic")]
-            // SAFETY: a prefetch reads nothing; any address is allowed.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_ET0>(place.cast());
-            }
+            prefetch::<TO_WRITE>(place);
         }
     }
 }

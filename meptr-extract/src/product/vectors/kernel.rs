@@ -2,6 +2,7 @@
 
 use pulp::Simd;
 
+use super::super::fetch::{FAR, NEAR, prefetch};
 use super::super::scratch::LINE;
 
 /// Vectors of outputs in a panel.
@@ -199,21 +200,3 @@ const fn most_rows<S: Simd>(fetches: bool) -> usize {
 
 /// How many depths ahead of its use a panel is fetched from the second-level cache.
 const AHEAD: usize = 6;
-
-/// Fetch to the first-level cache: the hints of x86-64, which other CPUs are not given.
-const NEAR: i32 = 3;
-/// Fetch to the second-level cache.
-const FAR: i32 = 2;
-
-/// Fetches what stands at a place, if anything does.
-#[inline(always)]
-fn prefetch<const WHERE: i32>(place: *const impl Sized) {
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "prefetching is only reachable as an intrinsic")]
-    // SAFETY: a prefetch reads nothing; any address is allowed.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<WHERE>(place.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
