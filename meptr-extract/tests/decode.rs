@@ -597,3 +597,38 @@ fn flipped_bytes_never_panic_and_never_take_long() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_number_of_threads_changes_nothing_even_in_damaged_files() -> Result<()> {
+    let folder = Folder::new()?;
+    let path = folder.path("p.mp4");
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/portrait.mp4");
+    let good = std::fs::read(sample)?; // H.264
+    let body = body_of(&good, b"mdat");
+    let mut state = 11;
+    for flips in [0, 1, 16, 64] {
+        let mut data = good.clone();
+        for _ in 0..flips {
+            let at = body + next_random(&mut state) as usize % (data.len() - body);
+            data[at] = next_random(&mut state) as u8;
+        }
+        std::fs::write(&path, &data)?;
+        let decoded = |threads| {
+            let options = DecodeOptions { threads, ..DecodeOptions::default() };
+            decode_with(&path, FramePlan::Whole, &options)
+        };
+        let alone = decoded(1)?;
+        assert_eq!(alone.report.frames_damaged > 0, flips > 0, "{flips} flips");
+        for threads in [2, 8] {
+            let found = decoded(threads)?;
+            assert_eq!(found.report, alone.report, "{flips} flips, {threads} threads");
+            assert_eq!(found.indices(), alone.indices(), "{flips} flips, {threads} threads");
+            assert!(found.sound == alone.sound, "{flips} flips, {threads} threads");
+            for (one, other) in found.frames.iter().zip(&alone.frames) {
+                let which = one.index;
+                assert!(one.image == other.image, "{which}: {flips} flips, {threads} threads");
+            }
+        }
+    }
+    Ok(())
+}

@@ -128,6 +128,17 @@ pub(super) fn best_stream(input: &Input, kind: media::Type) -> Option<usize> {
     input.streams().find(real).map(|stream| stream.index())
 }
 
+/// How many threads may decode the pictures of a stream: several only with decoders that return
+/// errors for flaws when they are told to, and do so without harm. FFmpeg 5.1's decoder of MPEG-4
+/// aborts the program then.
+pub(super) fn video_threads(input: &Input, stream: usize, most: usize) -> usize {
+    let codec = input.stream(stream).map(|stream| stream.parameters().id());
+    match codec {
+        Some(codec::Id::H264 | codec::Id::HEVC | codec::Id::VP9 | codec::Id::AV1) => most,
+        _ => 1,
+    }
+}
+
 /// A decoder for a stream, not yet open.
 ///
 /// `threads` frame threads, 1 for none; must be set before opening.

@@ -30,6 +30,8 @@ pub(super) struct VideoTrack {
     pub(super) damaged: u64,
     /// Frames of another size or pixel format than the one before.
     pub(super) changes: u64,
+    /// Whether several threads decode.
+    pub(super) has_threads: bool,
     decoder: decoder::Video,
     frame: frame::Video,
     ticks_per_frame: i64,
@@ -52,13 +54,19 @@ impl VideoTrack {
         // The decoder compares this with its buffers, which are larger than the picture.
         let buffer_pixels = options.limits.max_pixels.saturating_mul(2).saturating_add(1 << 16);
         codec_options.set("max_pixels", &buffer_pixels.min(1 << 30).to_string());
-        let decoder = source::decoder_of(input, info.stream, options.threads, codec_options)?;
+        let threads = source::video_threads(input, info.stream, options.threads);
+        if threads > 1 {
+            // Marks of damage may come too late when threads work side by side; errors do not.
+            codec_options.set("err_detect", "explode");
+        }
+        let decoder = source::decoder_of(input, info.stream, threads, codec_options)?;
         Ok(Self {
             stream: info.stream,
             clock,
             ticks: Vec::new(),
             damaged: 0,
             changes: 0,
+            has_threads: threads > 1,
             decoder: decoder.video()?,
             frame: frame::Video::empty(),
             ticks_per_frame: clock.ticks_per_frame(info.frame_rate.unwrap_or(25.0)),
