@@ -21,6 +21,11 @@ fn main() {
         None => "nvcc".into(),
     };
     let oldest = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
+    if oldest.trim_end_matches(char::is_alphabetic).parse().is_ok_and(|oldest: u32| oldest < 80) {
+        panic!(
+            "CUDA_COMPUTE_CAP={oldest}: the kernels need the tensor cores of 80 (Ampere) or later"
+        );
+    }
     let folder = PathBuf::from(env::var_os("OUT_DIR").expect("Cargo names it"));
     let status = Command::new(&nvcc)
         .args(["--ptx", "-O3", "-std=c++17", SOURCE, "-o"])

@@ -62,6 +62,10 @@ if [ -z "${CUDA_HOME:-}" ]; then
     CUDA_HOME=$PWD/target/cuda-toolkit
     [ -x "$CUDA_HOME/bin/nvcc" ] || { mkdir -p target && install_toolkit "$CUDA_HOME"; }
 fi
+if ! "$CUDA_HOME/bin/nvcc" --version | grep -q 'release 13\.'; then
+    echo "build-cuda: $CUDA_HOME is no CUDA 13, whose libraries the program opens" >&2
+    exit 2
+fi
 export CUDA_HOME CUDA_PATH=$CUDA_HOME PATH=$CUDA_HOME/bin:$PATH
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
 

@@ -2,10 +2,13 @@
 # Checks and measures meptr on a machine with an NVIDIA GPU. Builds nothing: it takes
 # target/cuda/gpu-check.tar.xz, which `scripts/build-cuda.sh --checks` makes anywhere.
 #
-#   scripts/gpu-check.sh            everything: about 8 minutes
+#   scripts/gpu-check.sh            everything: about 6 minutes
 #   scripts/gpu-check.sh --quick    small models and few repeats, to see that it runs
 #
+# Ends with the table of times and the steps that failed, also when it is stopped.
+#
 # GPU_CHECK_DEVICE   the device [cuda:0]; `cpu` for a trial where no GPU is
+# GPU_CHECK_SECONDS  when to have ended; steps that do not fit any more fail [580]
 # GPU_CHECK_OUT      folder for what it writes [target/cuda/gpu-check]
 # GPU_CHECK_VIDEO    what predictions are timed on [samples/portrait.mp4]
 set -uo pipefail
@@ -16,14 +19,20 @@ out=${GPU_CHECK_OUT:-target/cuda/gpu-check}
 quick=()
 [ "${1:-}" = --quick ] && quick=(--quick)
 failed=()
+deadline=${GPU_CHECK_SECONDS:-580}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
+# What an earlier run left must not pass for this one's.
+rm -rf "$out"/{tests,bin,full,videos} "$out"/*.{json,jsonl,txt}
 
 say() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 step() { # NAME SECONDS COMMAND..
     local name=$1 limit=$2
+    local left=$((deadline - SECONDS))
     shift 2
-    timeout "$limit" "$@" && return
+    if [ "$left" -gt 0 ]; then
+        timeout -k 10 "$((limit < left ? limit : left))" "$@" && return
+    fi
     failed+=("$name")
     return 1
 }
@@ -46,6 +55,20 @@ print(":".join(sorted(found)))
 PY
 }
 
+finish() {
+    local status=$?
+    trap - EXIT INT TERM
+    # The table goes without times of one side, or of both.
+    touch "$out"/{meptr,torch}.jsonl
+    gpu_check table "$out/meptr.jsonl" "$out/torch.jsonl" | tee "$out/table.txt"
+    say done
+    [ "$status" -eq 0 ] || failed+=("stopped with status $status")
+    if [ ${#failed[@]} -gt 0 ]; then
+        printf 'FAILED: %s\n' "${failed[@]}"
+        exit 1
+    fi
+}
+
 say "what is here: $(date -u +%Y-%m-%d)"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null ||
     echo "no nvidia-smi"
@@ -54,15 +77,19 @@ found=$(libraries)
 for folder in /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib; do
     [ -d "$folder" ] && found=$found:$folder
 done
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$found
-export PATH=$out/bin:$PATH RUST_BACKTRACE=0
+LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$found
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH%:} PATH=$out/bin:$PATH RUST_BACKTRACE=0
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 say "golden data on $device"
-export MEPTR_TEST_DEVICE=$device MEPTR_GOLDEN=${MEPTR_GOLDEN:-$PWD/tests/golden}
+export MEPTR_TEST_DEVICE=$device
 for test in "$out"/tests/*; do
     echo "-- ${test##*/}"
     # One test after another: they share the device's one queue of work.
-    step "golden ${test##*/}" 120 "$test" --test-threads=1
+    # In a crate's folder, above which a test finds the repository's reference data.
+    step "golden ${test##*/}" 120 env --chdir=meptr-extract "$test" --test-threads=1
 done
 
 say "backbones on $device against the processor"
@@ -88,8 +115,8 @@ PY
         for precision in f32 bf16; do
             [ "$device" = cpu ] && [ $precision = bf16 ] && continue
             step "predict-$precision" 120 meptr predict --device "$device" --precision $precision \
-                --weights "$out/full" --format json --output "$out/full-$precision.json" "$timed" "$timed"
-            python3 - "$out/full-$precision.json" "$precision" <<'PY'
+                --weights "$out/full" --format json --output "$out/full-$precision.json" "$timed" "$timed" &&
+                step "times-$precision" 30 python3 - "$out/full-$precision.json" "$precision" <<'PY'
 import json, sys
 for video in json.load(open(sys.argv[1]))["videos"]:
     steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in video["steps"])
@@ -102,8 +129,8 @@ PY
         workers=$(yes "$device" | head -n "$((($(nproc) + 1) / 2))" | paste -sd,)
         start=$(date +%s.%N)
         step predict-folder 120 meptr predict --device "$workers" --weights "$out/full" \
-            --format json --output "$out/folder.json" "$out/videos"
-        python3 - "$out/folder.json" "$(date +%s.%N)" "$start" <<'PY'
+            --format json --output "$out/folder.json" "$out/videos" &&
+            step times-folder 30 python3 - "$out/folder.json" "$(date +%s.%N)" "$start" <<'PY'
 import json, sys
 videos = json.load(open(sys.argv[1]))["videos"]
 seconds = float(sys.argv[2]) - float(sys.argv[3])
@@ -114,16 +141,10 @@ fi
 
 say "times"
 step measure 150 gpu_check measure "$device" "${quick[@]}" > "$out/meptr.jsonl"
-rm -f "$out/torch.jsonl"
 if python3 -c 'import torch' 2>/dev/null; then
     step torch 150 python3 scripts/gpu_check.py "$device" "${quick[@]}" > "$out/torch.jsonl"
 else
     echo "no PyTorch here to compare with"
 fi
-gpu_check table "$out/meptr.jsonl" "$out/torch.jsonl" | tee "$out/table.txt"
 
-say "done"
-if [ ${#failed[@]} -gt 0 ]; then
-    printf 'FAILED: %s\n' "${failed[@]}"
-    exit 1
-fi
+exit 0 # what failed is told by `finish`

@@ -32,6 +32,12 @@ impl DeviceArgs {
         Ok(Place { device, precision: self.precision })
     }
 
+    /// Threads to decode each video with.
+    pub fn decoder_threads(&self, is_on_gpu: bool) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        decoder_threads(cores, self.device.len(), is_on_gpu)
+    }
+
     /// Refuses shorter numbers where they are slower and less exact.
     ///
     /// # Errors
@@ -48,6 +54,13 @@ impl DeviceArgs {
         );
         Ok(())
     }
+}
+
+/// Threads that decode each of the videos which `workers` read at a time on a machine with `cores`.
+///
+/// A GPU mostly waits for decoders; beside a processor's backbones, more than 2 threads have no core.
+fn decoder_threads(cores: usize, workers: usize, is_on_gpu: bool) -> usize {
+    if is_on_gpu { (cores / workers.max(1)).clamp(2, 8) } else { 2 }
 }
 
 /// Opens a worker for each choice, all at the same time.
@@ -174,6 +187,15 @@ mod tests {
         };
         share_out(vec![()], (0..100).collect(), &stop, work, take).unwrap();
         assert_eq!(taken, 5);
+    }
+
+    #[test]
+    fn a_gpu_alone_on_a_large_machine_has_many_decoder_threads() {
+        for (cores, workers, threads) in [(2, 1, 2), (16, 1, 8), (16, 4, 4), (16, 8, 2), (4, 9, 2)]
+        {
+            assert_eq!(decoder_threads(cores, workers, true), threads);
+            assert_eq!(decoder_threads(cores, workers, false), 2);
+        }
     }
 
     #[test]

@@ -613,9 +613,9 @@ fn the_number_of_threads_changes_nothing_even_in_damaged_files() -> Result<()> {
             data[at] = next_random(&mut state) as u8;
         }
         std::fs::write(&path, &data)?;
-        let decoded = |threads| {
+        let decoded = |threads| -> Result<Decoded> {
             let options = DecodeOptions { threads, ..DecodeOptions::default() };
-            decode_with(&path, FramePlan::Whole, &options)
+            Ok(decode_with(&path, FramePlan::Whole, &options)?)
         };
         let alone = decoded(1)?;
         assert_eq!(alone.report.frames_damaged > 0, flips > 0, "{flips} flips");

@@ -22,7 +22,7 @@ use meptr_extract::detect::{
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use support::{frames, in_repository, list, number, numbers};
+use support::{frames, list, number, numbers};
 
 /// Made by `scripts/golden_faces.py` from a clip in the repository.
 const OWN_CASE: &str = "tests/golden/faces/two_people.json";
@@ -30,7 +30,7 @@ const OWN_CASE: &str = "tests/golden/faces/two_people.json";
 /// The cases in `folder` of the reference data, and our own, whatever folder is chosen.
 fn cases(folder: &str) -> Result<Vec<golden::Case>> {
     let mut paths = golden::json_files(folder)?;
-    let own = in_repository(OWN_CASE);
+    let own = golden::in_repository(OWN_CASE);
     let has_own = paths.iter().any(|path| path.file_name() == own.file_name());
     paths.extend((!has_own).then_some(own));
     paths.iter().map(|path| golden::Case::open(path)).collect()
@@ -40,7 +40,7 @@ fn cases(folder: &str) -> Result<Vec<golden::Case>> {
 /// the case, e.g. `bikes_with_audio.mp4` of `bikes`. `None`, with a word on stderr, without either.
 fn clip(case: &golden::Case) -> Result<Option<PathBuf>> {
     if let Some(clip) = case.json["clip"].as_str() {
-        return Ok(Some(in_repository(clip)));
+        return Ok(Some(golden::in_repository(clip)));
     }
     let folder = golden::root().join("e2e");
     let stem = case.name.split(['_', '.']).next().unwrap_or(&case.name);

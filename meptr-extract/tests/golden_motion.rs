@@ -10,13 +10,13 @@ use anyhow::{Context, Result, ensure};
 use candle::Tensor;
 use meptr_extract::RgbImage;
 use meptr_extract::detect::tracker::camera::{CameraMotion, GreyImage, Pyramid, corners, flow};
-use support::{in_repository, list, number, numbers};
+use support::{list, number, numbers};
 
 /// The cases of the reference data, or our own where it has none.
 fn cases() -> Result<Vec<golden::Case>> {
     let mut files = golden::json_files("motion")?;
     if files.is_empty() {
-        let own = std::fs::read_dir(in_repository("tests/golden/motion"))?;
+        let own = std::fs::read_dir(golden::in_repository("tests/golden/motion"))?;
         files = own.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     }

@@ -18,9 +18,8 @@ use meptr_extract::image::ClipInput;
 
 /// Files of that name in the folders of backbones, and our own, whatever reference is chosen.
 fn files(name: &str) -> Result<Vec<PathBuf>> {
-    let own = "../tests/golden/backbones/preprocessing_synthetic";
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(own).join(name);
-    let mut files = vec![own];
+    let own = golden::in_repository("tests/golden/backbones/preprocessing_synthetic");
+    let mut files = vec![own.join(name)];
     for entry in std::fs::read_dir(golden::root().join("backbones"))? {
         let folder = entry?.path();
         if folder.join(name).exists() && !folder.ends_with("preprocessing_synthetic") {

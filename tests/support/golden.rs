@@ -39,8 +39,16 @@ pub fn root() -> PathBuf {
             assert!(folder.is_dir(), "MEPTR_GOLDEN names `{}`, no folder", folder.display());
             folder
         }
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"),
+        None => in_repository("tests/golden"),
     }
+}
+
+/// A file of the repository, by its path from the root: of the one that this was built in or, where
+/// that is not (`scripts/gpu-check.sh`), of the one whose crate is the working folder.
+pub fn in_repository(path: &str) -> PathBuf {
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let krate = if built_in.is_dir() { built_in } else { Path::new(".") };
+    krate.join("..").join(path)
 }
 
 /// A JSON file together with the safetensors file of the same stem beside it.

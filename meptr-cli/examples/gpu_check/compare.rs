@@ -5,6 +5,7 @@ use candle::{DType, Device, Tensor};
 use meptr_core::Precision;
 use meptr_core::device::BatchSize;
 use meptr_extract::RgbImage;
+use meptr_extract::detect::yolo::YoloLetterbox;
 use meptr_extract::detect::{FaceDetector, FaceModel, PixelBox};
 use meptr_extract::image::ClipInput;
 
@@ -49,13 +50,28 @@ pub(crate) fn run(device: &Device, is_quick: bool) -> Result<()> {
     Ok(())
 }
 
-/// Parts of pictures of common and of odd shapes; they are to be equal to the bit.
+/// Pictures and parts of them, of common and of odd shapes, on their way to CLIP and to the
+/// detectors; they are to be equal to the bit.
 fn pictures(device: &Device) -> Result<()> {
     let input = ClipInput::new(224);
+    let letterboxed = |image: &RgbImage, device: &Device| -> Result<[Tensor; 3]> {
+        let faces = |model| -> Result<Tensor> {
+            Ok(FaceDetector::bundled(model, device)?.letterboxed(&[image, image])?)
+        };
+        let letterbox = YoloLetterbox::new(image.width(), image.height(), 640, true);
+        Ok([
+            faces(FaceModel::FullRange)?,
+            faces(FaceModel::ShortRange)?,
+            models::body_detector(device)?.letterboxed(&[image, image], &letterbox)?,
+        ])
+    };
     let part = |x1, y1, x2, y2| PixelBox { x1, y1, x2, y2 };
     for (width, height, bounds) in [
         (1280, 720, part(0, 0, 1280, 720)),
         (1280, 720, part(411, 97, 530, 260)),
+        (1279, 719, part(411, 97, 530, 260)),
+        (640, 640, part(0, 0, 640, 640)),
+        (1920, 1080, part(0, 0, 1080, 1080)),
         (640, 360, part(1, 0, 640, 359)),
         (300, 224, part(0, 0, 224, 224)),
         (37, 91, part(3, 5, 4, 90)),
@@ -66,8 +82,12 @@ fn pictures(device: &Device) -> Result<()> {
         let prepared = |device| -> Result<Tensor> {
             Ok(input.prepare_parts(&[(&image, bounds), (&image, bounds)], device)?)
         };
-        let off = relative_difference(&prepared(device)?, &prepared(&Device::Cpu)?)?;
-        say(format_args!("{bounds:?} of {width} x {height}: off by {off:.1e}"));
+        let mut off = relative_difference(&prepared(device)?, &prepared(&Device::Cpu)?)?;
+        let both = letterboxed(&image, device)?.into_iter().zip(letterboxed(&image, &Device::Cpu)?);
+        for (found, expected) in both {
+            off = off.max(relative_difference(&found, &expected)?);
+        }
+        say(format_args!("{width} x {height} and {bounds:?} of it: off by {off:.1e}"));
         ensure!(off == 0.0, "pictures are prepared otherwise than by the processor");
     }
     Ok(())

@@ -8,6 +8,7 @@ use meptr_extract::backbones::{
     Bert, BertConfig, ClipConfig, ClipVision, Wav2Vec2, Wav2Vec2Config,
 };
 use meptr_extract::detect::yolo::{Yolo, YoloConfig};
+use meptr_extract::detect::{BodyConfig, BodyDetector, PersonClass};
 use meptr_extract::speech::{WhisperConfig, WhisperModel};
 
 const SEED: u64 = 1;
@@ -71,6 +72,15 @@ pub(crate) fn whisper(
 
 pub(crate) fn yolo(device: &Device) -> Result<Yolo> {
     Ok(generate(SEED, device, |vb| Yolo::load(&YoloConfig::nano(1), vb))?.0)
+}
+
+pub(crate) fn body_detector(device: &Device) -> Result<BodyDetector> {
+    let config = BodyConfig {
+        network: YoloConfig::nano(1),
+        class_names: Vec::new(),
+        person: PersonClass::default(),
+    };
+    Ok(generate(SEED, device, |vb| BodyDetector::load(&config, vb))?.0)
 }
 
 /// Numbers of a shape, in -1 to 1.

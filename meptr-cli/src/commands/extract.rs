@@ -77,8 +77,10 @@ pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
         false => {
             let open = |device: DeviceChoice| {
                 let place = args.devices.place(device)?;
-                Extractor::open_at(&bundle, &place, Limits::default(), false)
-                    .with_context(in_folder)
+                let mut extractor = Extractor::open_at(&bundle, &place, Limits::default(), false)
+                    .with_context(in_folder)?;
+                extractor.set_decoder_threads(args.devices.decoder_threads(extractor.is_on_gpu()));
+                Ok(extractor)
             };
             let extractors = open_all(args.devices.device.clone(), open)?;
             job.run(extractors, todo, &mut report, (&stop, quiet))

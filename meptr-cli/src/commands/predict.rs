@@ -143,8 +143,9 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
         spare_inputs(output, &videos)?;
     }
     let open = |device| {
-        let predictor = Predictor::open_with(&folder, &args.options(device))?;
+        let mut predictor = Predictor::open_with(&folder, &args.options(device))?;
         args.devices.check(predictor.is_on_gpu())?;
+        predictor.set_decoder_threads(args.devices.decoder_threads(predictor.is_on_gpu()));
         Ok(predictor)
     };
     let predictors = open_all(args.devices.device.clone(), open)?;

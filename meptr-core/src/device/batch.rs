@@ -7,9 +7,9 @@ use candle::Device;
 
 use super::free_memory;
 
-/// Share of the free memory that one batch may take: what an estimate leaves out, and what others
-/// do on the same GPU, must fit too.
-const SHARE: u64 = 4;
+/// Share of the free memory that one batch may take: what an estimate leaves out must fit too, and
+/// what others do on the same GPU, e.g. the eight workers of a processor with 16 cores.
+const SHARE: u64 = 16;
 
 /// Rows to compute at a time: as many as fit into the free memory of a GPU, fewer after it ran out.
 ///
@@ -40,7 +40,8 @@ impl BatchSize {
     }
 
     /// Computes rows 0 to `count` in batches, in order. A batch for which there is no memory is
-    /// halved and tried again, and so are those that follow.
+    /// halved and tried again, and so are those that follow; later runs begin with smaller batches
+    /// too if it was a full one.
     ///
     /// # Errors
     /// The first error of `compute` that is not about memory, or that a single row gives.
@@ -50,16 +51,20 @@ impl BatchSize {
         mut compute: impl FnMut(Range<usize>) -> Result<T, E>,
     ) -> Result<Vec<T>, E> {
         let mut results = Vec::new();
-        let mut start = 0;
+        let (mut start, mut most) = (0, usize::MAX);
         while start < count {
-            let rows = self.rows().min(count - start);
+            let full = self.rows();
+            let rows = full.min(most).min(count - start);
             match compute(start..start + rows) {
                 Ok(result) => {
                     results.push(result);
                     start += rows;
                 }
                 Err(error) if rows > 1 && is_out_of_memory(&error) => {
-                    self.0.fetch_min(rows.div_ceil(2), Ordering::Relaxed);
+                    most = rows.div_ceil(2);
+                    if rows == full {
+                        self.0.fetch_min(most, Ordering::Relaxed);
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -120,6 +125,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_at_the_end_says_nothing_about_full_batches() {
+        let batch = BatchSize::fixed(8);
+        let mut is_busy = true; // with somebody else's work, when the last three rows are due
+        let parts = batch.run(11, |rows| match rows.len() == 3 && std::mem::take(&mut is_busy) {
+            true => with_room_for(0)(rows),
+            false => Ok(rows),
+        });
+        assert_eq!(parts.unwrap(), [0..8, 8..10, 10..11]);
+        assert_eq!(batch.rows(), 8);
+    }
+
+    #[test]
     fn a_row_that_does_not_fit_and_other_failures_end_it() {
         assert!(BatchSize::fixed(8).run(3, with_room_for(0)).is_err());
         let mut calls = 0;
@@ -134,7 +151,7 @@ mod tests {
     #[test]
     fn batches_fit_into_the_free_memory() {
         assert_eq!(rows_in(80 << 30, 4 << 20, 1024), 1024);
-        assert_eq!(rows_in(1 << 30, 4 << 20, 1024), 64);
+        assert_eq!(rows_in(1 << 30, 4 << 20, 1024), 16);
         assert_eq!(rows_in(0, 4 << 20, 1024), 1);
         assert_eq!(rows_in(1 << 30, 0, 7), 7);
         assert_eq!(BatchSize::fitting(&Device::Cpu, 1, 3, 9).rows(), 3);

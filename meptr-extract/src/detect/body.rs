@@ -114,15 +114,22 @@ impl BodyDetector {
     fn detect_batch(&self, images: &[&RgbImage]) -> candle::Result<Vec<Vec<Detection>>> {
         let first = images.first().expect("a batch has pictures");
         let letterbox = YoloLetterbox::new(first.width(), first.height(), INPUT_SIZE, true);
-        let inputs = self.inputs(images, &letterbox)?;
+        let inputs = self.letterboxed(images, &letterbox)?;
         let output = self.raw_output(&inputs)?.to_device(&Device::Cpu)?;
         (0..images.len())
             .map(|index| persons(&output.get(index)?, self.person, &letterbox))
             .collect()
     }
 
-    /// Letterboxed pictures, as [`BodyDetector::raw_output`] takes them.
-    fn inputs(&self, images: &[&RgbImage], letterbox: &YoloLetterbox) -> candle::Result<Tensor> {
+    /// Pictures of the letterbox's size as [`BodyDetector::raw_output`] takes them, on the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn letterboxed(
+        &self,
+        images: &[&RgbImage],
+        letterbox: &YoloLetterbox,
+    ) -> candle::Result<Tensor> {
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() {
             return gpu::sample(images, &letterbox.sampling(), &self.device);

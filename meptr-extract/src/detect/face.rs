@@ -134,7 +134,7 @@ impl FaceDetector {
     }
 
     fn detect_batch(&self, images: &[&RgbImage]) -> candle::Result<Vec<Vec<Detection>>> {
-        let RawOutput { regressors, scores } = self.raw_output(&self.squares(images)?)?;
+        let RawOutput { regressors, scores } = self.raw_output(&self.letterboxed(images)?)?;
         let regressors: Vec<Vec<f32>> = regressors.flatten_from(1)?.to_vec2()?;
         let scores: Vec<Vec<f32>> = scores.to_vec2()?;
         Ok(images
@@ -149,8 +149,11 @@ impl FaceDetector {
             .collect())
     }
 
-    /// Letterboxed pictures, as [`FaceDetector::raw_output`] takes them.
-    fn squares(&self, images: &[&RgbImage]) -> candle::Result<Tensor> {
+    /// Pictures as [`FaceDetector::raw_output`] takes them, on the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn letterboxed(&self, images: &[&RgbImage]) -> candle::Result<Tensor> {
         let size = self.model.input_size();
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() {

@@ -49,6 +49,7 @@ pub struct Extractor {
     whisper: Option<Whisper>,
     limits: Limits,
     tracking: Option<BotSortConfig>,
+    decoder_threads: usize,
 }
 
 /// Where backbones compute, and with which numbers. Detectors always use f32.
@@ -175,6 +176,7 @@ impl Extractor {
             reader: reader.expect(NOTED),
             limits,
             tracking: Some(BotSortConfig::default()),
+            decoder_threads: DecodeOptions::default().threads,
         })
     }
 
@@ -208,6 +210,11 @@ impl Extractor {
         self.tracking = tracking;
     }
 
+    /// Decodes with so many threads; the pictures stay the same ([`DecodeOptions::threads`]).
+    pub fn set_decoder_threads(&mut self, threads: usize) {
+        self.decoder_threads = threads;
+    }
+
     /// Reads a video once, front to back, and hands its features to `sink`.
     ///
     /// # Errors
@@ -224,7 +231,11 @@ impl Extractor {
         let media = probe(video, &self.limits)?;
         let plan = plan(video, &media, request.window)?;
         let dump = request.dump.as_deref().map(Dump::new).transpose()?;
-        let options = DecodeOptions { limits: self.limits.clone(), ..DecodeOptions::default() };
+        let options = DecodeOptions {
+            threads: self.decoder_threads,
+            limits: self.limits.clone(),
+            ..DecodeOptions::default()
+        };
         let duration = media.duration_seconds;
         let has_no_words = known.is_none() && media.subtitles.is_empty();
         let mut pass = Pass {

@@ -185,6 +185,8 @@ __device__ void attend(const T *x, const T *bias, const unsigned *lengths, T *ou
             if (lane == 0) atomicMax(&shared.largest_value[number % 2], __float_as_int(most));
         }
         __syncthreads(); // every warp is done with the last tile
+        // No warp reads or raises the other value between this barrier and the next.
+        if (threadIdx.x == 0) shared.largest_value[(number + 1) % 2] = 0;
         Scale value_scale = {1.0f, 1.0f};
         if constexpr (IS_CUT) {
             value_scale = scale_of(__int_as_float(shared.largest_value[number % 2]));
@@ -202,7 +204,6 @@ __device__ void attend(const T *x, const T *bias, const unsigned *lengths, T *ou
             shared.values.store(at / WIDE, at % WIDE, values[n], value_scale.factor);
         }
         __syncthreads();
-        if (threadIdx.x == 0) shared.largest_value[(number + 1) % 2] = 0;
         if (first + KEYS < length) fetch(first + KEYS);
         if (first_query >= time) continue; // it only helped to bring the tile in
 

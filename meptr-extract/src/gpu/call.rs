@@ -1,5 +1,6 @@
 //! Calls of the kernels.
 
+use candle::backend::BackendDevice;
 use candle::cuda_backend::cudarc::driver::sys::CUfunction_attribute as Attribute;
 use candle::cuda_backend::cudarc::driver::{
     DevicePtr, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg,
@@ -135,6 +136,9 @@ impl<'a> Call<'a> {
     pub(super) fn typed(mut self, x: &Tensor, dtype: DType) -> Result<Self> {
         if x.dtype() != dtype {
             candle::bail!("{:?} instead of {dtype:?}", x.dtype());
+        }
+        if !x.device().as_cuda_device()?.same_device(self.device) {
+            candle::bail!("a tensor of another device");
         }
         self.arguments.push(Argument::Address(address(x)?));
         Ok(self)

@@ -37,7 +37,7 @@ pub(crate) struct Part<'a> {
 pub(crate) fn resize_parts(
     parts: &[Part],
     (width, height): (usize, usize),
-    values: &[Vec<f32>; 3],
+    values: &[[f32; BYTES]; 3],
     device: &Device,
 ) -> Result<Tensor> {
     let frames: Vec<Tensor> =
@@ -47,7 +47,6 @@ pub(crate) fn resize_parts(
     for values in values {
         table.extend(values.iter().map(|value| value.to_bits()));
     }
-    debug_assert_eq!(table.len(), values_at + 3 * BYTES, "a value for each byte");
     let (mut narrowed, mut most_pixels) = (0, 0);
     for (number, (part, frame)) in parts.iter().zip(&frames).enumerate() {
         let (columns, lines) = (part.across.taps.len(), part.down.taps.len());

@@ -88,7 +88,13 @@ impl<'a> Product<'a> {
         if !ending.bias.is_none_or(is_bias) || !ending.residual.is_none_or(is_residual) {
             candle::bail!("a bias or residual of another shape than ({rows}, {width})");
         }
-        let residual = ending.residual.map(Tensor::contiguous).transpose()?;
+        let is_read_in_pairs =
+            |x: &Tensor| Ok::<_, candle::Error>(x.is_contiguous() && is_aligned(x)?);
+        let residual = ending.residual.map(|residual| match is_read_in_pairs(residual)? {
+            true => Ok(residual.clone()),
+            false => residual.force_contiguous(),
+        });
+        let residual = residual.transpose()?;
         let out = room(x, (rows, width))?;
         let blocks = |side: usize| [columns.div_ceil(side), rows.div_ceil(side), groups];
         let [large, small] = SIDES;

@@ -28,7 +28,7 @@ pub struct ClipInput {
     width: usize,
     height: usize,
     /// The network's input for each of the 256 values of each channel.
-    values: [Vec<f32>; 3],
+    values: [[f32; 256]; 3],
 }
 
 #[derive(Deserialize)]
@@ -121,8 +121,7 @@ impl ClipInput {
         }
         let values = [0, 1, 2].map(|channel| {
             let (mean, std) = (config.image_mean[channel], config.image_std[channel]);
-            let value = |byte: u8| ((f64::from(byte) * config.rescale_factor) as f32 - mean) / std;
-            (0..=255).map(value).collect()
+            std::array::from_fn(|byte| ((byte as f64 * config.rescale_factor) as f32 - mean) / std)
         });
         Ok(Self { shorter_side, width, height, values })
     }

@@ -96,6 +96,11 @@ impl Predictor {
         self.extractor.set_body_tracking(tracking);
     }
 
+    /// Decodes with so many threads, see [`Extractor::set_decoder_threads`].
+    pub fn set_decoder_threads(&mut self, threads: usize) {
+        self.extractor.set_decoder_threads(threads);
+    }
+
     /// Predicts a video the reference's way: the whole of it in one pass, all people pooled.
     ///
     /// # Errors

@@ -1,16 +1,11 @@
 //! What the tests of detection share: pictures, clips and JSON.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use meptr_extract::RgbImage;
 use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Reader};
 use serde_json::Value;
-
-/// A file of the repository, by its path from the root.
-pub(crate) fn in_repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
 
 /// At most `wanted` frames of a clip with their numbers.
 pub(crate) fn frames(clip: &Path, wanted: usize) -> Result<Vec<(usize, RgbImage)>> {
@@ -31,7 +26,7 @@ pub(crate) fn frames(clip: &Path, wanted: usize) -> Result<Vec<(usize, RgbImage)
 pub(crate) fn picture(root: &Path, name: &str, case: &Value) -> Result<Option<RgbImage>> {
     if let Some(clip) = case["clip"].as_str() {
         let frame = number(&case["frame"])? as usize;
-        let mut frames = frames(&in_repository(clip), usize::MAX)?;
+        let mut frames = frames(&crate::golden::in_repository(clip), usize::MAX)?;
         ensure!(frame < frames.len(), "{clip} has {} frames", frames.len());
         return Ok(Some(frames.swap_remove(frame).1));
     }
