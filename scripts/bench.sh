@@ -14,7 +14,7 @@ place=target/bench
 mkdir -p "$place"
 if [ ! -e "$place/python/ready" ]; then
     python3 -m venv "$place/python"
-    "$place/python/bin/pip" install --quiet torch torchvision 'transformers==4.57.*' mediapipe==0.10.21 ultralytics==8.3.177 lap
+    "$place/python/bin/pip" install --quiet torch==2.15.0 torchvision==0.29.2 'transformers==4.57.*' mediapipe==0.10.21 ultralytics==8.3.177 lap
     # Works without a display, in place of the one that the packages above bring.
     "$place/python/bin/pip" install --quiet --force-reinstall --no-deps opencv-contrib-python-headless==4.11.0.86
     touch "$place/python/ready"

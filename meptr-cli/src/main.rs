@@ -93,7 +93,8 @@ fn set_threads(asked: Option<u16>) {
             None => std::thread::available_parallelism().map_or(1, NonZero::get),
         };
         #[expect(unsafe_code, reason = "Candle takes its number of threads from nowhere else")]
-        // SAFETY: called first thing in `main`, when no other thread runs that could read it.
+        // SAFETY: called in `main` once the arguments are parsed, which starts no thread; so none
+        // runs that could read it.
         unsafe {
             std::env::set_var(name, threads.to_string());
         }

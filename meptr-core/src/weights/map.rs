@@ -14,9 +14,10 @@ impl MappedFile {
     /// Maps a file that is not empty.
     pub(super) fn open(file: &File) -> io::Result<Self> {
         #[expect(unsafe_code, reason = "mapping is what saves a copy of the weights")]
-        // SAFETY: the map is read-only. As with every mapped file, a process that shortens it while
-        // we read could end ours; weight files are written under a temporary name and renamed, so
-        // nothing of ours does that.
+        // SAFETY: the map is read-only, and nothing of ours changes a file in place: weight files are
+        // written under a temporary name and renamed. That no other program does is a contract with
+        // the user, as for every mapped file: one that shortens it could end ours, one that writes to
+        // it would change numbers while we compute.
         unsafe { Mmap::map(file) }.map(Self)
     }
 
