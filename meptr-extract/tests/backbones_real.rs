@@ -7,10 +7,8 @@
 #[allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part")]
 mod golden;
 
-use std::time::Instant;
-
 use anyhow::{Context, Result};
-use candle::{DType, Device, Tensor};
+use candle::{Device, Tensor};
 use meptr_core::weights::generate;
 use meptr_extract::backbones::{
     Bert, BertConfig, ClipConfig, ClipVision, Wav2Vec2, Wav2Vec2Config,
@@ -18,18 +16,6 @@ use meptr_extract::backbones::{
 use serde::de::DeserializeOwned;
 
 const TOLERANCE: f32 = 2e-4;
-
-fn seconds<T>(what: &str, run: impl Fn() -> candle::Result<T>) -> Result<T> {
-    let mut value = run()?;
-    let mut best = f64::INFINITY;
-    for _ in 0..3 {
-        let start = Instant::now();
-        value = run()?;
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    eprintln!("{what}: {best:.3} s");
-    Ok(value)
-}
 
 fn case(name: &str) -> Result<Option<(golden::Case, u64)>> {
     let folder = golden::root().join("backbones_real");
@@ -86,25 +72,5 @@ fn wav2vec2_equals_the_reference() -> Result<()> {
     let expected = case.tensor("last_hidden_state")?;
     let off = golden::ensure_close("wav2vec2", &found, expected, TOLERANCE)?;
     eprintln!("wav2vec2: {off}");
-    Ok(())
-}
-
-#[test]
-#[ignore = "measures: run alone, with --nocapture"]
-fn time_of_each_backbone() -> Result<()> {
-    let device = Device::Cpu;
-    let bert = BertConfig::bge_small();
-    let (bert, _) = generate(1, &device, |vb| Bert::load(&bert, vb))?;
-    let ids = Tensor::ones((1, 50), DType::U32, &device)?;
-    seconds("BGE small, 50 tokens", || bert.forward(&ids, &[50]))?;
-    let clip = ClipConfig::vit_base_patch32();
-    let (clip, _) = generate(1, &device, |vb| ClipVision::load(&clip, vb))?;
-    let pixels = Tensor::ones((30, 3, 224, 224), DType::F32, &device)?;
-    seconds("CLIP ViT-B/32, 30 pictures", || clip.forward(&pixels))?;
-    let wav2vec2 = Wav2Vec2Config::large_robust_12();
-    let (wav2vec2, _) = generate(1, &device, |vb| Wav2Vec2::load(&wav2vec2, vb))?;
-    let samples: Vec<f32> = (0..240_000).map(|i| (i as f32 * 0.11).sin()).collect();
-    let values = Tensor::from_vec(samples, (1, 240_000), &device)?;
-    seconds("Wav2Vec2 large, 12 layers, 15 s", || wav2vec2.forward(&values, &[240_000]))?;
     Ok(())
 }
