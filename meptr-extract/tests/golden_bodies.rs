@@ -41,7 +41,11 @@ fn detector(case: &golden::Case) -> Result<BodyDetector> {
         classes: number(&config["nc"])? as usize,
     };
     let config = BodyConfig { network, class_names: Vec::new(), person: PersonClass::Index(0) };
-    let weights = golden::root().join(format!("yolo/{name}.safetensors"));
+    let folder = match OWN_CASE.ends_with(&format!("/{}.json", case.name)) {
+        true => golden::in_repository("tests/golden"),
+        false => golden::root(),
+    };
+    let weights = folder.join(format!("yolo/{name}.safetensors"));
     let load =
         load_file(&weights, &golden::device(), may_be_left, |vb| BodyDetector::load(&config, vb));
     Ok(load?)

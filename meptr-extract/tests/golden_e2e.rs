@@ -27,7 +27,7 @@ use anyhow::{Context, Result, ensure};
 use candle::{DType, Device, Tensor};
 use e2e_bundle::CaseBundle;
 use golden::Case;
-use meptr_core::bundle::{Bundle, sha256_of};
+use meptr_core::bundle::Bundle;
 use meptr_core::models::{FusionInput, ModalityInput, ScoreTransform};
 use meptr_core::{Modality, PerModality, Precision, VideoPrediction};
 use meptr_extract::RgbImage;
@@ -40,7 +40,7 @@ use meptr_extract::predictor::Scorer;
 use meptr_extract::progress::Unwatched;
 use meptr_extract::{DeviceChoice, Predictor, PredictorOptions, Request};
 use sha2::{Digest, Sha256};
-use support::{list, number, numbers};
+use support::{clip, list, number, numbers};
 use taken::{Outcome, Taken, whole};
 
 const LONG_CHAIN: f32 = 1e-3;
@@ -104,21 +104,7 @@ fn runs() -> Result<Vec<Run>> {
     let files = files.filter(|json| json.with_extension("safetensors").exists());
     let cases: Vec<Case> = files.map(|json| Case::open(&json)).collect::<Result<_>>()?;
     let cases = cases.into_iter().filter(|case| case.json.get("video").is_some());
-    cases.map(|case| Ok(Run { video: clip(&case)?, case })).collect()
-}
-
-/// The file that a case was computed from, known by its hash.
-fn clip(case: &Case) -> Result<PathBuf> {
-    let wanted = case.json["video_sha256"].as_str().context("a case has the hash of its clip")?;
-    for entry in std::fs::read_dir(golden::root().join("e2e"))? {
-        let path = entry?.path();
-        let is_data =
-            path.extension().is_none_or(|ending| ending == "json" || ending == "safetensors");
-        if path.is_file() && !is_data && sha256_of(&path)? == wanted {
-            return Ok(path);
-        }
-    }
-    anyhow::bail!("{}: no file of the hash {wanted}", case.name)
+    cases.map(|case| Ok(Run { video: clip(&case)?.context("its clip")?, case })).collect()
 }
 
 impl Run {
@@ -235,7 +221,8 @@ impl Run {
             let Some(features) = taken.features(modality)? else { continue };
             let pixels = input.prepare(&images, &Device::Cpu)?;
             self.close(&format!("{modality}.pixel_values_row0"), &pixels.get(0)?, INPUT)?;
-            let means = pixels.flatten_from(1)?.mean(1)?;
+            let means = pixels.to_dtype(DType::F64)?.flatten_from(1)?.mean(1)?;
+            let means = means.to_dtype(DType::F32)?;
             self.close(&format!("{modality}.pixel_values_mean_per_row"), &means, INPUT)?;
             self.close(&format!("{modality}.clip_features"), &features.squeeze(0)?, LONG_CHAIN)?;
         }

@@ -214,7 +214,7 @@ fn components_of_the_objective_equal_the_reference() -> Result<()> {
     for case in losses("v2_components")? {
         let inputs = Inputs::of(&case)?;
         let (logits, scores) = inputs.both()?;
-        let threshold = |name: &str| case[name].as_f64().map(|value| value as f32).context("thr");
+        let threshold = |name: &str| case[name].as_f64().context("thr");
         let weights = class_weights(&case)?;
         let config = ObjectiveConfig {
             emotion_loss: emotion_loss(&case)?,

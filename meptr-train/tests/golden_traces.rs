@@ -12,33 +12,35 @@ use meptr_train::loss::{Gradients, Objective, norm_of};
 use meptr_train::optim::{Optimiser, Rates};
 use reference::golden::{self, Case};
 use reference::{
-    cases, ensure_near, ensure_wallet, number, objective_config, optimiser, rows_of, trained,
-    weight_difference,
+    TOLERANCE, cases, ensure_near, ensure_wallet, number, objective_config, optimiser, rows_of,
+    trained, weight_difference,
 };
 use serde_json::Value;
 
 #[allow(dead_code, unreachable_pub)] // each test uses a part
 mod reference;
 
-/// A tenth of one step's learning rate. Adam amplifies rounding noise where a gradient is near 0; F32
-/// against F64 in the reference itself is 6e-7 over five steps, ours against its F32 2e-6.
-const WEIGHT_TOLERANCE: f32 = 1e-5;
+/// Of one step's learning rate. Adam amplifies rounding noise where a gradient is near 0: at a rate of
+/// 1e-4, F32 against F64 in the reference itself is 6e-7 over five steps, ours against its F32 2e-6.
+const WEIGHT_TOLERANCE: f32 = 0.1;
 
 #[test]
 fn traces_equal_the_reference() -> Result<()> {
     for case in cases("trace_")? {
         for is_taped in [false, true] {
             let what = format!("{}, gradients on a tape: {is_taped}", case.name);
-            let difference = replay(&case, is_taped).with_context(|| what.clone())?;
+            let (difference, rate) = replay(&case, is_taped).with_context(|| what.clone())?;
             eprintln!("{what}: final weights within {difference:e}");
-            ensure!(difference <= WEIGHT_TOLERANCE, "{what}: weights off by {difference}");
+            let is_near = difference <= WEIGHT_TOLERANCE * rate;
+            ensure!(is_near, "{what}: weights off by {difference}");
         }
     }
     Ok(())
 }
 
-/// Goes through the recorded steps; returns the largest difference of the final weights.
-fn replay(case: &Case, is_taped: bool) -> Result<f32> {
+/// Goes through the recorded steps; returns the largest difference of the final weights, and the
+/// learning rate.
+fn replay(case: &Case, is_taped: bool) -> Result<(f32, f32)> {
     let mut config = case.json["config"].clone();
     config.as_object_mut().context("a configuration")?.remove("seed");
     let config: FusionConfig = serde_json::from_value(config)?;
@@ -77,8 +79,10 @@ fn replay(case: &Case, is_taped: bool) -> Result<f32> {
         ensure_gradient_norms(&what, &balanced.gradients, &step["param_grad_norms"])?;
         optimiser.step(&balanced.gradients, Rates { learning_rate, momentum: None })?;
     }
-    let noise = steps.len() as f32 * learning_rate as f32;
-    weight_difference(case, &trained(&trainable), noise)
+    let learning_rate = learning_rate as f32;
+    // Both sides may step away from each other.
+    let noise = 2.0 * steps.len() as f32 * learning_rate;
+    Ok((weight_difference(case, &trained(&trainable), noise)?, learning_rate))
 }
 
 fn ensure_output(case: &Case, index: usize, output: &FusionOutput) -> Result<()> {
@@ -99,16 +103,21 @@ fn ensure_parts(what: &str, found: &Balanced, step: &Value) -> Result<()> {
     for (component, measured) in &found.measured {
         let name = component.name();
         let loss = number(&step["components"], name)?;
-        ensure_near(&format!("{what} {name}"), measured.loss.into(), loss)?;
+        ensure_near(&format!("{what} {name}"), measured.loss.into(), loss, TOLERANCE)?;
         let norm = number(&step["grad_norm_of_component"], name)?;
-        ensure_near(&format!("{what} norm of {name}"), measured.gradient_norm.into(), norm)?;
+        ensure_near(
+            &format!("{what} norm of {name}"),
+            measured.gradient_norm.into(),
+            norm,
+            TOLERANCE,
+        )?;
     }
-    ensure_near(&format!("{what} total"), found.total.into(), number(step, "total")?)
+    ensure_near(&format!("{what} total"), found.total.into(), number(step, "total")?, TOLERANCE)
 }
 
 fn ensure_wallets(what: &str, objective: &Objective, expected: &Value) -> Result<()> {
-    ensure_wallet(what, &objective.wallets().supervised, expected, "sup")?;
-    ensure_wallet(what, &objective.wallets().pseudo, expected, "ssl")
+    ensure_wallet(what, &objective.wallets().supervised, (expected, "sup"), TOLERANCE)?;
+    ensure_wallet(what, &objective.wallets().pseudo, (expected, "ssl"), TOLERANCE)
 }
 
 fn ensure_gradient_norms(what: &str, gradients: &Gradients, expected: &Value) -> Result<()> {
@@ -118,7 +127,7 @@ fn ensure_gradient_norms(what: &str, gradients: &Gradients, expected: &Value) ->
             (None, None) => {}
             (Some(gradient), Some(expected)) => {
                 let alone = Gradients::from([(name.clone(), gradient.clone())]);
-                ensure_near(&what, norm_of(&alone)?.into(), expected)?;
+                ensure_near(&what, norm_of(&alone)?.into(), expected, TOLERANCE)?;
             }
             (found, expected) => anyhow::bail!("{what}: {found:?}, not {expected:?}"),
         }

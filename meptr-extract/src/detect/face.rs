@@ -154,16 +154,25 @@ impl FaceDetector {
     /// # Errors
     /// When the device fails.
     pub fn letterboxed(&self, images: &[&RgbImage]) -> candle::Result<Tensor> {
-        let size = self.model.input_size();
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() {
+            let size = self.model.input_size();
             let of_one_size = images.chunk_by(|a, b| a.size() == b.size()).map(|images| {
                 let (width, height) = images[0].size();
-                let sampling = Letterbox::around(width, height).sampling((width, height), size);
-                gpu::sample(images, &sampling, &self.device)
+                let letterbox = Letterbox::around(width, height);
+                if letterbox.has_ties(size) {
+                    return self.letterboxed_here(images);
+                }
+                gpu::sample(images, &letterbox.sampling((width, height), size), &self.device)
             });
             return Tensor::cat(&of_one_size.collect::<candle::Result<Vec<_>>>()?, 0);
         }
+        self.letterboxed_here(images)
+    }
+
+    /// The same, sampled on the processor.
+    fn letterboxed_here(&self, images: &[&RgbImage]) -> candle::Result<Tensor> {
+        let size = self.model.input_size();
         let mut squares = Vec::with_capacity(images.len() * size * size * 3);
         for image in images {
             let letterbox = Letterbox::around(image.width(), image.height());

@@ -1,11 +1,46 @@
 //! What the tests of detection share: pictures, clips and JSON.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use meptr_core::bundle::sha256_of;
 use meptr_extract::RgbImage;
 use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Reader};
 use serde_json::Value;
+
+/// The clip of a case: one of ours where the case names it, else the file in `e2e` that has the hash
+/// that the case tells or, where it tells none, whose name begins like the case's, e.g.
+/// `bikes_with_audio.mp4` of `bikes_front_end`. `None`, with a word on stderr, where there is none.
+pub(crate) fn clip(case: &crate::golden::Case) -> Result<Option<PathBuf>> {
+    if let Some(clip) = case.json["clip"].as_str() {
+        return Ok(Some(crate::golden::in_repository(clip)));
+    }
+    let folder = crate::golden::root().join("e2e");
+    let mut files = Vec::new();
+    if folder.is_dir() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let kind = path.extension().unwrap_or_default();
+            if path.is_file() && !["json", "safetensors", "md"].iter().any(|other| kind == *other) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let hash = case.json["video_sha256"].as_str();
+    let stem = case.name.split(['_', '.']).next().unwrap_or(&case.name);
+    for path in files {
+        let is_it = match hash {
+            Some(hash) => sha256_of(&path)? == hash,
+            None => path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(stem)),
+        };
+        if is_it {
+            return Ok(Some(path));
+        }
+    }
+    eprintln!("{}: skipped, {} does not hold its clip", case.name, folder.display());
+    Ok(None)
+}
 
 /// At most `wanted` frames of a clip with their numbers.
 pub(crate) fn frames(clip: &Path, wanted: usize) -> Result<Vec<(usize, RgbImage)>> {

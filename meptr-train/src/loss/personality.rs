@@ -103,8 +103,11 @@ impl PersonalityLoss {
 
 type Term = fn(&Tensor, &Tensor) -> Result<Tensor>;
 
-/// The reference adds 1e-8 to the denominator of the correlation inside; that moves the value by
-/// less than 1e-7, and without it constant predictions keep a finite gradient.
+/// Added to the denominator of the correlation inside, as the reference does.
+const CORRELATION_EPS: f64 = 1e-8;
+
+/// Where one side has no spread, the gradient is that without [`CORRELATION_EPS`]; the reference's is
+/// NaN, which would end a training.
 fn ccc(truth: &Tensor, prediction: &Tensor) -> Result<Tensor> {
     let truth = truth.flatten_all()?;
     let prediction = prediction.flatten_all()?;
@@ -114,8 +117,16 @@ fn ccc(truth: &Tensor, prediction: &Tensor) -> Result<Tensor> {
     let prediction = prediction.broadcast_sub(&prediction_mean)?;
     let over_freedom = |sum: Tensor| sum / degrees_of_freedom;
     let covariance = over_freedom((&truth * &prediction)?.sum_all()?)?;
-    let variances = over_freedom((truth.sqr()? + prediction.sqr()?)?.sum_all()?)?;
+    let (truth_squares, prediction_squares) =
+        (truth.sqr()?.sum_all()?, prediction.sqr()?.sum_all()?);
+    let variances = over_freedom((&truth_squares + &prediction_squares)?)?;
     let shift = (truth_mean - prediction_mean)?.sqr()?;
+    let product = (truth_squares * prediction_squares)?;
+    let has_spread = product.gt(0f64)?;
+    let ones = product.ones_like()?;
+    let spread = has_spread.where_cond(&product, &ones)?.sqrt()?;
+    let share = has_spread.where_cond(&(&spread / (&spread + CORRELATION_EPS)?)?, &ones)?;
+    let covariance = (covariance * share)?;
     1.0 - ((covariance * 2.0)? / (variances + shift)?)?
 }
 

@@ -76,12 +76,13 @@ pub struct ObjectiveConfig {
     pub supervised: WalletConfig,
     /// Weights of the pseudo-label parts; their budget is twice `lambda`.
     pub pseudo: WalletConfig,
-    /// First weight of each pseudo-label part; 0 leaves them out.
+    /// First weight of each pseudo-label part. With 0 they are measured, as in the reference, and count
+    /// for nothing; to save that, leave them out of `components`.
     pub lambda: f32,
     /// An emotion is a pseudo-label when its probability is above this, 0 to 1.
-    pub min_emotion_probability: f32,
+    pub min_emotion_probability: f64,
     /// A trait score is a pseudo-label above this or below 1 minus this, 0.5 to 1.
-    pub min_trait_confidence: f32,
+    pub min_trait_confidence: f64,
 }
 
 impl Default for ObjectiveConfig {
@@ -233,10 +234,8 @@ impl Objective {
                 (Component::PersonalitySupervised, _, Some(scores)) => {
                     over_labelled_traits(self.config.personality_loss, scores, labels)
                 }
-                (Component::EmotionPseudo, Some(logits), _) if self.config.lambda > 0.0 => {
-                    self.emotion_pseudo(logits, labels)
-                }
-                (Component::PersonalityPseudo, _, Some(scores)) if self.config.lambda > 0.0 => {
+                (Component::EmotionPseudo, Some(logits), _) => self.emotion_pseudo(logits, labels),
+                (Component::PersonalityPseudo, _, Some(scores)) => {
                     self.personality_pseudo(scores, labels)
                 }
                 _ => Ok(None),
@@ -331,14 +330,19 @@ impl Objective {
             .into_iter()
             .filter_map(|row| {
                 let logits = &by_row[row as usize];
-                let (class, highest) = largest(logits);
-                let probability = match self.config.emotion_loss {
+                let (class, probability) = match self.config.emotion_loss {
                     EmotionLoss::CrossEntropy => {
-                        logits.iter().map(|logit| (logit - highest).exp()).sum::<f32>().recip()
+                        let (class, highest) = largest(logits);
+                        let sum: f32 = logits.iter().map(|logit| (logit - highest).exp()).sum();
+                        (class, sum.recip())
                     }
-                    EmotionLoss::BinaryCrossEntropy => (1.0 + (-highest).exp()).recip(),
+                    // Of probabilities that round to the same number, the first counts.
+                    EmotionLoss::BinaryCrossEntropy => {
+                        let probability = |logit: &f32| (1.0 + (-logit).exp()).recip();
+                        largest(&logits.iter().map(probability).collect::<Vec<f32>>())
+                    }
                 };
-                (probability > self.config.min_emotion_probability).then_some((row, class))
+                (probability > self.config.min_emotion_probability as f32).then_some((row, class))
             })
             .unzip();
         if rows.is_empty() {
@@ -371,8 +375,8 @@ impl Objective {
         let values = scores.detach();
         let threshold = self.config.min_trait_confidence;
         let as_numbers = |mask: Tensor| mask.to_dtype(DType::F32);
-        let high = as_numbers(values.gt(threshold)?)?;
-        let low = as_numbers(values.lt(1.0 - threshold)?)?;
+        let high = as_numbers(values.gt(threshold as f32)?)?;
+        let low = as_numbers(values.lt((1.0 - threshold) as f32)?)?;
         let confident = high.add(&low)?.sum_all()?.to_scalar::<f32>()?;
         if confident == 0.0 {
             return Ok(None);
@@ -391,10 +395,13 @@ impl Objective {
     }
 }
 
-/// Index and value of the largest number, the first of equals.
+/// Index and value of the largest number, the first of equals; NaN is larger than all, as in PyTorch.
 fn largest(row: &[f32]) -> (u32, f32) {
     let numbered = (0u32..).zip(row.iter().copied());
-    numbered.reduce(|best, next| if next.1 > best.1 { next } else { best }).unwrap_or((0, f32::NAN))
+    let is_larger = |next: f32, best: f32| next > best || next.is_nan() && !best.is_nan();
+    let larger =
+        |best: (u32, f32), next: (u32, f32)| if is_larger(next.1, best.1) { next } else { best };
+    numbered.reduce(larger).unwrap_or((0, f32::NAN))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub struct PersonalityScores {
     /// Concordance over all traits' scores thrown together, -1 to 1: the reference's CCC. NaN when
     /// truth and prediction are one and the same value throughout.
     pub ccc: f64,
-    /// Mean of [`Self::trait_ccc`].
+    /// Mean of [`Self::trait_ccc`] over the traits that any row has.
     pub mean_trait_ccc: f64,
     /// 1 - mean absolute error of each trait, in the order of [`PersonalityTrait::ALL`].
     pub trait_acc: [f64; PersonalityTrait::COUNT],
@@ -58,13 +58,16 @@ pub fn personality_scores(
             pairs.filter(|(truth, _)| !truth.is_nan()).unzip();
         concordance(&truth, &found)
     });
+    let labelled = (0..PersonalityTrait::COUNT).filter(|index| {
+        truth.iter().any(|labels: &[f32; PersonalityTrait::COUNT]| !labels[*index].is_nan())
+    });
     let flat = |rows: &[[f32; PersonalityTrait::COUNT]]| -> Vec<f64> {
         rows.iter().flatten().copied().map(f64::from).collect()
     };
     Some(PersonalityScores {
         macc: mean(&trait_acc),
         ccc: concordance(&flat(&truth), &flat(&found)),
-        mean_trait_ccc: mean(&trait_ccc),
+        mean_trait_ccc: mean(&labelled.map(|index| trait_ccc[index]).collect::<Vec<f64>>()),
         trait_acc,
         trait_ccc,
         rows: truth.len(),

@@ -18,7 +18,7 @@ use serde_json::Value;
 pub mod golden;
 
 /// Losses, norms and wallet weights: f32 sums in another order.
-const TOLERANCE: f64 = 2e-5;
+pub const TOLERANCE: f64 = 2e-5;
 
 pub fn cases(prefix: &str) -> Result<Vec<Case>> {
     let files = golden::json_files("train")?;
@@ -50,8 +50,8 @@ pub fn objective_config(json: &Value, personality: &str, emotion: &str) -> Resul
         supervised: wallet("alpha_sup", "w_lr_sup")?,
         pseudo: wallet("alpha_ssl", "w_lr_ssl")?,
         lambda: single("lambda_ssl")?,
-        min_emotion_probability: single("ssl_confidence_threshold_emo")?,
-        min_trait_confidence: single("ssl_confidence_threshold_pt")?,
+        min_emotion_probability: number(json, "ssl_confidence_threshold_emo")?,
+        min_trait_confidence: number(json, "ssl_confidence_threshold_pt")?,
         ..ObjectiveConfig::default()
     })
 }
@@ -77,8 +77,8 @@ pub fn rows_of(case: &Case, prefix: &str, label: &str) -> Result<FusionRows> {
     Ok(FusionRows { input, labels: Labels::new(label("emotion")?, label("personality")?)? })
 }
 
-pub fn ensure_near(what: &str, found: f64, expected: f64) -> Result<()> {
-    let is_near = (found - expected).abs() <= TOLERANCE * expected.abs().max(1.0);
+pub fn ensure_near(what: &str, found: f64, expected: f64, tolerance: f64) -> Result<()> {
+    let is_near = (found - expected).abs() <= tolerance * expected.abs().max(1.0);
     ensure!(is_near, "{what}: {found}, not {expected}");
     Ok(())
 }
@@ -114,11 +114,16 @@ pub fn trained(trainable: &Trainable) -> BTreeMap<String, Tensor> {
 }
 
 /// Compares a wallet with `{"emo_KIND", "per_KIND"}`.
-pub fn ensure_wallet(what: &str, wallet: &Wallet, expected: &Value, kind: &str) -> Result<()> {
+pub fn ensure_wallet(
+    what: &str,
+    wallet: &Wallet,
+    (expected, kind): (&Value, &str),
+    tolerance: f64,
+) -> Result<()> {
     for (task, found) in ["emo", "per"].into_iter().zip(wallet.weights()) {
         let name = format!("{task}_{kind}");
         let expected = number(&expected[kind], &name)?;
-        ensure_near(&format!("{what} weight of {name}"), found.into(), expected)?;
+        ensure_near(&format!("{what} weight of {name}"), found.into(), expected, tolerance)?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod letterbox;
 mod pointwise;
 mod separable;
 mod short_range;
+mod warp;
 
 pub use full_range::FullRange;
 pub use letterbox::Letterbox;

@@ -81,6 +81,8 @@ struct Track {
     id: usize,
     moving: MovingBox,
     is_lost: bool,
+    /// Not seen for too long.
+    is_over: bool,
     /// Seen at least twice, or at the first frame.
     is_confirmed: bool,
     first_frame: usize,
@@ -181,6 +183,7 @@ impl BotSort {
                 id: self.born,
                 moving: MovingBox::seen_at(&detections[detection].bounds),
                 is_lost: false,
+                is_over: false,
                 is_confirmed: self.frame == 1,
                 first_frame: self.frame,
                 last_frame: self.frame,
@@ -204,10 +207,12 @@ impl BotSort {
         // As they came in; those found again last.
         tracked
             .sort_by_key(|track| order.iter().position(|id| *id == track.id).unwrap_or(usize::MAX));
-        // The original, too, lets a track be found for one frame after its time is over.
-        let buffer = self.config.buffer_frames + 1;
-        let lost = lost.into_iter().filter(|track| self.frame - track.last_frame <= buffer);
-        let mut lost: Vec<Track> = lost.collect();
+        // As in the original, which takes from the lost what was over a frame ago: for that frame, a
+        // track may still be found; but it is over for good, and goes as soon as it is lost again.
+        let mut lost: Vec<Track> = lost.into_iter().filter(|track| !track.is_over).collect();
+        for track in &mut lost {
+            track.is_over = self.frame - track.last_frame > self.config.buffer_frames.max(1);
+        }
         lost.sort_by_key(|track| track.last_frame);
 
         let mut doubles = Vec::new();
