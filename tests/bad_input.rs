@@ -296,6 +296,19 @@ fn an_output_that_cannot_be_written_is_named() -> Result<()> {
     Ok(())
 }
 
+/// Both have no end.
+#[test]
+#[cfg(target_os = "linux")]
+fn devices_are_no_configurations() -> Result<()> {
+    let folder = Folder::new()?;
+    for line in ["weights list --manifest /dev/zero", "extract /dev/zero --store s"] {
+        let done = meptr(line.split(' ')).within(folder.path()).ends_with(2)?;
+        let reason = "it is a device or a pipe, not a file";
+        assert!(done.err.contains("`/dev/zero`") && done.err.contains(reason), "{}", done.err);
+    }
+    Ok(())
+}
+
 #[test]
 fn an_output_never_overwrites_an_input() -> Result<()> {
     let folder = Folder::new()?;

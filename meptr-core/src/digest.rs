@@ -1,15 +1,16 @@
 //! Reading files through hashes.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+
+use crate::files::open_file;
 
 /// Hands the content of a file to `take`, piece by piece, in constant memory.
 ///
 /// Returns the number of bytes.
 pub(crate) fn read_through(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
-    let mut file = File::open(path)?;
+    let mut file = open_file(path)?;
     let mut buffer = vec![0; 1 << 20];
     let mut total = 0;
     loop {

@@ -18,6 +18,7 @@ pub mod hub;
 pub mod modality;
 pub mod models;
 pub mod nn;
+pub mod paths;
 pub mod prediction;
 pub mod rng;
 pub mod store;

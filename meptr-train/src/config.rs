@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use meptr_core::files::read_small_text;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,8 +13,8 @@ use crate::{Error, Result};
 /// # Errors
 /// When the file cannot be read, is not TOML, lacks a key, or a value has the wrong type.
 pub fn read_toml<T: Serialize + DeserializeOwned>(path: &Path) -> Result<(T, Vec<String>)> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let text =
+        read_small_text(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     parse(&text).map_err(|source| Error::Toml { path: path.to_owned(), source: source.into() })
 }
 

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use meptr_core::files::read_small_text;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -72,7 +73,7 @@ impl Grid {
     /// [`Error::Unfit`] names everything that is no list of values; the others say that the file
     /// cannot be read or is no TOML.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
+        let text = read_small_text(path)
             .map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let not_toml = |source: toml::de::Error| Error::Toml {
             path: path.to_owned(),
@@ -143,7 +144,7 @@ impl<'a> Search<'a> {
         make_folder(folder)?;
         let text = base.to_string();
         let (base_file, results) = (folder.join(BASE), folder.join(RESULTS));
-        match std::fs::read_to_string(&base_file) {
+        match read_small_text(&base_file) {
             Ok(found) if found == text => {}
             Ok(_) => {
                 let why = "is of another configuration; name another folder".to_owned();
@@ -154,7 +155,7 @@ impl<'a> Search<'a> {
             }
             Err(source) => return Err(Error::Read { path: base_file, source }),
         }
-        let found = match std::fs::read_to_string(&results) {
+        let found = match read_small_text(&results) {
             Ok(found) => found,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(Error::Read { path: results, source }),

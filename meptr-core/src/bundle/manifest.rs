@@ -1,11 +1,13 @@
 //! `manifest.json`: its fields, and whether they make sense.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::read_small;
 use crate::models::{FusionConfig, HeadConfig};
+use crate::paths::stays_inside;
 use crate::{Error, PerModality, Result};
 
 /// What a bundle is and what each file in it is for.
@@ -170,7 +172,7 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(Self::FILE);
         let text =
-            std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            read_small(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let what = "bundle manifest";
         serde_json::from_slice(&text).map_err(|source| Error::Json { path, what, source })
     }
@@ -245,14 +247,6 @@ impl Parts {
             })
             .collect()
     }
-}
-
-/// Whether a name is a plain relative path that cannot leave the folder it is joined to.
-fn stays_inside(name: &str) -> bool {
-    let path = Path::new(name);
-    !name.is_empty()
-        && !name.contains('\\')
-        && path.components().all(|component| matches!(component, Component::Normal(_)))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use crate::files::{read_small, write_whole};
 use crate::{Error, Modality, Result};
 
 /// `NAME.json` beside `NAME.safetensors`: all that the tensors do not tell.
@@ -69,7 +70,7 @@ impl PartNote {
     /// When the note cannot be read or is of another format.
     pub fn read(weights: &Path) -> Result<Option<Self>> {
         let path = Self::path(weights);
-        let text = match std::fs::read(&path) {
+        let text = match read_small(&path) {
             Ok(text) => text,
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::Read { path, source }),
@@ -89,7 +90,7 @@ impl PartNote {
         Err(Error::Json { path, what, source })
     }
 
-    /// Writes the note of a weight file.
+    /// Writes the note of a weight file, all of it or nothing: where it stands, a run is finished.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -97,7 +98,7 @@ impl PartNote {
         let path = Self::path(weights);
         let mut text = serde_json::to_string_pretty(self).expect("a note is plain data");
         text.push('\n');
-        std::fs::write(&path, text).map_err(|source| Error::Write { path, source })
+        write_whole(&path, text.as_bytes()).map_err(|source| Error::Write { path, source })
     }
 
     /// The configuration, as the kind has it.

@@ -1,7 +1,6 @@
 //! The tensors of a PyTorch file, whatever its layout.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use super::json::to_json;
 use super::pickle::{Id, Pickle, StorageRef, TensorRef, Trust, Value};
 use super::{shards, storage};
 use crate::Error;
+use crate::files::open_file;
 
 /// Tensors may share storage (tied embeddings), but not without end.
 const MAX_EXPANSION: u64 = 4;
@@ -99,7 +99,7 @@ impl Checkpoint {
 /// A safetensors file starts with the length of its header, which is JSON.
 fn is_safetensors(path: &Path) -> Result<bool> {
     let mut start = Vec::new();
-    File::open(path)?.take(9).read_to_end(&mut start)?;
+    open_file(path)?.take(9).read_to_end(&mut start)?;
     Ok(start.get(8) == Some(&b'{') && !start.starts_with(b"PK"))
 }
 
@@ -260,6 +260,8 @@ fn without_wrappers(mut tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, T
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use crate::convert::pickle;
     use crate::convert::zip::Archive;

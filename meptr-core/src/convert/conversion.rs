@@ -140,18 +140,7 @@ impl Conversion {
     /// # Errors
     /// When it cannot be written, or when its tensors do not fit the configuration.
     pub fn write(&self, output: &Path) -> crate::Result<()> {
-        let unchecked = output.with_extension("unchecked.safetensors");
-        let written = weights::save_file(&unchecked, &self.tensors)
-            .and_then(|()| self.check(&unchecked))
-            .and_then(|()| {
-                let failed = |source| Error::Write { path: output.to_owned(), source };
-                std::fs::rename(&unchecked, output).map_err(failed)
-            });
-        if written.is_err() {
-            // It may not exist, and the first error is the one to tell.
-            let _ = std::fs::remove_file(&unchecked);
-        }
-        written
+        weights::save_checked(output, &self.tensors, |unchecked| self.check(unchecked))
     }
 
     fn check(&self, path: &Path) -> crate::Result<()> {

@@ -1,15 +1,16 @@
 //! Checkpoints in several files, as the Hub has large ones: an index, and the files it names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::path::Path;
 
 use candle::Tensor;
 use serde::Deserialize;
 
 use super::error::{CheckpointError, Result};
+use crate::files::read_small;
+use crate::paths::is_file_name;
 
 const INDEX_ENDING: &str = ".index.json";
-const MAX_INDEX_BYTES: u64 = 64 << 20;
 const MAX_FILES: usize = 1000;
 
 /// `model.safetensors.index.json` or `pytorch_model.bin.index.json`.
@@ -32,10 +33,7 @@ pub(super) fn read(
     path: &Path,
     read: impl Fn(&Path) -> Result<BTreeMap<String, Tensor>>,
 ) -> Result<BTreeMap<String, Tensor>> {
-    if path.metadata()?.len() > MAX_INDEX_BYTES {
-        return Err(CheckpointError::limit("an index of more than 64 MB"));
-    }
-    let Index { weight_map } = serde_json::from_slice(&std::fs::read(path)?)
+    let Index { weight_map } = serde_json::from_slice(&read_small(path)?)
         .map_err(|error| CheckpointError::damaged(format!("its index: {error}")))?;
     let files: BTreeSet<&String> = weight_map.values().collect();
     if files.len() > MAX_FILES {
@@ -43,7 +41,7 @@ pub(super) fn read(
     }
     let mut tensors = BTreeMap::new();
     for file in files {
-        if !is_plain_name(file) {
+        if !is_file_name(file) {
             return Err(CheckpointError::damaged(format!("`{file}` is no file beside the index")));
         }
         let part = path.with_file_name(file);
@@ -62,11 +60,6 @@ pub(super) fn read(
         None => Ok(tensors),
         Some((name, file)) => Err(CheckpointError::damaged(format!("`{file}` lacks `{name}`"))),
     }
-}
-
-fn is_plain_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
 }
 
 #[cfg(test)]

@@ -13,11 +13,12 @@ use std::time::Duration;
 use hf_hub::{HFClient, HFClientSync, HFError};
 use reqwest::{Url, redirect};
 
-use super::cache::{RepositoryId, is_commit, is_inside};
+use super::cache::{RepositoryId, is_commit};
 use super::environment::Environment;
 use super::http::{Refusal, USER_AGENT, same_origin};
 use super::retry::{Failure, Patience};
 use super::{Error, Result};
+use crate::paths::stays_inside;
 
 /// A token that cannot stand in a header: `hf-hub` then sends none. With no token at all it would
 /// look for one in the environment by itself.
@@ -83,7 +84,7 @@ impl Api {
         let commit = commit.ok_or_else(|| odd("it names no commit"))?;
         let files = info.siblings.unwrap_or_default();
         let files: Vec<_> = files.into_iter().map(|file| file.rfilename).collect();
-        if !files.iter().all(|file| is_inside(file)) {
+        if !files.iter().all(|file| stays_inside(file)) {
             return Err(odd("it lists a file outside the repository").into());
         }
         Ok(Revision { commit, files })

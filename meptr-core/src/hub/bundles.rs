@@ -12,6 +12,7 @@ use super::catalog::is_name;
 use super::inventory::Removed;
 use super::{Environment, Error, Result};
 use crate::bundle::Manifest;
+use crate::files::read_small_text;
 
 /// The bundles of one cache.
 #[derive(Debug, Clone)]
@@ -98,7 +99,7 @@ impl Bundles {
 
     /// The name of the bundle that is used when none is named.
     pub fn default_name(&self) -> Option<String> {
-        let text = fs::read_to_string(self.default_file()).ok()?;
+        let text = read_small_text(&self.default_file()).ok()?;
         Some(text.trim().to_owned()).filter(|name| !name.is_empty())
     }
 

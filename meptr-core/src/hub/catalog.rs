@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::cache::{RepositoryId, is_inside};
+use super::cache::RepositoryId;
 use super::{Error, Result};
 use crate::PerModality;
 use crate::bundle::Standing;
+use crate::files::read_small_text;
+use crate::paths::stays_inside;
 
 const SCHEMA: u32 = 1;
 
@@ -192,7 +194,7 @@ impl Catalog {
     /// [`Error::File`] and [`Error::Json`] when it cannot be read, [`Error::BadCatalog`] with all
     /// problems when names are missing, double or unusable.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
+        let text = read_small_text(path)
             .map_err(|source| Error::File { path: path.to_owned(), source })?;
         Self::parse(&text, Some(path))
     }
@@ -256,7 +258,8 @@ impl Catalog {
             let places = bundle.assembly.iter().flat_map(Assembly::places);
             let is_usable = |place: &&String| {
                 let (part, path) = Assembly::split(place);
-                bundle.parts.iter().any(|name| name == part) && (path.is_empty() || is_inside(path))
+                bundle.parts.iter().any(|name| name == part)
+                    && (path.is_empty() || stays_inside(path))
             };
             problems.extend(places.filter(|place| !is_usable(place)).map(|place| {
                 format!("bundle `{}` takes `{place}`, which is in none of its parts", bundle.name)
@@ -346,7 +349,10 @@ impl WrittenPart {
         );
         require(is_revision(&revision), format!("`{name}` has no usable revision"));
         for file in &self.files {
-            require(is_inside(&file.path), format!("`{name}` has no usable path `{}`", file.path));
+            require(
+                stays_inside(&file.path),
+                format!("`{name}` has no usable path `{}`", file.path),
+            );
             let is_hash = |hash: &String| {
                 hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
             };
@@ -381,7 +387,7 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 fn is_revision(revision: &str) -> bool {
-    is_inside(revision) && revision.bytes().all(|byte| byte.is_ascii_graphic())
+    stays_inside(revision) && revision.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]

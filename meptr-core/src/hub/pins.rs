@@ -11,16 +11,17 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::{RepositoryCache, is_commit, is_inside, write_atomically};
+use super::cache::{RepositoryCache, is_commit, write_atomically};
 use super::lock::Lock;
 use super::{Error, Result};
+use crate::files::read_small;
+use crate::paths::stays_inside;
 
 const SCHEMA: u32 = 1;
 
@@ -59,7 +60,7 @@ impl Pins {
     /// Reads the pins of a repository; none when there is no such file.
     pub(super) fn read(cache: &RepositoryCache) -> Result<Self> {
         let path = path(cache);
-        let text = match fs::read(&path) {
+        let text = match read_small(&path) {
             Ok(text) => text,
             Err(source) if matches!(source.kind(), NotFound | NotADirectory) => {
                 return Ok(Self::default());
@@ -73,7 +74,7 @@ impl Pins {
             source,
         })?;
         let are_inside = pins.commits.iter().all(|(commit, pinned)| {
-            is_commit(commit) && pinned.files.keys().all(|file| is_inside(file))
+            is_commit(commit) && pinned.files.keys().all(|file| stays_inside(file))
         });
         if pins.schema != SCHEMA || !are_inside || !pins.revisions.values().all(|c| is_commit(c)) {
             let problems = vec!["it has another schema, or names outside its folder".to_owned()];
@@ -108,6 +109,8 @@ fn path(cache: &RepositoryCache) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::cache::RepositoryId;
     use super::*;
 

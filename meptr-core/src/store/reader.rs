@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::layout::{MAX_FILE_BYTES, MAX_HEADER_BYTES, METADATA_KEY, VideoRecord};
 use super::writer::is_finite;
+use crate::files::open_file;
 use crate::{Error, Modality, PerModality, Result};
 
 /// A file of a store whose header was read and makes sense; sequences are read one at a time.
@@ -42,7 +43,7 @@ impl FeatureFile {
     pub fn open(path: &Path) -> Result<Self> {
         let read = |source| Error::Read { path: path.to_owned(), source };
         let unfit = |why: String| Error::NotFeatures { path: path.to_owned(), why };
-        let mut file = File::open(path).map_err(read)?;
+        let mut file = open_file(path).map_err(read)?;
         let length = file.metadata().map_err(read)?.len();
         let header = header(&mut file, length).map_err(read)?.map_err(unfit)?;
         let metadata: Metadata =

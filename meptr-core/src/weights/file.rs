@@ -10,6 +10,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use super::frozen::FrozenBuilder;
 use super::source::{SharedSource, Source};
+use crate::files::Partial;
 use crate::{Error, Precision, Result};
 
 /// Builds a model from a safetensors file that must hold what the model needs and nothing else.
@@ -70,19 +71,27 @@ fn load_from<M>(
 /// # Errors
 /// When the folder cannot be written or the disk is full; the old file, if any, then stays.
 pub fn save_file(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    let partial = path.with_extension("safetensors.part");
-    let write = |source| Error::Write { path: partial.clone(), source };
+    save_checked(path, tensors, |_| Ok(()))
+}
+
+/// The same, if `check` has nothing against the file that was written.
+pub(crate) fn save_checked(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    check: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let write = |source| Error::Write { path: path.to_owned(), source };
+    let partial = Partial::beside(path).map_err(write)?;
     // The library writes files that only their owner can read; a bundle is for others too.
-    let usual = std::fs::File::create(&partial).and_then(|file| file.metadata());
+    let usual = std::fs::File::create(partial.path()).and_then(|file| file.metadata());
     let usual = usual.map_err(write)?.permissions();
     let tensors: HashMap<&str, Tensor> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
-    if let Err(error) = candle::safetensors::save(&tensors, &partial) {
-        let _ = std::fs::remove_file(&partial); // it may not exist; the first error is the one to tell
-        return Err(Error::doing(format!("writing the weights `{}`", partial.display()))(error));
-    }
-    std::fs::set_permissions(&partial, usual).map_err(write)?;
-    std::fs::rename(&partial, path).map_err(|source| Error::Write { path: path.to_owned(), source })
+    candle::safetensors::save(&tensors, partial.path())
+        .map_err(Error::doing(format!("writing the weights `{}`", path.display())))?;
+    std::fs::set_permissions(partial.path(), usual).map_err(write)?;
+    check(partial.path())?;
+    partial.finish().map_err(write)
 }
 
 #[cfg(test)]

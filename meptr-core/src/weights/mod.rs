@@ -16,6 +16,7 @@ mod map;
 mod source;
 mod trainable;
 
+pub(crate) use file::save_checked;
 pub use file::{load_file, load_frozen, save_file};
 pub use frozen::{FrozenBuilder, Matrix, Numbers};
 pub use generate::{generate, generated_tensor};

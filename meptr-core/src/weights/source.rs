@@ -13,6 +13,7 @@ use candle_nn::var_builder::SimpleBackend;
 use safetensors::SafeTensors;
 
 use super::map::MappedFile;
+use crate::files::open_file;
 use crate::{Error, Result};
 
 /// An open file.
@@ -39,7 +40,7 @@ impl Source {
     /// Opens a file and checks its header.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let read = |source| Error::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
+        let file = open_file(path).map_err(read)?;
         let length = file.metadata().map_err(read)?.len();
         if length == 0 {
             return Err(read(std::io::Error::other("the file is empty"))); // cannot be mapped

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use meptr_core::bundle::{FileEntry, Manifest, sha256_of};
 use meptr_core::convert::{Storage, recast_file};
+use meptr_core::files::write_whole;
 use rayon::prelude::*;
 
 use crate::{Error, Result};
@@ -54,7 +55,7 @@ impl Staging {
 
     pub(super) fn write(&mut self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.new_file(name)?;
-        std::fs::write(&path, content).map_err(|source| Error::Write { path, source })
+        write_whole(&path, content).map_err(|source| Error::Write { path, source })
     }
 
     /// Takes a file over. Weights become a second name of the same bytes where the file system can
@@ -101,7 +102,7 @@ impl Staging {
         let path = self.folder.join(Manifest::FILE);
         let json = serde_json::to_value(manifest).expect("a manifest is plain data");
         let text = format!("{json:#}\n");
-        std::fs::write(&path, text).map_err(|source| Error::Write { path, source })
+        write_whole(&path, text.as_bytes()).map_err(|source| Error::Write { path, source })
     }
 
     /// Gives the bundle its name.

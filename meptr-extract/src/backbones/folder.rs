@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle::Device;
 use meptr_core::Precision;
+use meptr_core::files::read_small;
 use meptr_core::weights::{FrozenBuilder, load_frozen};
 use serde::de::DeserializeOwned;
 
@@ -25,14 +26,13 @@ pub(super) trait FolderConfig: DeserializeOwned {
 
 /// Reads a JSON file of the folder; `what` says what it should be.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
-    let bytes =
-        std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let bytes = read_small(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     serde_json::from_slice(&bytes).map_err(|error| unusable(path, what, error.to_string()))
 }
 
 /// The error that says what is wrong with a file.
-pub(crate) fn unusable(path: &Path, what: &'static str, why: String) -> Error {
-    Error::BackboneFile { path: path.to_owned(), what, why }
+pub(crate) fn unusable(path: &Path, what: &'static str, why: impl Into<String>) -> Error {
+    Error::BackboneFile { path: path.to_owned(), what, why: why.into() }
 }
 
 /// Reads `config.json` and `model.safetensors` of `folder` and builds the model of them.
@@ -77,7 +77,7 @@ pub(super) struct Problems(Vec<String>);
 
 impl Problems {
     /// Notes a problem unless `fits`.
-    pub(super) fn require(&mut self, fits: bool, problem: impl Into<String>) {
+    pub(crate) fn require(&mut self, fits: bool, problem: impl Into<String>) {
         if !fits {
             self.0.push(problem.into());
         }

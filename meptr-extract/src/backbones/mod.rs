@@ -20,7 +20,7 @@ pub(crate) mod folder;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
 pub(crate) mod ops;
-mod text_input;
+pub(crate) mod text_input;
 pub(crate) mod vector_math;
 mod wav2vec2;
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use meptr_core::files::read_small;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::folder::unusable;
@@ -22,10 +23,8 @@ impl TextInput {
     /// When the file is missing or is no tokenizer.
     pub fn open(folder: &Path, max_tokens: usize) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bytes =
-            std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let mut tokenizer = read_tokenizer(&path)?;
         let broken = |why: tokenizers::Error| unusable(&path, "tokenizer", why.to_string());
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(broken)?;
         let limit = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(limit)).map_err(broken)?;
         tokenizer.with_padding(None);
@@ -47,6 +46,12 @@ impl TextInput {
         let has_words = is_mark.contains(&0);
         Ok(has_words.then(|| encoding.get_ids().to_vec()))
     }
+}
+
+/// Reads a `tokenizer.json`.
+pub(crate) fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
+    let bytes = read_small(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    Tokenizer::from_bytes(bytes).map_err(|why| unusable(path, "tokenizer", why.to_string()))
 }
 
 #[cfg(test)]

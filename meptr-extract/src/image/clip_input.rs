@@ -81,7 +81,7 @@ impl ClipInput {
         let path = folder.join("preprocessor_config.json");
         let what = "picture preprocessor configuration";
         let config: PreprocessorConfig = read_json(&path, what)?;
-        Self::from_config(&config).map_err(|why| unusable(&path, what, why.into()))
+        Self::from_config(&config).map_err(|why| unusable(&path, what, why))
     }
 
     /// The recipe of the published models, for pictures of `size` by `size` pixels.

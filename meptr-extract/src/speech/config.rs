@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::backbones::folder::{read_json, unusable};
 
 /// Samples per second of everything Whisper hears.
 pub const SAMPLE_RATE_HZ: usize = 16_000;
@@ -198,21 +199,6 @@ impl TranscribeConfig {
         }
         problems
     }
-}
-
-/// Reads a JSON file of the checkpoint.
-pub(super) fn read_json<T: serde::de::DeserializeOwned>(
-    path: &Path,
-    what: &'static str,
-) -> Result<T> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    serde_json::from_str(&text).map_err(|error| unusable(path, what, error.to_string()))
-}
-
-/// A file of the checkpoint that is there but cannot be used.
-pub(super) fn unusable(path: &Path, what: &'static str, why: impl Into<String>) -> Error {
-    Error::BackboneFile { path: path.to_owned(), what, why: why.into() }
 }
 
 #[cfg(test)]

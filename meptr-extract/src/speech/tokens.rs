@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
-use super::config::{Task, read_json, unusable};
+use super::config::Task;
 use crate::Result;
+use crate::backbones::folder::{read_json, unusable};
 
 const WHAT: &str = "Whisper generation configuration";
 

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
 use super::attempt::Decoder;
-use super::config::{HOP_SAMPLES, TranscribeConfig, WhisperConfig, read_json, unusable};
+use super::config::{HOP_SAMPLES, TranscribeConfig, WhisperConfig};
 use super::mel::{ClipMel, LogMel};
 use super::model::{Decoding, WhisperModel};
 use super::tokens::SpecialTokens;
 use super::transcribe::{Listener, TokenTranscript, transcribe_clips};
-use crate::backbones::folder::load_weights;
+use crate::backbones::folder::{load_weights, read_json, unusable};
+use crate::backbones::text_input::read_tokenizer;
 use crate::{Error, Result};
 
 /// What was said in a clip.
@@ -80,7 +81,8 @@ impl Whisper {
     pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
         let config = WhisperConfig::read(&folder.join("config.json"))?;
         check_preprocessor(&folder.join("preprocessor_config.json"), &config)?;
-        let tokenizer = read_tokenizer(&folder.join("tokenizer.json"))?;
+        let path = folder.join("tokenizer.json");
+        let tokenizer = path.exists().then(|| read_tokenizer(&path)).transpose()?;
         let tokens = SpecialTokens::read(folder, tokenizer.as_ref())?;
         let model = load_weights(
             &folder.join("model.safetensors"),
@@ -268,14 +270,6 @@ impl Listener for Clips<'_> {
         let features = Tensor::stack(&features, 0)?.to_device(&self.whisper.device)?;
         self.whisper.model.decoding(&self.whisper.model.encode(&features)?)
     }
-}
-
-fn read_tokenizer(path: &Path) -> Result<Option<Tokenizer>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let tokenizer = Tokenizer::from_file(path);
-    tokenizer.map(Some).map_err(|error| unusable(path, "tokenizer", error.to_string()))
 }
 
 /// The fields of `preprocessor_config.json` that our spectrogram fixes.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use meptr_core::store::layout::is_plain_name;
+use meptr_core::paths::is_file_name;
 use meptr_core::{Emotion, PersonalityTrait, Task};
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +113,7 @@ impl CorpusConfig {
     /// Everything that makes no sense, before any other file is touched.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if !is_plain_name(&self.name) || self.name.starts_with('.') {
+        if !is_file_name(&self.name) || self.name.starts_with('.') {
             problems.push(format!("`name` is `{}`, which cannot name a folder", self.name));
         }
         if self.splits.given().is_empty() {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use meptr_core::store::layout::is_plain_name;
+use meptr_core::files::read_small;
+use meptr_core::paths::is_file_name;
 use meptr_core::{Emotion, PersonalityTrait, Task};
 
 use super::corpus_config::Columns;
@@ -96,7 +97,8 @@ fn read(
     tasks: Option<&[Task]>,
     told: &mut Told<'_>,
 ) -> csv::Result<Table> {
-    let mut reader = csv::Reader::from_path(path)?;
+    let text = read_small(path)?;
+    let mut reader = csv::Reader::from_reader(text.as_slice());
     let header: Vec<String> =
         reader.headers()?.iter().map(|name| name.trim().trim_matches('\u{feff}').into()).collect();
     let places = Places::find(&header, columns, tasks, told);
@@ -119,7 +121,7 @@ fn read(
             table.dropped += 1;
             continue;
         };
-        if !is_plain_name(&clip.name) {
+        if !is_file_name(&clip.name) {
             told.note("has names that no file can have", format!("line {line}: {:?}", clip.name));
         }
         if !seen.insert(clip.name.clone()) {

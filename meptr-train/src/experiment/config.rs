@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use meptr_core::bundle::Standing;
+use meptr_core::files::read_small_text;
 use meptr_core::models::HeadConfig;
 use meptr_core::{Modality, PerModality, Task};
 use serde::{Deserialize, Serialize};
@@ -208,8 +209,8 @@ impl ExperimentConfig {
 }
 
 fn toml_table(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let text =
+        read_small_text(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     toml::from_str(&text)
         .map_err(|source| Error::Toml { path: path.to_owned(), source: Box::new(source) })
 }

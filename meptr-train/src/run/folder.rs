@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use candle::Tensor;
+use meptr_core::files::read_small_text;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -175,7 +176,7 @@ fn kept_lines(path: &Path, epochs: usize) -> Result<Vec<Value>> {
 
 /// The lines of a log. A kill may have cut off the last one.
 fn read_lines(path: &Path) -> Result<Vec<Value>> {
-    match std::fs::read_to_string(path) {
+    match read_small_text(path) {
         Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(Error::Read { path: path.to_owned(), source }),

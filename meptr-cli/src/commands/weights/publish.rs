@@ -7,6 +7,7 @@ use clap::Args;
 use indicatif::DecimalBytes;
 use meptr_core::Bundle;
 use meptr_core::bundle::{CardOptions, Manifest, Origin, model_card};
+use meptr_core::files::{read_small, write_whole};
 use meptr_core::hub::RepositoryId;
 
 use super::hub::quoted;
@@ -85,11 +86,11 @@ fn write(bundle: &Bundle, out: &Path, card: &str) -> anyhow::Result<()> {
             std::fs::copy(&source, &target)?;
         }
     }
-    std::fs::write(out.join("README.md"), card)?;
-    std::fs::write(out.join(".gitattributes"), GIT_ATTRIBUTES)?;
+    write_whole(&out.join("README.md"), card.as_bytes())?;
+    write_whole(&out.join(".gitattributes"), GIT_ATTRIBUTES.as_bytes())?;
     // Last: without it, the folder is no bundle.
-    std::fs::copy(bundle.path(Manifest::FILE), out.join(Manifest::FILE))?;
-    Ok(())
+    let manifest = read_small(&bundle.path(Manifest::FILE))?;
+    Ok(write_whole(&out.join(Manifest::FILE), &manifest)?)
 }
 
 #[cfg(test)]

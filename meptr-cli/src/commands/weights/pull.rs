@@ -7,6 +7,7 @@ use clap::Args;
 use indicatif::DecimalBytes;
 use meptr_core::Bundle;
 use meptr_core::bundle::Manifest;
+use meptr_core::files::read_small;
 use meptr_core::hub::{self, Catalog, LocalFile, Options, Plan, PlannedPart, Source};
 
 use super::complete::{HEADS_ARE_MISSING, complete};
@@ -132,7 +133,7 @@ fn fetch_manifest(
 ) -> anyhow::Result<(Vec<LocalFile>, Option<Manifest>)> {
     let Some(first) = plan.take(Manifest::FILE) else { return Ok((Vec::new(), None)) };
     let files = first.fetch(options, &hub::Silent)?;
-    let manifest = files.first().and_then(|file| std::fs::read(&file.local).ok());
+    let manifest = files.first().and_then(|file| read_small(&file.local).ok());
     // Other programs have files of this name, too.
     let manifest = manifest.and_then(|text| serde_json::from_slice(&text).ok());
     Ok((files, manifest))
