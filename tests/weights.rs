@@ -196,6 +196,32 @@ fn all_files_that_do_not_fit_are_listed_in_one_error() -> Result<()> {
     Ok(())
 }
 
+/// What a configuration asks for is told before memory is asked for, or the file is asked in vain.
+#[test]
+fn sizes_that_no_model_has_are_refused_at_once() -> Result<()> {
+    let folder = Folder::new()?;
+    let billion = 1_000_000_000_u64;
+    for (part, place, value, reason) in [
+        ("wav2vec2", "/conv_kernel", json!(vec![billion; 7]), "`conv_kernel` is 1000000000"),
+        ("clip", "/vision_config/num_hidden_layers", json!(billion), "`num_hidden_layers` is"),
+        ("bert", "/vocab_size", json!(1_000 * billion), "`vocab_size` is 1000000000000"),
+        ("bert", "/vocab_size", json!(1 << 20), "more than such a file can hold"),
+        ("bert", "/num_hidden_layers", json!(1000), "more than such a file can hold"),
+    ] {
+        let bundle = copy(&folder, &format!("{part}{}", reason.len()))?;
+        let name = format!("{part}/config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(bundle.join(&name))?)?;
+        *config.pointer_mut(place).context("a size")? = value;
+        std::fs::write(bundle.join(&name), config.to_string())?;
+        relist(&bundle, &name)?;
+        let start = std::time::Instant::now();
+        let error = refusal(&bundle)?;
+        assert!(error.contains(reason) && error.contains(part), "{reason} is not in {error}");
+        assert!(start.elapsed().as_secs() < 20, "it took {:?}", start.elapsed());
+    }
+    Ok(())
+}
+
 #[test]
 fn a_manifest_that_makes_no_sense_is_refused() -> Result<()> {
     let folder = Folder::new()?;
@@ -218,7 +244,24 @@ fn a_manifest_that_makes_no_sense_is_refused() -> Result<()> {
         &|manifest| manifest["parts"]["fusion"]["file"] = json!("../fusion.safetensors"),
         "fusion",
     );
-    with(&|manifest| manifest["parts"]["clip"]["folder"] = json!("/clip"), "clip");
+    with(
+        &|manifest| manifest["parts"]["clip"]["folder"] = json!("/clip"),
+        "`/clip/model.safetensors` is used but not listed",
+    );
+    with(
+        &|manifest| {
+            drop(
+                manifest["files"]
+                    .as_object_mut()
+                    .and_then(|files| files.remove("bert/tokenizer.json")),
+            )
+        },
+        "`bert/tokenizer.json` is used but not listed",
+    );
+    with(
+        &|manifest| manifest["parts"]["fusion"]["config"]["hidden_dim"] = json!(1u64 << 60),
+        "the fusion model: `hidden_dim`",
+    );
     with(&|manifest| manifest["files"] = json!({}), "fusion.safetensors");
     for (text, reason) in cases {
         std::fs::write(&path, &text)?;

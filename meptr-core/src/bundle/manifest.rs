@@ -190,9 +190,10 @@ impl Manifest {
         for name in self.files.keys().filter(|name| !stays_inside(name)) {
             problems.push(format!("`{name}` does not name a file inside the bundle"));
         }
-        for name in self.used_files().filter(|name| !self.files.contains_key(*name)) {
+        for name in self.used_files().filter(|name| !self.files.contains_key(name)) {
             problems.push(format!("`{name}` is used but not listed under `files`"));
         }
+        problems.extend(self.parts.config_problems());
         problems.extend(self.parts.width_problems());
         problems
     }
@@ -219,19 +220,57 @@ impl Manifest {
         origins
     }
 
-    /// Weight files that a part names directly (folders are not looked into).
-    fn used_files(&self) -> impl Iterator<Item = &String> {
+    /// Every file that a part is read from: a file that is not listed has no hash.
+    fn used_files(&self) -> impl Iterator<Item = String> {
         let parts = &self.parts;
         let detectors = [
             parts.face_detector.as_ref().map(|part| &part.file),
             parts.body_detector.as_ref().map(|part| &part.file),
         ];
-        let heads = parts.heads.iter().map(|(_, head)| &head.file).collect::<Vec<_>>();
-        heads.into_iter().chain([&parts.fusion.file]).chain(detectors.into_iter().flatten())
+        let mut files: Vec<String> =
+            parts.heads.iter().map(|(_, head)| head.file.clone()).collect();
+        files.push(parts.fusion.file.clone());
+        files.extend(detectors.into_iter().flatten().cloned());
+        let backbones = [
+            (Some(&parts.clip), FolderPart::CLIP_FILES),
+            (Some(&parts.wav2vec2), FolderPart::WAV2VEC2_FILES),
+            (Some(&parts.bert), FolderPart::BERT_FILES),
+            (parts.transcriber.as_ref(), FolderPart::WHISPER_FILES),
+        ];
+        for (part, names) in backbones {
+            let Some(part) = part else { continue };
+            let names = names.iter().chain(&[FolderPart::WEIGHTS]);
+            files.extend(names.map(|name| format!("{}/{name}", part.folder)));
+        }
+        files.into_iter()
     }
 }
 
+impl FolderPart {
+    /// Name of the weights in every folder.
+    pub const WEIGHTS: &str = "model.safetensors";
+    /// What is read beside the weights of CLIP.
+    pub const CLIP_FILES: &[&str] = &["config.json", "preprocessor_config.json"];
+    /// What is read beside the weights of Wav2Vec2.
+    pub const WAV2VEC2_FILES: &[&str] = &["config.json", "preprocessor_config.json"];
+    /// What is read beside the weights of BERT.
+    pub const BERT_FILES: &[&str] = &["config.json", "tokenizer.json"];
+    /// What is read beside the weights of Whisper.
+    pub const WHISPER_FILES: &[&str] =
+        &["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"];
+}
+
 impl Parts {
+    /// What makes no sense in the configurations that the manifest holds.
+    fn config_problems(&self) -> Vec<String> {
+        let heads = self.heads.iter().flat_map(|(modality, head)| {
+            let wrong = head.config.problems().into_iter();
+            wrong.map(move |wrong| format!("the {modality} head: {wrong}"))
+        });
+        let fusion = self.fusion.config.problems().into_iter();
+        heads.chain(fusion.map(|wrong| format!("the fusion model: {wrong}"))).collect()
+    }
+
     /// Heads whose vectors are not as wide as the fusion model expects.
     fn width_problems(&self) -> Vec<String> {
         let widths = &self.fusion.config.input_dims;
@@ -267,11 +306,53 @@ mod tests {
         }
     }
 
+    fn demo() -> Manifest {
+        serde_json::from_str(include_str!("../../../weights/demo/manifest.json")).unwrap()
+    }
+
+    fn problems_with(change: impl FnOnce(&mut Manifest)) -> Vec<String> {
+        let mut manifest = demo();
+        change(&mut manifest);
+        manifest.problems()
+    }
+
     #[test]
     fn names_that_leave_the_bundle_are_seen() {
+        assert!(problems_with(|_| ()).is_empty());
+        let entry = || FileEntry { bytes: 0, sha256: String::new() };
         for name in ["", "/etc/passwd", "../x", "a/../../x", "a\\..\\x", "./a"] {
-            assert!(!stays_inside(name), "{name:?} was let through");
+            let problems = problems_with(|it| drop(it.files.insert(name.to_owned(), entry())));
+            assert_eq!(problems.len(), 1, "{name:?}: {problems:?}");
         }
-        assert!(stays_inside("heads/body.safetensors"));
+    }
+
+    #[test]
+    fn what_a_folder_is_read_from_must_be_listed() {
+        for folder in ["/etc", "../clip", "clip/", "./clip", "", "elsewhere"] {
+            let problems = problems_with(|it| it.parts.clip.folder = folder.to_owned());
+            assert_eq!(problems.len(), 3, "{folder:?}: {problems:?}");
+        }
+        for name in ["wav2vec2/model.safetensors", "bert/tokenizer.json", "clip/config.json"] {
+            let problems = problems_with(|it| drop(it.files.remove(name)));
+            assert_eq!(problems, [format!("`{name}` is used but not listed under `files`")]);
+        }
+        let problems = problems_with(|it| {
+            let folder = "whisper".to_owned();
+            it.parts.transcriber = Some(FolderPart { folder, ..it.parts.clip.clone() });
+        });
+        assert_eq!(problems.len(), 5, "{problems:?}");
+    }
+
+    #[test]
+    fn configurations_that_no_model_has_are_named() {
+        let problems = problems_with(|it| it.parts.fusion.config.num_heads = 0);
+        assert!(problems[0].starts_with("the fusion model: `num_heads` 0"), "{problems:?}");
+        let problems = problems_with(|it| it.parts.fusion.config.hidden_dim = 1 << 60);
+        assert!(problems[0].starts_with("the fusion model: `hidden_dim`"), "{problems:?}");
+        let problems = problems_with(|it| match &mut it.parts.heads.body.config.emotion {
+            crate::models::UnimodalConfig::Sequence(config) => config.input_width = usize::MAX,
+            crate::models::UnimodalConfig::Audio(_) => unreachable!("of body"),
+        });
+        assert!(problems[0].starts_with("the body head: `emotion` has the width"), "{problems:?}");
     }
 }

@@ -2,6 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Widest layer that a configuration may have: far above any model's, so that a damaged number is
+/// told before memory is asked for.
+pub(super) const MAX_WIDTH: usize = 1 << 16;
+/// Most layers, likewise.
+const MAX_LAYERS: usize = 1 << 10;
+
 /// What a trait head does to its last layer's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -175,7 +181,7 @@ impl HeadConfig {
 
     /// Width of the modality's vector: both streams of stage 2 side by side.
     pub fn vector_width(&self) -> usize {
-        2 * self.fusion.width()
+        self.fusion.width().saturating_mul(2)
     }
 
     /// Prefixes, in a stage-2 file, of the frozen stage-1 models: emotion, personality.
@@ -212,8 +218,8 @@ impl HeadConfig {
             }
         };
         problems.extend(wrong.into_iter().map(|wrong| format!("`fusion` {wrong}")));
-        if head_width == 0 {
-            problems.push("`fusion` has a head of width 0".to_owned());
+        if !is_width(head_width) {
+            problems.push(format!("`fusion` has a head of the width {head_width}"));
         }
         problems
     }
@@ -233,30 +239,33 @@ impl UnimodalConfig {
                     EncoderConfig::Transformer { .. } => config.width,
                 };
                 let problems = layer_problems(config.width, heads, layers, config.dropout);
-                (problems, [config.input_width, config.head_width.min(inner_width)])
+                (problems, vec![config.input_width, config.head_width, inner_width])
             }
             Self::Audio(config) => {
                 let problems = layer_problems(config.width, None, config.layers, config.dropout);
-                (problems, [config.input_width, config.width])
+                (problems, vec![config.input_width])
             }
         };
-        if widths.contains(&0) {
-            problems.push("has a width of 0".to_owned());
-        }
+        let wrong = widths.into_iter().filter(|width| !is_width(*width));
+        problems.extend(wrong.map(|width| format!("has the width {width}, not 1 to {MAX_WIDTH}")));
         problems
     }
 }
 
+fn is_width(width: usize) -> bool {
+    (1..=MAX_WIDTH).contains(&width)
+}
+
 fn layer_problems(width: usize, heads: Option<usize>, layers: usize, dropout: f32) -> Vec<String> {
     let mut problems = Vec::new();
-    if width == 0 {
-        problems.push("has the width 0".to_owned());
+    if !is_width(width) {
+        problems.push(format!("has the width {width}, not 1 to {MAX_WIDTH}"));
     }
     if let Some(heads) = heads.filter(|heads| *heads == 0 || !width.is_multiple_of(*heads)) {
         problems.push(format!("has {heads} heads, which do not divide the width {width}"));
     }
-    if layers == 0 {
-        problems.push("has no layers".to_owned());
+    if !(1..=MAX_LAYERS).contains(&layers) {
+        problems.push(format!("has {layers} layers, not 1 to {MAX_LAYERS}"));
     }
     if !(0.0..1.0).contains(&dropout) {
         problems.push(format!("has the dropout {dropout}, which is not in 0 to 1, and below 1"));

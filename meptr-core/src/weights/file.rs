@@ -59,14 +59,17 @@ fn load_from<M>(
     let backend: Box<dyn SimpleBackend> = Box::new(SharedSource(Arc::clone(&source)));
     let vb = VarBuilder::new_with_args(backend, DType::F32, device);
     let model = build(vb, Arc::clone(&source));
-    let problems = source.problems(may_be_left);
+    let problems = match &model {
+        Ok(_) => source.problems(may_be_left),
+        Err(failure) => source.problems_until(failure),
+    };
     if !problems.is_empty() {
         return Err(Error::UnfitWeights { path: path.to_owned(), problems });
     }
     model.map_err(Error::doing(format!("loading the weights `{}`", path.display())))
 }
 
-/// Writes tensors to a safetensors file, by way of a temporary file beside it.
+/// Writes tensors to a safetensors file, all of it or nothing.
 ///
 /// # Errors
 /// When the folder cannot be written or the disk is full; the old file, if any, then stays.
@@ -180,6 +183,42 @@ mod tests {
                 "`b.bias` is superfluous"
             ]
         );
+    }
+
+    /// Whatever a configuration asks for, the answer comes at once and takes no memory.
+    #[test]
+    fn a_model_without_bounds_is_refused_when_the_file_cannot_hold_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        save_file(&path, &tensors(&[("a.weight", &[3, 2])])).unwrap();
+        let refused = |build: &dyn Fn(VarBuilder) -> candle::Result<()>| {
+            let Err(Error::UnfitWeights { problems, .. }) =
+                load_file(&path, &Device::Cpu, |_| false, build)
+            else {
+                panic!("it loaded")
+            };
+            let last = problems.last().unwrap();
+            assert!(last.contains("more than such a file can hold"), "{last}");
+            problems
+        };
+        let problems = refused(&|vb| {
+            (0..1_000_000_000_000_u64).try_for_each(|layer| vb.get(1, &layer.to_string()).map(drop))
+        });
+        assert!(problems[0].contains("`0` [1] is missing"), "{problems:?}");
+        for shape in [vec![1_000_000_000_000], vec![512, 1_000_000_000], vec![usize::MAX; 3]] {
+            let problems = refused(&|vb| vb.get(shape.clone(), "x")?.contiguous().map(drop));
+            assert_eq!(problems.len(), 2, "{problems:?}");
+        }
+        // Other failures are told as they are, and not by the tensors that nobody came to ask for.
+        let error = load_file(
+            &path,
+            &Device::Cpu,
+            |_| false,
+            |_| -> candle::Result<()> { candle::bail!("`classes` is 0") },
+        );
+        let error = error.unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("`classes` is 0"), "{error}: {source}");
     }
 
     #[test]

@@ -16,6 +16,11 @@ use super::map::MappedFile;
 use crate::files::open_file;
 use crate::{Error, Result};
 
+/// Problems after which no more are looked for: a configuration may ask for layers without end.
+const MAX_PROBLEMS: usize = 1000;
+/// Numbers that stand-ins may have together, where the file does not have more itself.
+const MIN_STAND_INS: usize = 1 << 24;
+
 /// An open file.
 pub(super) struct Source {
     map: Arc<MappedFile>,
@@ -34,6 +39,8 @@ struct Asked {
     file: File,
     names: BTreeSet<String>,
     problems: Vec<String>,
+    /// Numbers that stand-ins have together.
+    stand_ins: usize,
 }
 
 impl Source {
@@ -54,11 +61,17 @@ impl Source {
         Ok(Self {
             map,
             stored,
-            asked: Mutex::new(Asked { file, names: BTreeSet::new(), problems: Vec::new() }),
+            asked: Mutex::new(Asked {
+                file,
+                names: BTreeSet::new(),
+                problems: Vec::new(),
+                stand_ins: 0,
+            }),
         })
     }
 
-    /// A tensor, copied; a problem is noted instead of returned.
+    /// A tensor, copied; a problem is noted instead of returned, as long as what the model needs
+    /// could be in such a file.
     pub(super) fn get(
         &self,
         needed: Shape,
@@ -84,8 +97,16 @@ impl Source {
             Ok(stored) => stored.load(&mut asked.file, device)?.to_dtype(dtype),
             Err(problem) => {
                 // Go on with a stand-in, which never leaves `load_file`, to find all problems at
-                // once. It takes no memory: a wrong configuration may ask for any size.
+                // once. It takes no memory itself, but the model may copy it.
                 asked.problems.push(problem);
+                let dims = needed.dims().iter();
+                let numbers = dims.fold(1, |all: usize, size| all.saturating_mul(*size));
+                asked.stand_ins = asked.stand_ins.saturating_add(numbers);
+                if asked.problems.len() >= MAX_PROBLEMS
+                    || asked.stand_ins > self.map.bytes().len().max(MIN_STAND_INS)
+                {
+                    candle::bail!("the model needs more than such a file can hold");
+                }
                 Tensor::zeros((), dtype, device)?.broadcast_as(needed)
             }
         }
@@ -126,6 +147,15 @@ impl Source {
             .filter(|name| !asked.names.contains(*name) && !may_be_left(name))
             .map(|name| format!("`{name}` is superfluous"));
         asked.problems.iter().cloned().chain(superfluous).collect()
+    }
+
+    /// What was wrong with what was asked for until building the model failed.
+    pub(super) fn problems_until(&self, failure: &candle::Error) -> Vec<String> {
+        let mut problems = self.asked().problems.clone();
+        if !problems.is_empty() {
+            problems.push(failure.to_string());
+        }
+        problems
     }
 }
 

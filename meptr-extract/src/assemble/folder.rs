@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle::Device;
+use meptr_core::bundle::FolderPart;
 use meptr_core::convert::{Backbone, ConvertOptions, Storage, Trust, convert_file};
 
 use super::staging::Staging;
@@ -41,14 +42,10 @@ impl FolderKind {
     /// The files beside the weights that are read.
     pub fn small_files(self) -> &'static [&'static str] {
         match self {
-            Self::Clip | Self::Wav2Vec2 => &["config.json", "preprocessor_config.json"],
-            Self::Bert => &["config.json", "tokenizer.json"],
-            Self::Whisper => &[
-                "config.json",
-                "generation_config.json",
-                "preprocessor_config.json",
-                "tokenizer.json",
-            ],
+            Self::Clip => FolderPart::CLIP_FILES,
+            Self::Wav2Vec2 => FolderPart::WAV2VEC2_FILES,
+            Self::Bert => FolderPart::BERT_FILES,
+            Self::Whisper => FolderPart::WHISPER_FILES,
         }
     }
 

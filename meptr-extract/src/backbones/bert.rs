@@ -79,14 +79,15 @@ impl FolderConfig for BertConfig {
         );
         problems.require_encoder(
             self.hidden_size,
+            self.num_hidden_layers,
             self.num_attention_heads,
-            &[
-                self.vocab_size,
-                self.intermediate_size,
-                self.max_position_embeddings,
-                self.type_vocab_size,
-            ],
         );
+        problems.require_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("type_vocab_size", self.type_vocab_size),
+        ]);
         problems.require(
             self.position_embedding_type == "absolute",
             format!(

@@ -94,9 +94,15 @@ impl FolderConfig for ClipConfig {
         );
         problems.require_encoder(
             vision.hidden_size,
+            vision.num_hidden_layers,
             vision.num_attention_heads,
-            &[self.projection_dim, vision.intermediate_size, vision.patch_size],
         );
+        problems.require_sizes(&[
+            ("projection_dim", self.projection_dim),
+            ("intermediate_size", vision.intermediate_size),
+            ("image_size", vision.image_size),
+            ("patch_size", vision.patch_size),
+        ]);
         problems.require(
             vision.num_channels == 3,
             format!("`num_channels` is {}, not 3", vision.num_channels),

@@ -71,9 +71,15 @@ pub(crate) fn load_weights<M>(
     Ok(load_frozen(path, device, stored, may_be_left, load)?)
 }
 
+/// Largest size that a configuration may have, in whatever it counts: the largest vocabularies have
+/// a quarter of that.
+const MAX_SIZE: usize = 1 << 20;
+/// Most layers, likewise.
+const MAX_LAYERS: usize = 1 << 10;
+
 /// Collects the problems of a configuration.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<String>);
+pub(crate) struct Problems(Vec<String>);
 
 impl Problems {
     /// Notes a problem unless `fits`.
@@ -83,16 +89,24 @@ impl Problems {
         }
     }
 
+    /// Sizes, by their keys. Those far above any model's are refused before memory is asked for.
+    pub(crate) fn require_sizes(&mut self, sizes: &[(&str, usize)]) {
+        for (name, size) in sizes {
+            let most = if name.ends_with("layers") { MAX_LAYERS } else { MAX_SIZE };
+            self.require((1..=most).contains(size), format!("`{name}` is {size}, not 1 to {most}"));
+        }
+    }
+
     /// Sizes that every encoder has.
-    pub(super) fn require_encoder(&mut self, width: usize, heads: usize, sizes: &[usize]) {
-        self.require(sizes.iter().all(|size| *size > 0), "every size must be above 0");
+    pub(super) fn require_encoder(&mut self, width: usize, layers: usize, heads: usize) {
+        self.require_sizes(&[("hidden_size", width), ("num_hidden_layers", layers)]);
         self.require(
-            width > 0 && heads > 0 && width.is_multiple_of(heads),
+            heads > 0 && width.is_multiple_of(heads),
             format!("`hidden_size` {width} is no multiple of `num_attention_heads` {heads}"),
         );
     }
 
-    pub(super) fn into_vec(self) -> Vec<String> {
+    pub(crate) fn into_vec(self) -> Vec<String> {
         self.0
     }
 }

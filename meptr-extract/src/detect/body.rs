@@ -90,6 +90,10 @@ impl BodyDetector {
         let Some(person) = config.person_index() else {
             bail!("the body detector has no class {:?} of persons", config.person);
         };
+        let problems = config.network.problems();
+        if !problems.is_empty() {
+            bail!("the network of the body detector: {}", problems.join("; "));
+        }
         let device = vb.device().clone();
         let batch = BatchSize::fitting(&device, BYTES_PER_PICTURE, MAX_BATCH, MAX_GPU_BATCH);
         Ok(Self { network: Yolo::load(&config.network, vb)?, person, batch, device })

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::backbones::folder::{read_json, unusable};
+use crate::backbones::folder::{Problems, read_json, unusable};
 
 /// Samples per second of everything Whisper hears.
 pub const SAMPLE_RATE_HZ: usize = 16_000;
@@ -95,21 +95,26 @@ impl WhisperConfig {
     }
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut require = |holds: bool, problem: &str| {
-            if !holds {
-                problems.push(problem.to_owned());
-            }
-        };
+        let mut problems = Problems::default();
+        problems.require_sizes(&[
+            ("d_model", self.d_model),
+            ("num_mel_bins", self.num_mel_bins),
+            ("vocab_size", self.vocab_size),
+            ("max_source_positions", self.max_source_positions),
+            ("max_target_positions", self.max_target_positions),
+            ("encoder_layers", self.encoder_layers),
+            ("encoder_ffn_dim", self.encoder_ffn_dim),
+            ("decoder_layers", self.decoder_layers),
+            ("decoder_ffn_dim", self.decoder_ffn_dim),
+        ]);
         let divides = |heads: usize| heads > 0 && self.d_model.is_multiple_of(heads);
-        require(self.d_model > 0, "`d_model` must be above 0");
+        let mut require = |holds: bool, problem: &str| problems.require(holds, problem);
         require(divides(self.encoder_attention_heads), "encoder heads must divide `d_model`");
         require(divides(self.decoder_attention_heads), "decoder heads must divide `d_model`");
-        require(self.num_mel_bins > 0, "`num_mel_bins` must be above 0");
         require(self.max_source_positions > 1, "`max_source_positions` must be above 1");
         require(self.max_target_positions > 7, "`max_target_positions` must be above 7");
         require(self.activation_function == "gelu", "`activation_function` must be `gelu`");
-        problems
+        problems.into_vec()
     }
 }
 
@@ -213,6 +218,9 @@ mod tests {
             ..WhisperConfig::large_v3_turbo()
         };
         assert_eq!(config.problems().len(), 2);
+        let endless =
+            WhisperConfig { encoder_layers: usize::MAX, ..WhisperConfig::large_v3_turbo() };
+        assert!(endless.problems()[0].contains("`encoder_layers` is 18446744073709551615, not"));
         assert!(WhisperConfig::large_v3_turbo().problems().is_empty());
     }
 

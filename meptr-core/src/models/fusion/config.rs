@@ -3,6 +3,7 @@
 use candle::{DType, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::models::config::MAX_WIDTH;
 use crate::{Modality, PerModality};
 
 /// Shape of the stage-3 model.
@@ -37,6 +38,26 @@ impl FusionConfig {
             ablation: Ablation { disable_guide_pkl: true, ..Ablation::default() },
             score_transform: ScoreTransform::Scores,
         }
+    }
+
+    /// Everything that makes no sense, by the keys where it stands.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let (width, heads) = (self.hidden_dim, self.num_heads);
+        if !(2..=MAX_WIDTH).contains(&width) || width % 2 == 1 {
+            problems.push(format!("`hidden_dim` {width} is not even, or not 2 to {MAX_WIDTH}"));
+        }
+        if heads == 0 || !width.is_multiple_of(heads) {
+            problems.push(format!("`num_heads` {heads} does not divide `hidden_dim` {width}"));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            problems.push(format!("`dropout` {} is not 0 to 1, and below 1", self.dropout));
+        }
+        let is_wrong = |(_, width): &(Modality, &usize)| !(1..=MAX_WIDTH).contains(*width);
+        problems.extend(self.input_dims.iter().filter(is_wrong).map(|(modality, width)| {
+            format!("`input_dims.{modality}` {width} is not 1 to {MAX_WIDTH}")
+        }));
+        problems
     }
 }
 

@@ -5,6 +5,10 @@ use serde::Deserialize;
 use crate::backbones::encoder::{Activation, NormPlace};
 use crate::backbones::folder::{FolderConfig, Problems};
 
+/// Most samples that a step may see or lie from the next: a minute, where published models have
+/// 400 and 320.
+const MAX_FIELD: usize = 1 << 20;
+
 /// `config.json` of a Wav2Vec2 model; keys that we do not name are ignored.
 ///
 /// Keys that a file leaves out have the values of Wav2Vec2 base, as in the library that writes
@@ -92,15 +96,14 @@ impl Wav2Vec2Config {
     /// Fewest samples that give `steps` steps, at least 1.
     pub(super) fn samples_for(&self, steps: usize) -> usize {
         let convolutions: Vec<_> = self.convolutions().collect();
-        convolutions
-            .into_iter()
-            .rev()
-            .fold(steps, |length, (kernel, stride)| (length - 1) * stride + kernel)
+        convolutions.into_iter().rev().fold(steps, |length, (kernel, stride)| {
+            length.saturating_sub(1).saturating_mul(stride).saturating_add(kernel)
+        })
     }
 
     /// Samples from one step to the next.
     pub fn hop(&self) -> usize {
-        self.conv_stride.iter().product()
+        self.conv_stride.iter().fold(1, |all: usize, stride| all.saturating_mul(*stride))
     }
 
     /// Kernel and stride of each convolution.
@@ -145,12 +148,27 @@ impl FolderConfig for Wav2Vec2Config {
             self.model_type == "wav2vec2",
             format!("`model_type` is `{}`, not `wav2vec2`", self.model_type),
         );
-        let convolutions = [&self.conv_dim, &self.conv_kernel, &self.conv_stride];
-        let sizes: Vec<usize> = convolutions.into_iter().flatten().copied().collect();
-        problems.require_encoder(self.hidden_size, self.num_attention_heads, &sizes);
+        problems.require_encoder(
+            self.hidden_size,
+            self.num_hidden_layers,
+            self.num_attention_heads,
+        );
+        problems.require_sizes(&[
+            ("intermediate_size", self.intermediate_size),
+            ("num_conv_pos_embeddings", self.num_conv_pos_embeddings),
+        ]);
+        for (name, sizes) in [
+            ("conv_dim", &self.conv_dim),
+            ("conv_kernel", &self.conv_kernel),
+            ("conv_stride", &self.conv_stride),
+        ] {
+            sizes.iter().for_each(|size| problems.require_sizes(&[(name, *size)]));
+        }
         problems.require(
-            self.intermediate_size > 0 && self.num_conv_pos_embeddings > 0,
-            "`intermediate_size` and `num_conv_pos_embeddings` must be above 0",
+            self.receptive_field().max(self.hop()) <= MAX_FIELD,
+            format!(
+                "a step of `conv_kernel` and `conv_stride` is of more than {MAX_FIELD} samples"
+            ),
         );
         problems.require(
             !self.conv_dim.is_empty()
@@ -191,7 +209,14 @@ mod tests {
         assert!(refused(r#"{"add_adapter": true}"#)[0].contains("add_adapter"));
         assert!(refused(r#"{"adapter_attn_dim": 16}"#)[0].contains("adapter_attn_dim"));
         assert!(refused(r#"{"conv_dim": [8]}"#)[0].contains("conv_dim"));
-        assert!(refused(r#"{"conv_stride": [0, 1, 1, 1, 1, 1, 1]}"#)[0].contains("above 0"));
+        let problems = refused(r#"{"conv_stride": [0, 1, 1, 1, 1, 1, 1]}"#);
+        assert_eq!(problems, ["`conv_stride` is 0, not 1 to 1048576"]);
+        let problems = refused(r#"{"conv_kernel": [9000000000, 9, 9, 9, 9, 9, 9]}"#);
+        assert!(problems[0].contains("`conv_kernel` is 9000000000, not 1 to"), "{problems:?}");
+        let problems = refused(r#"{"conv_stride": [9, 9, 9, 9, 9, 9, 9999]}"#);
+        assert!(problems[0].contains("a step of"), "{problems:?}");
+        let problems = refused(r#"{"num_hidden_layers": 1000000000000}"#);
+        assert!(problems[0].contains("`num_hidden_layers`"), "{problems:?}");
         let norm = serde_json::from_str::<Wav2Vec2Config>(r#"{"feat_extract_norm": "batch"}"#);
         assert!(norm.unwrap_err().to_string().contains("batch"));
     }

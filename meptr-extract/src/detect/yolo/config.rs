@@ -3,6 +3,11 @@
 use meptr_core::convert::YoloShape;
 use serde::{Deserialize, Serialize};
 
+use crate::backbones::folder::Problems;
+
+/// Largest `width_multiple` and `depth_multiple`: the largest network of the family has 1.25.
+const MAX_MULTIPLE: f64 = 16.0;
+
 /// What tells the networks of the family apart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +58,21 @@ impl YoloConfig {
         }
     }
 
+    /// Everything that no network has; so that a damaged number is told before memory is asked for.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Problems::default();
+        for (name, multiple) in
+            [("width_multiple", self.width_multiple), ("depth_multiple", self.depth_multiple)]
+        {
+            problems.require(
+                multiple > 0.0 && multiple <= MAX_MULTIPLE,
+                format!("`{name}` is {multiple}, not above 0 and up to {MAX_MULTIPLE}"),
+            );
+        }
+        problems.require_sizes(&[("max_channels", self.max_channels), ("classes", self.classes)]);
+        problems.into_vec()
+    }
+
     /// Channels of a layer that has `full` in the full network: a multiple of 8.
     pub(super) fn channels(&self, full: usize) -> usize {
         let channels = full.min(self.max_channels) as f64 * self.width_multiple;
@@ -89,6 +109,17 @@ mod tests {
                 assert_eq!(found.channels(full), config.channels(full));
             }
             assert_eq!([3, 6].map(|f| found.blocks(f)), [3, 6].map(|f| config.blocks(f)));
+        }
+    }
+
+    #[test]
+    fn sizes_that_no_network_has_are_named() {
+        assert!(YoloConfig::extra_large(80).problems().is_empty());
+        let huge = YoloConfig { max_channels: usize::MAX, ..YoloConfig::nano(0) };
+        let huge = YoloConfig { width_multiple: f64::NAN, depth_multiple: 1e300, ..huge };
+        let problems = huge.problems();
+        for name in ["width_multiple", "depth_multiple", "max_channels", "classes"] {
+            assert!(problems.iter().any(|one| one.contains(name)), "{name}: {problems:?}");
         }
     }
 
