@@ -14,9 +14,13 @@ use super::{shards, storage};
 use crate::Error;
 use crate::files::open_file;
 
-/// Tensors may share storage (tied embeddings), but not without end.
+/// Tensors may share storage (tied embeddings), but not without end. In bytes of memory to bytes of
+/// the file.
 const MAX_EXPANSION: u64 = 4;
 const MAX_TENSORS: usize = 100_000;
+/// Attributes of modules that are looked at; modules may share what holds them. A module has about
+/// twenty.
+const MAX_ATTRIBUTES: usize = 100 * MAX_TENSORS;
 const MAX_NAME: usize = 512;
 const MAX_DEPTH: usize = 64;
 
@@ -141,7 +145,7 @@ fn dict_tensors(pickle: &Pickle, table: Id) -> Result<BTreeMap<String, Id>> {
 fn module_tensors(pickle: &Pickle, model: Id) -> Result<BTreeMap<String, Id>> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![(String::new(), model, 0)];
-    let mut visited = 0;
+    let (mut visited, mut attributes) = (0, 0);
     while let Some((prefix, module, depth)) = waiting.pop() {
         visited += 1;
         if depth > MAX_DEPTH || visited > MAX_TENSORS {
@@ -149,15 +153,22 @@ fn module_tensors(pickle: &Pickle, model: Id) -> Result<BTreeMap<String, Id>> {
         }
         let Value::Object { state: Some(state), .. } = pickle.get(module) else { continue };
         let group = |name| pickle.item(*state, name).map(|id| pickle.get(id));
-        for (key, value) in members(pickle, group("_parameters"))
-            .chain(members(pickle, group("_buffers")))
+        let [parameters, buffers, modules] = ["_parameters", "_buffers", "_modules"].map(group);
+        let not_kept = group("_non_persistent_buffers_set");
+        let groups = [Some(pickle.get(*state)), parameters, buffers, modules];
+        attributes += groups.into_iter().map(|group| items(group).len()).sum::<usize>();
+        if attributes > MAX_ATTRIBUTES {
+            return Err(CheckpointError::limit("too many attributes of modules"));
+        }
+        for (key, value) in members(pickle, parameters)
+            .chain(members(pickle, buffers))
             .filter(|(_, value)| matches!(pickle.get(*value), Value::Tensor(_)))
         {
-            if !is_listed(pickle, group("_non_persistent_buffers_set"), key) {
+            if !is_listed(pickle, not_kept, key) {
                 insert(&mut found, joined(&prefix, key)?, value)?;
             }
         }
-        for (key, value) in members(pickle, group("_modules")) {
+        for (key, value) in members(pickle, modules) {
             waiting.push((joined(&prefix, key)? + ".", value, depth + 1));
             if waiting.len() > MAX_TENSORS {
                 return Err(CheckpointError::limit("too many modules"));
@@ -171,11 +182,14 @@ fn members<'a>(
     pickle: &'a Pickle,
     group: Option<&'a Value>,
 ) -> impl Iterator<Item = (&'a str, Id)> {
-    let items = match group {
-        Some(Value::Dict(items)) => items.as_slice(),
+    items(group).iter().filter_map(|(key, value)| Some((pickle.text(*key)?, *value)))
+}
+
+fn items(group: Option<&Value>) -> &[(Id, Id)] {
+    match group {
+        Some(Value::Dict(items)) => items,
         _ => &[],
-    };
-    items.iter().filter_map(|(key, value)| Some((pickle.text(*key)?, *value)))
+    }
 }
 
 fn is_listed(pickle: &Pickle, list: Option<&Value>, name: &str) -> bool {
@@ -316,6 +330,34 @@ mod tests {
                 let _ = config(&pickle, layout, place);
             }
         }
+    }
+
+    /// Thousands of names of one module whose attributes are many: each is short, all are not.
+    #[test]
+    fn modules_that_share_many_attributes_are_refused_in_time() {
+        const SHARED: usize = 20_000;
+        let names = |value: &[u8]| {
+            let mut items = b"}(".to_vec();
+            for name in 0..SHARED as u32 {
+                items.extend(
+                    [b"X\x04\x00\x00\x00".as_slice(), format!("{name:04x}").as_bytes()].concat(),
+                );
+                items.extend(value);
+            }
+            [items, b"u".to_vec()].concat()
+        };
+        let class = b"ctorch.nn.modules.container\nSequential\n)\x81".as_slice();
+        let buffers = b"}X\x08\x00\x00\x00_buffers".as_slice();
+        let modules = b"}X\x08\x00\x00\x00_modules".as_slice();
+        // The inner module is remembered under 0; the outer one names it again and again.
+        let inner = [class, buffers, &names(b"N"), b"sbq\x000"].concat();
+        let outer = [class, modules, &names(b"h\x00"), b"sb."].concat();
+        let bytes = [b"\x80\x02".as_slice(), &inner, &outer].concat();
+        let (pickle, _) = pickle::read(&bytes, Trust::ModelObjects).unwrap();
+        let start = std::time::Instant::now();
+        let error = module_tensors(&pickle, pickle.root()).unwrap_err();
+        assert!(error.to_string().contains("too many attributes"), "{error}");
+        assert!(start.elapsed().as_secs() < 5, "it took {:?}", start.elapsed());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use candle::{DType, Device, Tensor};
 use super::error::{CheckpointError, Result};
 use super::pickle::{Element, StorageRef, TensorRef};
 
-/// Number of bytes of a tensor once its elements stand side by side.
+/// Number of bytes that [`tensor`] takes for a view.
 ///
 /// # Errors
 /// When that number does not fit, or the tensor reaches beyond its storage.
@@ -21,7 +21,7 @@ pub(super) fn checked_bytes(view: &TensorRef, storage: &StorageRef) -> Result<u6
             return Err(outside());
         }
     }
-    count.checked_mul(storage.element.size() as u64).ok_or_else(outside)
+    count.checked_mul(dtype(storage.element).size_in_bytes() as u64).ok_or_else(outside)
 }
 
 /// The tensor of a view that [`checked_bytes`] has passed, in row-major order, on the CPU.
@@ -130,6 +130,8 @@ mod tests {
     fn views_beyond_their_storage_are_refused() {
         assert_eq!(checked_bytes(&view(0, &[4, 6], &[6, 1]), &storage(24)).unwrap(), 24);
         assert_eq!(checked_bytes(&view(99, &[0], &[1]), &storage(0)).unwrap(), 0);
+        let i8s = StorageRef { element: Element::I8, ..storage(24) };
+        assert_eq!(checked_bytes(&view(0, &[4, 6], &[6, 1]), &i8s).unwrap(), 8 * 24, "as i64");
         for (offset, shape, strides) in [
             (1, [4, 6], [6, 1]),
             (0, [4, 7], [6, 1]),
