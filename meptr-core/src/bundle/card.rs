@@ -114,11 +114,10 @@ fn parts(manifest: &Manifest) -> String {
     if !limited.is_empty() {
         let _ = writeln!(text, "**Not for commercial use**, because of: {}.", limited.join(", "));
     }
-    let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
     let _ = writeln!(
         text,
         "\n`manifest.json` lists all files ({:.1} MB) with their SHA-256.\n",
-        bytes as f64 / 1e6
+        manifest.bytes() as f64 / 1e6
     );
     text
 }

@@ -198,6 +198,11 @@ impl Manifest {
         problems
     }
 
+    /// Bytes of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.files.values().fold(0, |all, file| all.saturating_add(file.bytes))
+    }
+
     /// Every part with the name it goes by, in a fixed order.
     pub fn origins(&self) -> Vec<(String, &Origin)> {
         let parts = &self.parts;

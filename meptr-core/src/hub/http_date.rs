@@ -34,7 +34,8 @@ fn seconds_of_date(text: &str) -> Option<u64> {
     let day = day.parse().ok().filter(|day| (1..=31).contains(day))?;
     let mut clock = time.split(':').map(|part| part.parse::<u64>().ok().filter(|part| *part <= 60));
     let (hours, minutes, seconds) = (clock.next()??, clock.next()??, clock.next()??);
-    Some(days_since_1970(year, month, day)? * 86_400 + hours * 3600 + minutes * 60 + seconds)
+    let time = hours * 3600 + minutes * 60 + seconds; // none is above 60
+    days_since_1970(year, month, day)?.checked_mul(86_400)?.checked_add(time)
 }
 
 /// Counts from March, so that the leap day is the last of a year.
@@ -42,7 +43,8 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
     let (year, month) =
         if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
     let leap_days = year / 4 - year / 100 + year / 400;
-    let days = year.checked_mul(365)?.checked_add(leap_days)? + (153 * month + 2) / 5 + day;
+    let days = year.checked_mul(365)?.checked_add(leap_days)?;
+    let days = days.checked_add((153 * month + 2) / 5 + day)?;
     days.checked_sub(719_469) // of 1 January 1970
 }
 
@@ -66,7 +68,13 @@ mod tests {
         for bad in ["", "soon", "Sun, 06 Xyz 1994 08:49:37 GMT", "Sun, 06 Nov 1994 99:49:37 GMT"] {
             assert_eq!(seconds_of_date(bad), None, "{bad}");
         }
-        assert_eq!(seconds_of_date("Sun, 06 Nov 18446744073709551615 08:49:37 GMT"), None);
+        for year in ["18446744073709551615", "50539024859478223", "99999999999999"] {
+            assert_eq!(
+                seconds_of_date(&format!("Sun, 06 Nov {year} 08:49:37 GMT")),
+                None,
+                "{year}"
+            );
+        }
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Plan {
     pub fn missing(&self) -> (usize, u64) {
         let files = self.parts.iter().flat_map(|part| &part.files);
         let sizes = files.filter(|file| file.local.is_none()).map(|file| file.size);
-        sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
+        sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes.saturating_add(size)))
     }
 
     /// Takes one file out, to be fetched and read before anything is decided about the rest; nothing

@@ -94,7 +94,7 @@ impl SpecialTokens {
                 "decoder_start_token_id",
             )?,
             no_timestamps,
-            first_timestamp: no_timestamps + 1,
+            first_timestamp: no_timestamps.saturating_add(1),
             no_speech: named("<|nospeech|>")
                 .or_else(|| named("<|nocaptions|>"))
                 .unwrap_or(no_timestamps.saturating_sub(1)), // where all published models have it
@@ -194,6 +194,7 @@ pub(super) mod tests {
     fn missing_and_impossible_tokens_are_errors() {
         assert!(read("{}").is_err());
         assert!(read(r#"{"no_timestamps_token_id": 50}"#).is_err());
+        assert!(read(r#"{"no_timestamps_token_id": 4294967295}"#).is_err());
         assert!(read(r#"{"no_timestamps_token_id": -1}"#).is_err());
     }
 

@@ -126,7 +126,7 @@ pub fn run(args: &AssembleArgs) -> anyhow::Result<Finish> {
         None => install(&args.hub, &sources)?,
     };
     let manifest = Manifest::read(&folder)?;
-    let bytes = DecimalBytes(manifest.files.values().map(|file| file.bytes).sum());
+    let bytes = DecimalBytes(manifest.bytes());
     let shown = folder.display();
     output::line(format_args!("{shown}: {}, {bytes}; every part loads", manifest.name))?;
     if args.out.is_none() {

@@ -42,9 +42,8 @@ pub fn run(args: &InitArgs) -> anyhow::Result<Finish> {
     };
     let bundle = init::init_bundle(&args.folder, preset, args.seed)
         .with_context(|| format!("cannot make a bundle in `{}`", args.folder.display()))?;
-    let bytes: u64 = bundle.manifest().files.values().map(|file| file.bytes).sum();
-    let name = &bundle.manifest().name;
+    let (name, bytes) = (&bundle.manifest().name, DecimalBytes(bundle.manifest().bytes()));
     let folder = args.folder.display();
-    output::line(format_args!("{folder}: {name}, {}", DecimalBytes(bytes)))?;
+    output::line(format_args!("{folder}: {name}, {bytes}"))?;
     Ok(Finish::Complete)
 }

@@ -64,7 +64,7 @@ pub fn run(args: &PublishArgs) -> anyhow::Result<Finish> {
     for (part, origin) in origins.iter().filter(|(_, origin)| origin.is_non_commercial()) {
         tracing::warn!("{part} is for non-commercial use only ({})", origin.licence);
     }
-    let bytes = DecimalBytes(manifest.files.values().map(|file| file.bytes).sum());
+    let bytes = DecimalBytes(manifest.bytes());
     let folder = args.out.display();
     output::line(format_args!("{folder}: {}, {bytes}; see its README.md", manifest.name))?;
     let repository = args.repository.as_deref().unwrap_or("OWNER/NAME");
