@@ -115,8 +115,11 @@ fn what_holds_is_kept_and_what_changed_is_done_again() -> Result<()> {
     assert_eq!(FeatureFile::open(&corpus.stored("train", "a"))?.record().frames.len(), 5);
 
     std::fs::write(corpus.stored("train", "b"), "damaged")?;
+    let mut bytes = std::fs::read(corpus.stored("dev", "c"))?;
+    *bytes.last_mut().context("numbers")? ^= 1;
+    std::fs::write(corpus.stored("dev", "c"), bytes)?;
     let (_, _, outcomes) = corpus.extract(&[])?;
-    assert_eq!(outcomes[1], "train/b: extracted");
+    assert_eq!(outcomes, ["train/a: up_to_date", "train/b: extracted", "dev/c: extracted"]);
     let (_, _, outcomes) = corpus.extract(&["--storage", "f16"])?;
     assert!(outcomes.iter().all(|one| one.ends_with(": extracted")), "{outcomes:?}");
     Ok(())

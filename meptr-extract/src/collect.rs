@@ -132,7 +132,7 @@ impl VideoFeatures {
         let doing = || Error::doing(format!("joining the {modality} features"));
         self.sequences[modality] = Some(join().map_err(doing())?);
         self.records[modality] =
-            SequenceRecord { pieces: steps.map_err(doing())?, frames, reason: None };
+            SequenceRecord { pieces: steps.map_err(doing())?, frames, ..SequenceRecord::default() };
         Ok(())
     }
 }

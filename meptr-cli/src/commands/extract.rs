@@ -9,7 +9,8 @@ use anyhow::Context;
 use clap::Args;
 use meptr_core::Bundle;
 use meptr_core::store::{
-    Provenance, SourceFile, Storage, Store, VideoRecord, digest_of, weights_digests, write_features,
+    FeatureFile, Provenance, SourceFile, Storage, Store, VideoRecord, digest_of, weights_digests,
+    write_features,
 };
 use meptr_extract::collect::{VideoParts, collect_features, settings_digest};
 use meptr_extract::decode::Limits;
@@ -153,7 +154,7 @@ impl Job {
         if !path.exists() {
             return Some("new".to_owned());
         }
-        let file = match meptr_core::store::FeatureFile::open(path) {
+        let file = match FeatureFile::open(path) {
             Ok(file) => file,
             Err(error) => return Some(error.to_string()),
         };
@@ -170,7 +171,8 @@ impl Job {
             (was.weights != self.weights, "the weights changed"),
             (was.settings_sha256 != self.settings_sha256, "the settings changed"),
         ];
-        reasons.into_iter().find(|(applies, _)| *applies).map(|(_, why)| why.to_owned())
+        let why = reasons.into_iter().find(|(applies, _)| *applies).map(|(_, why)| why.to_owned());
+        why.or_else(|| file.verify().err().map(|error| error.to_string())) // last: it reads all
     }
 
     /// Extracts videos until all are done or `stop` is set, with the extractors of all devices.

@@ -7,8 +7,8 @@
 //!
 //! A file holds up to five tensors named after the modalities, `(steps, width)`, f16 or f32, and
 //! under the metadata key `meptr` a [`VideoRecord`] as JSON. A modality without a tensor has a
-//! reason there. Files are written under another name and renamed, so a file that is there is
-//! whole.
+//! reason there, one with a tensor the SHA-256 of its numbers. Files are written under another name
+//! and renamed, so a file that is there is whole.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -117,6 +117,9 @@ pub struct SequenceRecord {
     /// For each step of a visual sequence, its place in [`VideoRecord::frames`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frames: Vec<usize>,
+    /// SHA-256 of its numbers as the file has them; absent in files of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 impl SequenceRecord {

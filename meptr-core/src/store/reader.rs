@@ -9,6 +9,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 
+use super::digest_of;
 use super::layout::{MAX_FILE_BYTES, MAX_HEADER_BYTES, METADATA_KEY, VideoRecord};
 use super::writer::is_finite;
 use crate::files::open_file;
@@ -83,12 +84,17 @@ impl FeatureFile {
     /// The sequence of a modality, `(steps, width)`, f32; `None` when it is absent.
     ///
     /// # Errors
-    /// [`Error::NotFeatures`] when a number is not finite; [`Error::Read`] when the file cannot be
-    /// read.
+    /// [`Error::NotFeatures`] when a number was altered or is not finite; [`Error::Read`] when the
+    /// file cannot be read.
     pub fn sequence(&self, modality: Modality) -> Result<Option<Tensor>> {
         let Some(span) = self.tensors[modality] else { return Ok(None) };
         let bytes =
             self.bytes(span).map_err(|source| Error::Read { path: self.path.clone(), source })?;
+        let unfit = |why| Error::NotFeatures { path: self.path.clone(), why };
+        let written = self.record.modalities[modality].sha256.as_ref();
+        if written.is_some_and(|written| *written != digest_of(&bytes)) {
+            return Err(unfit(format!("numbers of the {modality} sequence were altered")));
+        }
         let tensor = || {
             let shape = [span.steps, span.width];
             let stored = Tensor::from_raw_buffer(&bytes, span.dtype, &shape, &Device::Cpu)?;
@@ -97,11 +103,18 @@ impl FeatureFile {
         };
         match tensor().map_err(Error::doing(format!("reading `{}`", self.path.display())))? {
             (true, tensor) => Ok(Some(tensor)),
-            (false, _) => Err(Error::NotFeatures {
-                path: self.path.clone(),
-                why: format!("the {modality} sequence holds a number that is not finite"),
-            }),
+            (false, _) => {
+                Err(unfit(format!("the {modality} sequence holds a number that is not finite")))
+            }
         }
+    }
+
+    /// Reads every sequence, to see whether all numbers are those that were written.
+    ///
+    /// # Errors
+    /// As [`Self::sequence`].
+    pub fn verify(&self) -> Result<()> {
+        Modality::ALL.into_iter().try_for_each(|modality| self.sequence(modality).map(drop))
     }
 
     fn bytes(&self, span: Span) -> std::io::Result<Vec<u8>> {
@@ -191,7 +204,11 @@ mod tests {
             duration_seconds: 1.5,
             frames: vec![ChosenFrame { index: 0, time: 0.0 }, ChosenFrame { index: 3, time: 0.12 }],
             modalities: PerModality {
-                face: SequenceRecord { pieces: vec![2], frames: vec![0, 1], reason: None },
+                face: SequenceRecord {
+                    pieces: vec![2],
+                    frames: vec![0, 1],
+                    ..SequenceRecord::default()
+                },
                 audio: SequenceRecord { pieces: vec![2, 1], ..SequenceRecord::default() },
                 ..PerModality::from_fn(|_| SequenceRecord::absent("not there"))
             },
@@ -224,13 +241,40 @@ mod tests {
     fn what_is_written_is_read() {
         let (folder, path) = written(Storage::F32);
         let file = FeatureFile::open(&path).unwrap();
-        assert_eq!(file.record(), &record());
+        let mut found = file.record().clone();
+        for modality in [Modality::Face, Modality::Audio] {
+            assert_eq!(found.modalities[modality].sha256.take().map(|hash| hash.len()), Some(64));
+        }
+        assert_eq!(found, record());
         assert_eq!(values(&file, Modality::Face), [[1.0, -2.5], [0.1, 0.0]]);
         assert_eq!(values(&file, Modality::Audio), [[1e-3, 4.0], [5.0, 6.0], [7.0, 8.0]]);
         assert!(file.sequence(Modality::Text).unwrap().is_none());
         assert_eq!(file.width(Modality::Face), Some(2));
         let left = std::fs::read_dir(folder.path().join("corpus/train")).unwrap().count();
         assert_eq!(left, 1, "a temporary file was left");
+    }
+
+    #[test]
+    fn altered_numbers_are_seen_where_the_file_says_what_they_were() {
+        let (_folder, path) = written(Storage::F32);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(4).position(|four| four == (-2.5f32).to_le_bytes()).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let file = FeatureFile::open(&path).unwrap();
+        let error = file.sequence(Modality::Face).unwrap_err().to_string();
+        assert!(error.contains("numbers of the face sequence were altered"), "{error}");
+        assert!(file.sequence(Modality::Audio).is_ok() && file.verify().is_err());
+
+        // A file of an older version has no hashes, and holds all the same.
+        let (record, sequences) = (record(), sequences());
+        let json = serde_json::to_string(&record).unwrap();
+        let metadata = HashMap::from([(METADATA_KEY.to_owned(), json)]);
+        let tensors = Modality::ALL
+            .into_iter()
+            .filter_map(|modality| Some((modality.name(), sequences[modality].as_ref()?)));
+        std::fs::write(&path, safetensors::serialize(tensors, Some(metadata)).unwrap()).unwrap();
+        FeatureFile::open(&path).unwrap().verify().unwrap();
     }
 
     /// f16 has 11 significant bits.

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle::{DType, Tensor};
+use safetensors::View;
 
+use super::digest_of;
 use super::layout::{METADATA_KEY, Storage, VideoRecord};
 use crate::files::write_whole;
 use crate::{Error, Modality, PerModality, Result};
 
 /// Writes a file of a store: all of it or, when anything fails, nothing.
 ///
-/// - `sequences`: `(steps, width)` each, finite, as `record` describes them
+/// - `sequences`: `(steps, width)` each, finite, as `record` describes them; their hashes are added
 ///
 /// # Errors
 /// [`Error::NotFeatures`] when record and sequences contradict each other or a number is not
@@ -29,6 +31,7 @@ pub fn write_features(
     if let Some(why) = record.problem(&shapes.map_err(doing())?) {
         return Err(unfit(why));
     }
+    let mut record = record.clone();
     let mut tensors = Vec::new();
     for modality in Modality::ALL {
         let Some(sequence) = &sequences[modality] else { continue };
@@ -38,9 +41,10 @@ pub fn write_features(
                 "the {modality} sequence holds a number that is not finite"
             )));
         }
+        record.modalities[modality].sha256 = Some(digest_of(&stored.data()));
         tensors.push((modality.name(), stored));
     }
-    let json = serde_json::to_string(record).map_err(|error| unfit(error.to_string()))?;
+    let json = serde_json::to_string(&record).map_err(|error| unfit(error.to_string()))?;
     let metadata = HashMap::from([(METADATA_KEY.to_owned(), json)]);
     let bytes = safetensors::serialize(tensors, Some(metadata))
         .map_err(|error| unfit(error.to_string()))?;
