@@ -2,7 +2,7 @@
 
 mod folder;
 mod model_file;
-mod staging;
+pub(crate) mod staging;
 
 use std::path::{Path, PathBuf};
 

@@ -8,12 +8,13 @@ use meptr_core::bundle::{FileEntry, Manifest, sha256_of};
 use meptr_core::convert::{Storage, recast_file};
 use meptr_core::files::write_whole;
 use rayon::prelude::*;
+use serde_json::Value;
 
 use crate::{Error, Result};
 
 /// Deleted when it is dropped unfinished.
 #[derive(Debug)]
-pub(super) struct Staging {
+pub(crate) struct Staging {
     target: PathBuf,
     folder: PathBuf,
     files: Vec<String>,
@@ -21,7 +22,7 @@ pub(super) struct Staging {
 
 impl Staging {
     /// Starts a bundle for `target`, which must be empty or not exist.
-    pub(super) fn start(target: &Path) -> Result<Self> {
+    pub(crate) fn start(target: &Path) -> Result<Self> {
         let failed = |source| Error::Write { path: target.to_owned(), source };
         let target = std::path::absolute(target).map_err(failed)?;
         let holds_something = match std::fs::read_dir(&target) {
@@ -39,12 +40,12 @@ impl Staging {
         Ok(Self { target, folder, files: Vec::new() })
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// The path of a new file of the bundle; makes the folders above it.
-    pub(super) fn new_file(&mut self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn new_file(&mut self, name: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);
         let parent = path.parent().expect("it lies in the bundle's folder");
         std::fs::create_dir_all(parent)
@@ -53,14 +54,18 @@ impl Staging {
         Ok(path)
     }
 
-    pub(super) fn write(&mut self, name: &str, content: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.new_file(name)?;
         write_whole(&path, content).map_err(|source| Error::Write { path, source })
     }
 
+    pub(crate) fn write_json(&mut self, name: &str, value: &Value) -> Result<()> {
+        self.write(name, format!("{value:#}\n").as_bytes())
+    }
+
     /// Takes a file over. Weights become a second name of the same bytes where the file system can
     /// do that; small files are copied, for somebody may edit them.
-    pub(super) fn place(&mut self, source: &Path, name: &str) -> Result<()> {
+    pub(crate) fn place(&mut self, source: &Path, name: &str) -> Result<()> {
         let target = self.new_file(name)?;
         // The Hub's cache holds links, and a link to a link would break with the cache.
         let source = source
@@ -76,7 +81,7 @@ impl Staging {
 
     /// Stores all weights in another number format, but those of the face detector: they are small,
     /// and where a face begins should not depend on it.
-    pub(super) fn recast(&self, storage: Storage) -> Result<()> {
+    pub(crate) fn recast(&self, storage: Storage) -> Result<()> {
         let is_meant =
             |name: &&String| name.ends_with(".safetensors") && *name != super::FACE_DETECTOR_FILE;
         for name in self.files.iter().filter(is_meant) {
@@ -86,7 +91,7 @@ impl Staging {
     }
 
     /// Size and hash of everything placed and written.
-    pub(super) fn entries(&self) -> Result<BTreeMap<String, FileEntry>> {
+    pub(crate) fn entries(&self) -> Result<BTreeMap<String, FileEntry>> {
         let entries = self.files.par_iter().map(|name| {
             let path = self.folder.join(name);
             let entry = || -> io::Result<FileEntry> {
@@ -98,7 +103,7 @@ impl Staging {
         entries.collect()
     }
 
-    pub(super) fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
+    pub(crate) fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
         let path = self.folder.join(Manifest::FILE);
         let json = serde_json::to_value(manifest).expect("a manifest is plain data");
         let text = format!("{json:#}\n");
@@ -106,7 +111,7 @@ impl Staging {
     }
 
     /// Gives the bundle its name.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         let failed = |source| Error::Write { path: self.target.clone(), source };
         if self.target.exists() {
             std::fs::remove_dir(&self.target).map_err(failed)?; // empty, as `start` saw

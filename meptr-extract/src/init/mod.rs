@@ -10,8 +10,7 @@ use std::path::Path;
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use meptr_core::bundle::{
-    Bundle, FaceDetectorPart, FileEntry, FolderPart, FusionPart, HeadPart, Manifest, Origin, Parts,
-    Standing, sha256_of,
+    Bundle, FaceDetectorPart, FolderPart, FusionPart, HeadPart, Manifest, Origin, Parts, Standing,
 };
 use meptr_core::models::{CrossTaskModel, FusionConfig, FusionModel, HeadConfig};
 use meptr_core::weights::{generate, save_file};
@@ -20,6 +19,7 @@ use serde_json::Value;
 
 pub use preset::Preset;
 
+use crate::assemble::staging::Staging;
 use crate::backbones::{Bert, ClipVision, Wav2Vec2};
 use crate::{Error, Result};
 use preset::{clip_preprocessor, wav2vec2_preprocessor};
@@ -37,13 +37,9 @@ pub(crate) const FACE_DETECTOR: &[u8] =
 /// # Errors
 /// When the folder holds something or cannot be written.
 pub fn init_bundle(folder: &Path, preset: Preset, seed: u64) -> Result<Bundle> {
-    let write = |source| Error::Write { path: folder.to_owned(), source };
-    std::fs::create_dir_all(folder).map_err(write)?;
-    if std::fs::read_dir(folder).map_err(write)?.next().is_some() {
-        return Err(write(std::io::Error::other("the folder is not empty")));
-    }
-    let writer = Writer { folder, preset, seed };
+    let mut writer = Writer { staging: Staging::start(folder)?, preset, seed };
     let parts = writer.parts()?;
+    let staging = writer.staging;
     let manifest = Manifest {
         schema: Manifest::SCHEMA.to_owned(),
         name: format!("{}-untrained", preset.name()),
@@ -56,36 +52,36 @@ pub fn init_bundle(folder: &Path, preset: Preset, seed: u64) -> Result<Bundle> {
         ),
         standing: Standing::Untrained,
         parts,
-        files: writer.files()?,
+        files: staging.entries()?,
     };
-    let text = serde_json::to_value(&manifest).expect("a manifest is plain data");
-    writer.json(Manifest::FILE, &text)?;
+    staging.write_manifest(&manifest)?;
+    staging.finish()?;
     Ok(Bundle::open(folder)?)
 }
 
-struct Writer<'a> {
-    folder: &'a Path,
+struct Writer {
+    staging: Staging,
     preset: Preset,
     seed: u64,
 }
 
-impl Writer<'_> {
-    fn parts(&self) -> Result<Parts> {
+impl Writer {
+    fn parts(&mut self) -> Result<Parts> {
         let preset = self.preset;
         let config = preset.clip();
         let clip = self.backbone("clip", "CLIP", &config, |vb| {
             ClipVision::load(&parsed(&config), vb).map(drop)
         })?;
-        self.json("clip/preprocessor_config.json", &clip_preprocessor())?;
+        self.staging.write_json("clip/preprocessor_config.json", &clip_preprocessor())?;
         let config = preset.wav2vec2();
         let wav2vec2 = self.backbone("wav2vec2", "Wav2Vec2", &config, |vb| {
             Wav2Vec2::load(&parsed(&config), vb).map(drop)
         })?;
-        self.json("wav2vec2/preprocessor_config.json", &wav2vec2_preprocessor())?;
+        self.staging.write_json("wav2vec2/preprocessor_config.json", &wav2vec2_preprocessor())?;
         let config = preset.bert();
         let bert = self
             .backbone("bert", "BERT", &config, |vb| Bert::load(&parsed(&config), vb).map(drop))?;
-        self.json("bert/tokenizer.json", &tokenizer_json(preset.vocabulary()))?;
+        self.staging.write_json("bert/tokenizer.json", &tokenizer_json(preset.vocabulary()))?;
         let heads = PerModality::try_from_fn(|modality| self.head(modality))?;
         let fusion =
             self.fusion(PerModality::from_fn(|modality| heads[modality].config.vector_width()))?;
@@ -95,34 +91,34 @@ impl Writer<'_> {
     }
 
     fn backbone(
-        &self,
+        &mut self,
         folder: &str,
         name: &str,
         config: &Value,
         build: impl FnOnce(VarBuilder) -> candle::Result<()>,
     ) -> Result<FolderPart> {
-        self.json(&format!("{folder}/config.json"), config)?;
+        self.staging.write_json(&format!("{folder}/config.json"), config)?;
         self.weights(&format!("{folder}/model.safetensors"), build)?;
         Ok(FolderPart { folder: folder.to_owned(), origin: self.origin(name) })
     }
 
-    fn head(&self, modality: Modality) -> Result<HeadPart> {
+    fn head(&mut self, modality: Modality) -> Result<HeadPart> {
         let config = self.preset.head(modality);
         let file = format!("heads/{modality}.safetensors");
         self.weights(&file, |vb| CrossTaskModel::load(&config, vb).map(drop))?;
         Ok(HeadPart { file, config, origin: self.origin(&format!("MEPTR {modality} head")) })
     }
 
-    fn fusion(&self, input_dims: PerModality<usize>) -> Result<FusionPart> {
+    fn fusion(&mut self, input_dims: PerModality<usize>) -> Result<FusionPart> {
         let config = self.preset.fusion(input_dims);
         let file = "fusion.safetensors".to_owned();
         self.weights(&file, |vb| FusionModel::load(&config, vb).map(drop))?;
         Ok(FusionPart { file, config, origin: self.origin("MEPTR fusion") })
     }
 
-    fn face_detector(&self) -> Result<FaceDetectorPart> {
+    fn face_detector(&mut self) -> Result<FaceDetectorPart> {
         let file = "face_detector.safetensors".to_owned();
-        self.bytes(&file, FACE_DETECTOR)?;
+        self.staging.write(&file, FACE_DETECTOR)?;
         let origin = Origin {
             name: "MediaPipe face detection, full range".to_owned(),
             source: "mediapipe 0.10.21, face_detection_full_range_sparse.tflite".to_owned(),
@@ -145,7 +141,7 @@ impl Writer<'_> {
 
     /// Writes every tensor that `build` asks for.
     fn weights(
-        &self,
+        &mut self,
         name: &str,
         build: impl FnOnce(VarBuilder) -> candle::Result<()>,
     ) -> Result<()> {
@@ -158,49 +154,7 @@ impl Writer<'_> {
         let storage = self.preset.storage();
         let stored: candle::Result<BTreeMap<String, Tensor>> =
             tensors.into_iter().map(|(name, t)| Ok((name, t.to_dtype(storage)?))).collect();
-        Ok(save_file(&self.path(name)?, &stored.map_err(doing())?)?)
-    }
-
-    fn json(&self, name: &str, value: &Value) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(value).expect("JSON can be written");
-        text.push('\n');
-        self.bytes(name, text.as_bytes())
-    }
-
-    fn bytes(&self, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.path(name)?;
-        std::fs::write(&path, content).map_err(|source| Error::Write { path, source })
-    }
-
-    /// Path of a file in the bundle; makes the folders above it.
-    fn path(&self, name: &str) -> Result<std::path::PathBuf> {
-        let path = self.folder.join(name);
-        let parent = path.parent().expect("it lies in the bundle's folder");
-        std::fs::create_dir_all(parent)
-            .map_err(|source| Error::Write { path: parent.to_owned(), source })?;
-        Ok(path)
-    }
-
-    /// Size and hash of everything written so far.
-    fn files(&self) -> Result<BTreeMap<String, FileEntry>> {
-        let mut files = BTreeMap::new();
-        let mut folders = vec![String::new()];
-        while let Some(folder) = folders.pop() {
-            let path = self.folder.join(&folder);
-            let read = |source| Error::Read { path: path.clone(), source };
-            for entry in std::fs::read_dir(&path).map_err(read)? {
-                let entry = entry.map_err(read)?;
-                let name = format!("{folder}{}", entry.file_name().to_string_lossy());
-                let metadata = entry.metadata().map_err(read)?;
-                if metadata.is_dir() {
-                    folders.push(format!("{name}/"));
-                } else {
-                    let sha256 = sha256_of(&entry.path()).map_err(read)?;
-                    files.insert(name, FileEntry { bytes: metadata.len(), sha256 });
-                }
-            }
-        }
-        Ok(files)
+        Ok(save_file(&self.staging.new_file(name)?, &stored.map_err(doing())?)?)
     }
 }
 
