@@ -225,6 +225,32 @@ fn a_bundle_assembled_without_a_place_is_the_one_that_predict_uses() {
     assert_eq!(weights_name(&whole.predict(REFUSED, &[])), "mine");
     let run = whole.setting.run_at(REFUSED, &line.replace("mine", "Not/a/name")).assert_code(2);
     assert!(run.stderr.contains("cannot name a bundle"), "{run:#?}");
+    for taken in ["demo", "whole", "clip"] {
+        let run = whole.setting.run_at(REFUSED, &line.replace("mine", taken)).assert_code(2);
+        assert!(run.stderr.contains("names other weights"), "{run:#?}");
+    }
+    assert_eq!(weights_name(&whole.predict(REFUSED, &[])), "mine");
+}
+
+#[test]
+fn bundles_are_built_upon_and_published_by_their_names() {
+    let setting = Setting::new();
+    let upload = setting.folder.path().join("upload");
+    for line in [
+        "assemble --from demo --name mine --standing untrained",
+        "assemble --from mine --name next --standing untrained",
+        &format!("publish next --out {}", upload.display()),
+        &format!("verify {}", upload.display()),
+    ] {
+        setting.run_at(REFUSED, line).assert_code(0);
+    }
+    let found = Manifest::read(&upload).unwrap();
+    assert_eq!(
+        (found.name.as_str(), found.files),
+        ("next", Manifest::read(&demo()).unwrap().files)
+    );
+    let run = setting.run_at(REFUSED, "publish gone --out upload").assert_code(2);
+    assert!(run.stderr.contains("no folder `gone`, and no bundle of this name"), "{run:#?}");
 }
 
 /// On a terminal, which `script` of util-linux makes; where it is missing, the tests of

@@ -112,6 +112,17 @@ fn a_made_bundle_predicts_and_its_seed_makes_it_again() -> Result<()> {
 }
 
 #[test]
+fn the_weights_in_the_program_have_a_name() -> Result<()> {
+    let shown = meptr(["weights", "show", "demo"]).ends_with(0)?.out;
+    assert!(shown.contains("demonstration"), "{shown}");
+    let verified = meptr(["weights", "verify", "demo"]).ends_with(0)?.out;
+    assert!(verified.starts_with("intact"), "{verified}");
+    let folder = meptr(["weights", "path", "demo"]).ends_with(0)?.out;
+    assert!(Path::new(folder.trim()).join("manifest.json").is_file(), "{folder}");
+    Ok(())
+}
+
+#[test]
 fn altered_and_missing_files_are_listed_in_one_error() -> Result<()> {
     let folder = Folder::new()?;
     let bundle = copy(&folder, "bundle")?;

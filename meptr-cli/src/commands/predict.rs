@@ -23,7 +23,7 @@ pub struct PredictArgs {
     #[arg(required = true, value_name = "PATH")]
     inputs: Vec<PathBuf>,
     /// Weight bundle: a folder, the name of one that was pulled or assembled, OWNER/REPO, or `demo`
-    /// for the untrained weights inside [default: the bundle pulled or assembled last, else an
+    /// for the demonstration weights inside [default: the bundle pulled or assembled last, else an
     /// offer to pull one, else `demo`]
     #[arg(long, value_name = "DIR|NAME", overrides_with = "weights")]
     weights: Option<PathBuf>,

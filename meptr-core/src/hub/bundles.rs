@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::cache::{create_parent, files_below, write_atomically};
 use super::catalog::is_name;
@@ -13,6 +14,9 @@ use super::inventory::Removed;
 use super::{Environment, Error, Result};
 use crate::bundle::Manifest;
 use crate::files::read_small_text;
+
+/// After which a bundle in the making is nobody's: the largest takes minutes.
+const LEFTOVER: Duration = Duration::from_secs(24 * 3600);
 
 /// The bundles of one cache.
 #[derive(Debug, Clone)]
@@ -46,14 +50,32 @@ impl Bundles {
         names
     }
 
-    /// A folder that does not exist yet, to make a bundle in before [`Bundles::install`].
+    /// A folder that does not exist yet, to make a bundle in before [`Bundles::install`]; takes away
+    /// what killed processes left of theirs.
     ///
     /// # Errors
     /// When the cache cannot be written.
     pub fn workshop(&self, name: &str) -> Result<PathBuf> {
         let folder = self.folder.join(format!(".{name}.new-{}", std::process::id()));
         create_parent(&folder)?;
+        self.remove_leftovers(SystemTime::now());
         Ok(folder)
+    }
+
+    /// Hidden folders that nobody has put anything in for a day.
+    fn remove_leftovers(&self, now: SystemTime) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
+            let is_old = |found: fs::Metadata| {
+                found.is_dir()
+                    && found
+                        .modified()
+                        .is_ok_and(|then| now.duration_since(then).is_ok_and(|age| age > LEFTOVER))
+            };
+            if is_hidden && entry.metadata().is_ok_and(is_old) {
+                let _ = fs::remove_dir_all(entry.path()); // it only takes space
+            }
+        }
     }
 
     /// Gives a finished bundle its name, in the place of an older one.
@@ -142,6 +164,11 @@ mod tests {
         }
         assert_eq!(bundles.names(), ["mine"]);
         assert_eq!(fs::read_dir(&bundles.folder).unwrap().count(), 1, "nothing else stays");
+        make(&bundles.folder.join("..mine.new-1.part-1"), "of a killed process");
+        bundles.remove_leftovers(SystemTime::now());
+        assert_eq!(fs::read_dir(&bundles.folder).unwrap().count(), 2, "it may still be at work");
+        bundles.remove_leftovers(SystemTime::now() + 2 * LEFTOVER);
+        assert_eq!(fs::read_dir(&bundles.folder).unwrap().count(), 1);
         bundles.set_default("mine").unwrap();
         assert_eq!(bundles.default_name().as_deref(), Some("mine"));
         assert_eq!(bundles.remove("mine").unwrap(), Removed { files: 1, bytes: 5 });

@@ -13,7 +13,7 @@ use meptr_extract::detect::FaceModel;
 
 use super::complete::install;
 use super::convert::StorageArg;
-use super::hub::{HubArgs, folder_of};
+use super::hub::{DEMO, HubArgs, folder_of};
 use crate::{Finish, output};
 
 /// Make a bundle of backbones, heads and detectors
@@ -37,8 +37,9 @@ pub struct AssembleArgs {
     /// What results made with the bundle are worth
     #[arg(long, value_enum)]
     standing: StandingArg,
-    /// Bundle to take all parts from that are not named
-    #[arg(long, value_name = "DIR")]
+    /// Bundle to take all parts from that are not named: a folder, the name of one that was assembled
+    /// or pulled, or `demo`
+    #[arg(long, value_name = "DIR|NAME")]
     from: Option<PathBuf>,
     /// CLIP [default: clip, unless --from]
     #[arg(long, value_name = "NAME|DIR")]
@@ -116,6 +117,9 @@ fn licence(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// When a part is missing or does not fit.
 pub fn run(args: &AssembleArgs) -> anyhow::Result<Finish> {
+    if args.out.is_none() {
+        args.require_free_name()?;
+    }
     let sources = args.sources()?;
     let folder = match &args.out {
         Some(folder) => {
@@ -144,8 +148,22 @@ pub fn run(args: &AssembleArgs) -> anyhow::Result<Finish> {
 }
 
 impl AssembleArgs {
+    /// Bundles beside the cache are found by their names, and these mean something else.
+    fn require_free_name(&self) -> anyhow::Result<()> {
+        let (catalog, name) = (self.hub.catalog()?, &self.name);
+        let is_listed =
+            catalog.bundle(name).is_some() || catalog.parts().iter().any(|part| part.name == *name);
+        anyhow::ensure!(
+            name != DEMO && !is_listed,
+            "`{name}` names other weights (`meptr weights list`): choose another --name, or a folder \
+             with --out"
+        );
+        Ok(())
+    }
+
     fn sources(&self) -> anyhow::Result<Sources> {
-        let base = self.from.as_deref().map(Bundle::open).transpose()?;
+        let base = self.from.as_deref().map(|from| self.hub.bundle_at(from)).transpose()?;
+        let base = base.as_deref().map(Bundle::open).transpose()?;
         // What the catalogue calls a part, where nothing else gives it.
         let known = |name: &'static str| base.is_none().then(|| name.to_owned());
         let backbone = |option: &Option<String>, part: &str, name| {

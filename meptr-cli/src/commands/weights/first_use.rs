@@ -8,13 +8,10 @@ use indicatif::DecimalBytes;
 use meptr_core::hub::{Bundle, LocalPart, Presence, find_local};
 
 use super::complete::HEADS_ARE_MISSING;
-use super::hub::{Ask, HubArgs, can_ask, licence_of};
+use super::hub::{Ask, DEMO, HubArgs, can_ask, licence_of};
 use super::list::size_of;
 use super::pull::pull;
 use crate::demo;
-
-/// Name of the weights that the program carries.
-pub const DEMO: &str = "demo";
 
 const INSTEAD: &str = "`--weights demo` predicts with the demo weights instead";
 
@@ -46,7 +43,6 @@ impl FirstUseArgs {
     ) -> anyhow::Result<PathBuf> {
         match named {
             Some(name) if name.exists() => Ok(name.to_owned()),
-            Some(name) if name == Path::new(DEMO) => demo::folder(),
             Some(name) => self.named(name, quiet),
             None => self.usual(quiet, ask),
         }

@@ -1,7 +1,7 @@
 //! What the commands share that deal with the Hub and its cache.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -10,6 +10,11 @@ use meptr_core::hub::{
     Bundles, Catalog, Environment, Error, LocalFile, LocalPart, Options, Part, Presence, Source,
     find_local,
 };
+
+use crate::demo;
+
+/// Name of the weights that the program carries.
+pub const DEMO: &str = "demo";
 
 /// Where weights come from and where they are kept.
 #[derive(Debug, Clone, Default, Args)]
@@ -43,9 +48,12 @@ impl HubArgs {
         Ok(Bundles::of(&self.options()?.environment))
     }
 
-    /// The folder of a bundle that is here: one that was put together, or `OWNER/REPO` that was
-    /// pulled and is one.
+    /// The folder of a bundle that is here: one that was put together, `OWNER/REPO` that was pulled
+    /// and is one, or the one in the program.
     pub fn bundle(&self, name: &str) -> anyhow::Result<Option<PathBuf>> {
+        if name == DEMO {
+            return demo::folder().map(Some);
+        }
         if let Some(folder) = self.bundles()?.find(name) {
             return Ok(Some(folder));
         }
@@ -56,6 +64,21 @@ impl HubArgs {
         let is_whole = parts.iter().all(|part| part.presence == Presence::Complete);
         let folders = parts.iter().filter(|_| is_whole).filter_map(folder_of);
         Ok(folders.into_iter().find(|folder| folder.join(Manifest::FILE).is_file()))
+    }
+
+    /// The folder of a bundle, which may be named by its place.
+    ///
+    /// # Errors
+    /// When no bundle is there, or none of this name is here.
+    pub fn bundle_at(&self, place: &Path) -> anyhow::Result<PathBuf> {
+        if place.exists() {
+            return Ok(place.to_owned());
+        }
+        let named = place.to_str().map(|name| self.bundle(name)).transpose()?.flatten();
+        named.with_context(|| {
+            let place = place.display();
+            format!("there is no folder `{place}`, and no bundle of this name on this machine")
+        })
     }
 
     /// A command line of `meptr weights` that works on the same list and cache as this one.

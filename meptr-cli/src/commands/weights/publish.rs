@@ -10,14 +10,15 @@ use meptr_core::bundle::{CardOptions, Manifest, Origin, model_card};
 use meptr_core::files::{read_small, write_whole};
 use meptr_core::hub::RepositoryId;
 
-use super::hub::quoted;
+use super::hub::{HubArgs, quoted};
 use crate::{Finish, output};
 
 /// Prepare a folder that can be uploaded as a Hub repository, with a model card
 #[derive(Debug, Args)]
 pub struct PublishArgs {
-    /// Folder of the bundle; it is checked and left as it is
-    #[arg(value_name = "DIR")]
+    /// Bundle: a folder, or the name of one that was assembled or pulled; it is checked and left as
+    /// it is
+    #[arg(value_name = "DIR|NAME")]
     bundle: PathBuf,
     /// Folder to write; must not exist or be empty
     #[arg(long, value_name = "DIR")]
@@ -28,6 +29,8 @@ pub struct PublishArgs {
     /// What was measured on which data, and the result; can be repeated
     #[arg(long = "score", value_name = "MEASURED=RESULT", value_parser = score)]
     scores: Vec<(String, String)>,
+    #[command(flatten)]
+    hub: HubArgs,
 }
 
 /// Git stores these outside its history, as the Hub wants it.
@@ -47,7 +50,7 @@ fn score(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// When the bundle is not whole, a part has no licence, or the folder cannot be written.
 pub fn run(args: &PublishArgs) -> anyhow::Result<Finish> {
-    let bundle = Bundle::open(&args.bundle)?;
+    let bundle = Bundle::open(&args.hub.bundle_at(&args.bundle)?)?;
     let manifest = bundle.manifest();
     let origins = manifest.origins();
     let unlicensed = origins.iter().filter(|(_, origin)| origin.licence == Origin::NO_LICENCE);

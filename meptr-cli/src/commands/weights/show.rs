@@ -14,7 +14,7 @@ use crate::{Finish, output};
 /// Show what a bundle or a part holds, with sources, licences and hashes
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// Folder of a bundle, name from `meptr weights list`, or OWNER/REPO
+    /// Folder of a bundle, name from `meptr weights list`, OWNER/REPO, or `demo`
     #[arg(value_name = "DIR|NAME")]
     name: PathBuf,
     #[command(flatten)]
@@ -24,7 +24,7 @@ pub struct ShowArgs {
 /// Print the folder that weights lie in
 #[derive(Debug, Args)]
 pub struct PathArgs {
-    /// Name from `meptr weights list`, or OWNER/REPO(@REVISION)
+    /// Name from `meptr weights list`, OWNER/REPO(@REVISION), or `demo`
     #[arg(value_name = "NAME")]
     name: String,
     #[command(flatten)]

@@ -7,14 +7,15 @@ use meptr_core::Bundle;
 use meptr_core::bundle::Manifest;
 use meptr_core::hub::{Finding, Presence, Verdict, list_local, verify};
 
-use super::hub::HubArgs;
+use super::hub::{DEMO, HubArgs};
 use super::watch::Watch;
-use crate::{Finish, output};
+use crate::{Finish, demo, output};
 
 /// Hash weights again and compare; exit code 1 when something is damaged or missing
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Name from `meptr weights list`, OWNER/REPO, or the folder of a bundle [default: all that is here]
+    /// Name from `meptr weights list`, OWNER/REPO, `demo`, or the folder of a bundle [default: all
+    /// that is here]
     #[arg(value_name = "NAME|DIR")]
     name: Option<String>,
     #[command(flatten)]
@@ -30,6 +31,9 @@ pub fn run(args: &VerifyArgs, quiet: bool) -> anyhow::Result<Finish> {
         && Path::new(name).join(Manifest::FILE).is_file()
     {
         return verify_bundle(Path::new(name));
+    }
+    if args.name.as_deref() == Some(DEMO) {
+        return verify_bundle(&demo::folder()?);
     }
     let bundles = args.hub.bundles()?;
     if let Some(folder) = args.name.as_ref().and_then(|name| bundles.find(name)) {
