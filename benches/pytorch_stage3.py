@@ -1,4 +1,4 @@
-"""Times epochs of stage 3 in PyTorch: the fusion model and the semi-supervised objective of SPEC 7 and 9, at the published sizes.
+"""Times epochs of stage 3 in PyTorch: the fusion model and the semi-supervised objective (meptr-core/src/models/fusion, meptr-train/src/loss), at the published sizes.
 
     pytorch_stage3.py ROWS EPOCHS THREADS
 

@@ -7,7 +7,7 @@ pub const FRAMES_PER_CLIP: usize = 30;
 ///
 /// All of them when `count <= wanted`, else `trunc(linspace(0, count - 1, wanted))` in f64 with
 /// NumPy's order of operations (`i * ((count - 1) / (wanted - 1))`, last value set to the end),
-/// because a product rounded differently lands on another frame. SPEC of the reference:
+/// because a product rounded differently lands on another frame. In the reference:
 /// `np.linspace(0, n - 1, 30).astype(int)`.
 pub fn frame_indices(count: usize, wanted: usize) -> Vec<usize> {
     if count <= wanted {

@@ -123,7 +123,8 @@ fn last_segment(name: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// Reference: the check values of golden/GENERATOR.md, seed 14.
+    /// Reference: the values that the program gave, in another language, which made the weights of
+    /// `tests/golden`; seed 14.
     #[test]
     fn values_equal_the_published_check_values() -> Result<()> {
         let base = fnv1a64(b"emo_head.bias") ^ 14u64.wrapping_mul(0x9E37_79B9_7F4A_7C15);
