@@ -11,7 +11,8 @@ use anyhow::Result;
 use clips::{Audio, Clip, Video};
 use ffmpeg_next::format::{Pixel, Sample, sample};
 use meptr_extract::decode::{
-    Cue, DecodeOptions, DecodeReport, Event, FramePlan, Limits, Reader, TimeWindow, probe,
+    Cue, DecodeOptions, DecodeReport, Event, FramePlan, Limits, Reader, TimeWindow, length_seconds,
+    probe,
 };
 use meptr_extract::{Error, RgbImage};
 
@@ -306,6 +307,57 @@ fn sound_of_every_kind_becomes_mono_at_16_khz() -> Result<()> {
     Ok(())
 }
 
+/// A second of 16-bit sound at 16 kHz, the same tone in every channel, as WAV without a layout.
+fn wav(channels: u16) -> Vec<u8> {
+    let tone = |n: u32| (8000.0 * (f64::from(n) * 0.2).sin()) as i16;
+    let frames = (0..16_000).flat_map(|n| vec![tone(n); usize::from(channels)]);
+    let data: Vec<u8> = frames.flat_map(i16::to_le_bytes).collect();
+    let (size, frame) = (data.len() as u32, channels * 2);
+    let mut file = b"RIFF".to_vec();
+    file.extend((36 + size).to_le_bytes());
+    file.extend(b"WAVEfmt \x10\0\0\0\x01\0");
+    file.extend(channels.to_le_bytes());
+    file.extend([16_000, 16_000 * u32::from(frame)].into_iter().flat_map(u32::to_le_bytes));
+    file.extend([frame, 16].into_iter().flat_map(u16::to_le_bytes));
+    file.extend(b"data");
+    file.extend(size.to_le_bytes());
+    file.extend(data);
+    file
+}
+
+#[test]
+fn any_number_of_channels_up_to_the_limit_is_heard() -> Result<()> {
+    let folder = Folder::new()?;
+    let path = folder.path("c.wav");
+    std::fs::write(&path, wav(1))?;
+    let alone = decode(&path)?.sound;
+    assert_eq!(alone.len(), 16_000);
+    for channels in [2, 7, 9, 12, 16, 17, 24, 33, 64] {
+        std::fs::write(&path, wav(channels))?;
+        let found = decode(&path)?;
+        assert_eq!(found.report.corrupt_packets, 0, "{channels} channels");
+        assert_eq!(found.sound.len(), alone.len(), "{channels} channels");
+        let off = found.sound.iter().zip(&alone).map(|(one, other)| (one - other).abs());
+        assert!(off.fold(0.0, f32::max) < 1e-5, "{channels} channels");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_jpeg_picture_is_a_video_of_one_frame() -> Result<()> {
+    let folder = Folder::new()?;
+    let film = folder.clip("p.avi", &Clip::of_video(Video::mjpeg(&[(64, 48, 1)])))?;
+    let data = std::fs::read(film)?;
+    let start = data.windows(2).position(|word| word == [0xFF, 0xD8]).expect("a picture");
+    let length = data[start..].windows(2).position(|word| word == [0xFF, 0xD9]).expect("its end");
+    for name in ["p.jpg", "p.JPEG", "p.mp4"] {
+        let path = folder.path(name);
+        std::fs::write(&path, &data[start..start + length + 2])?;
+        assert_eq!(decode(&path)?.indices(), [0], "{name}");
+    }
+    Ok(())
+}
+
 #[test]
 fn sound_that_starts_late_is_preceded_by_silence() -> Result<()> {
     let folder = Folder::new()?;
@@ -399,6 +451,7 @@ fn files_that_are_no_video_are_named_with_a_reason() -> Result<()> {
         let error = decode(&path).err().unwrap_or_else(|| panic!("{} decodes", path.display()));
         let text = message(&error);
         assert!(text.contains(reason) && text.contains(&*path.to_string_lossy()), "{text}");
+        assert!(!text.trim_end().ends_with(':'), "an error without words: {text}");
     }
     Ok(())
 }
@@ -446,10 +499,11 @@ fn what_is_over_a_limit_is_refused_and_says_which() -> Result<()> {
     let path = folder.clip("l.mkv", &film(50))?;
     let usual = Limits::default();
     let cases = [
-        (Limits { max_pixels: 64 * 48 - 1, ..usual.clone() }, "max_pixels"),
-        (Limits { max_frames: 49, ..usual.clone() }, "max_frames"),
-        (Limits { max_seconds: 1.0, ..usual.clone() }, "max_seconds"),
-        (Limits { max_audio_channels: 1, ..usual.clone() }, "max_audio_channels"),
+        (Limits { max_pixels: 64 * 48 - 1, ..usual.clone() }, "--max-pixels"),
+        (Limits { max_frames: 49, ..usual.clone() }, "more than 49 pictures"),
+        (Limits { max_seconds: 1.0, ..usual.clone() }, "--max-seconds"),
+        (Limits { max_audio_channels: 1, ..usual.clone() }, "2 channels"),
+        (Limits { max_audio_rate_hz: 44_099, ..usual.clone() }, "44100 samples"),
     ];
     for (limits, name) in cases {
         let options = DecodeOptions { limits, ..DecodeOptions::default() };
@@ -457,6 +511,14 @@ fn what_is_over_a_limit_is_refused_and_says_which() -> Result<()> {
         assert!(matches!(error, Error::OverLimit { .. }), "{error}");
         assert!(error.to_string().contains(name), "{error}");
     }
+    let pictures = folder.clip("p.mkv", &Clip::of_video(Video::mpeg4(64, 48, 50)))?;
+    let limits = Limits { max_seconds: 1.0, ..usual.clone() };
+    let options = DecodeOptions { limits: limits.clone(), ..DecodeOptions::default() };
+    let refused = decode_with(&pictures, FramePlan::Whole, &options);
+    assert!(matches!(refused, Err(Error::OverLimit { .. })), "pictures alone are held to it too");
+    let media = probe(&pictures, &limits)?;
+    assert!(matches!(length_seconds(&pictures, &media, &limits), Err(Error::OverLimit { .. })));
+    assert_eq!(length_seconds(&pictures, &media, &usual)?, Some(2.0));
     let limits = Limits { max_pixels: 64 * 48, max_frames: 50, max_audio_channels: 2, ..usual };
     let options = DecodeOptions { limits, ..DecodeOptions::default() };
     assert_eq!(decode_with(&path, FramePlan::Whole, &options)?.report.frames_decoded, 50);
@@ -541,7 +603,7 @@ fn corrupt_bytes_in_the_middle_are_skipped_up_to_the_limit() -> Result<()> {
     let limits = Limits { max_corrupt_packets: 1, ..Limits::default() };
     let options = DecodeOptions { limits, ..DecodeOptions::default() };
     let error = decode_with(&path, FramePlan::Whole, &options).err().expect("over the limit");
-    assert!(error.to_string().contains("max_corrupt_packets"), "{error}");
+    assert!(error.to_string().contains("--max-corrupt-packets"), "{error}");
     Ok(())
 }
 

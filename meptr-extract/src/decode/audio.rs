@@ -14,6 +14,9 @@ use super::video::{MAX_ERRORS_AT_ONCE, is_dry};
 /// Samples a second of everything the models hear.
 pub const SAMPLE_RATE_HZ: u32 = 16_000;
 
+/// Most samples of silence that are fed at once.
+const SILENCE_SAMPLES: u32 = 48_000;
+
 /// Longest hole in the timestamps that swresample fills by itself; longer ones are fed as silence
 /// in pieces, so that memory stays flat.
 const LONGEST_GAP_SECONDS: i64 = 5;
@@ -36,6 +39,7 @@ struct Shape {
 pub(super) struct Resampler {
     clock: Clock,
     longest_seconds: f64,
+    max_rate_hz: u32,
     waiting: VecDeque<frame::Audio>,
     graph: Option<(filter::Graph, Shape)>,
     /// Whether a graph existed before: only the first one starts at time zero.
@@ -48,11 +52,12 @@ pub(super) struct Resampler {
 
 impl Resampler {
     /// For a stream that counts time by `clock`; timestamps beyond `longest_seconds`
-    /// are not believed.
-    pub(super) fn new(clock: Clock, longest_seconds: f64) -> Self {
+    /// are not believed, and frames of more than `max_rate_hz` samples a second left out.
+    pub(super) fn new(clock: Clock, longest_seconds: f64, max_rate_hz: u32) -> Self {
         Self {
             clock,
             longest_seconds,
+            max_rate_hz,
             waiting: VecDeque::new(),
             graph: None,
             is_rebuilt: false,
@@ -63,30 +68,38 @@ impl Resampler {
 
     /// Takes one decoded frame; [`advance`](Self::advance) turns it into samples.
     pub(super) fn push(&mut self, frame: frame::Audio) {
-        if frame.samples() > 0 && frame.rate() > 0 && frame.channels() > 0 {
+        let has_rate = (1..=self.max_rate_hz).contains(&frame.rate());
+        if frame.samples() > 0 && has_rate && frame.channels() > 0 {
             self.waiting.push_back(frame);
         }
     }
 
-    /// Works on the oldest waiting frame, or on one second of the hole before it, and appends what
+    /// Works on the oldest waiting frame, or on a piece of the hole before it, and appends what
     /// comes out, mono 16 kHz, -1 to 1; `false` when nothing waits.
     pub(super) fn advance(&mut self, out: &mut Vec<f32>) -> Result<bool, ffmpeg::Error> {
-        let Some(mut frame) = self.waiting.pop_front() else { return Ok(false) };
+        let Some(frame) = self.waiting.pop_front() else { return Ok(false) };
         self.rebuild_on_change(&frame, out)?;
         let rate = i64::from(frame.rate());
         let wanted = self.timestamp(frame.timestamp().or(frame.pts()), rate);
         let next = self.next.unwrap_or(0);
-        if wanted - next > LONGEST_GAP_SECONDS * rate {
-            let mut silence = silence_like(&frame, frame.rate() as usize)?;
-            silence.set_pts(Some(next));
-            self.next = Some(next + rate);
-            self.waiting.push_front(frame);
-            self.feed(&silence, out)?;
-        } else {
-            frame.set_pts(Some(wanted));
-            self.next = Some(wanted + frame.samples() as i64);
-            self.feed(&frame, out)?;
-        }
+        let hole = wanted.saturating_sub(next);
+        let is_long = hole > LONGEST_GAP_SECONDS * rate;
+        let silence = || silence_like(&frame, frame.rate().min(SILENCE_SAMPLES) as usize);
+        let silence = is_long.then(silence).flatten();
+        let (mut frame, at) = match silence {
+            Some(silence) => {
+                self.waiting.push_front(frame);
+                (silence, next)
+            }
+            None if is_long => {
+                self.offset = self.offset.saturating_sub(hole); // it is left out
+                (frame, next)
+            }
+            None => (frame, wanted),
+        };
+        frame.set_pts(Some(at));
+        self.next = Some(at + frame.samples() as i64);
+        self.feed(&frame, out)?;
         Ok(true)
     }
 
@@ -163,12 +176,13 @@ impl AudioTrack {
         stream: usize,
         clock: Clock,
         longest_seconds: f64,
+        max_rate_hz: u32,
     ) -> Result<Self, ffmpeg::Error> {
         let decoder = super::source::decoder_of(input, stream, 1, ffmpeg::Dictionary::new())?;
         Ok(Self {
             stream,
             decoder: decoder.audio()?,
-            resampler: Resampler::new(clock, longest_seconds),
+            resampler: Resampler::new(clock, longest_seconds, max_rate_hz),
             samples_out: 0,
             is_drained: false,
         })
@@ -238,10 +252,12 @@ fn source(graph: &mut filter::Graph) -> Result<filter::Context, ffmpeg::Error> {
 fn new_graph(shape: Shape, is_first: bool) -> Result<filter::Graph, ffmpeg::Error> {
     let Shape { format, rate, channels, .. } = shape;
     let filter_named = |name| filter::find(name).ok_or(ffmpeg::Error::FilterNotFound);
-    let layout = match (shape.layout.bits(), ChannelLayout::default(i32::from(channels)).bits()) {
-        (0, 0) => format!("channels={channels}"),
-        (0, usual) => format!("channel_layout={usual:#x}"),
-        (stated, _) => format!("channel_layout={stated:#x}"),
+    // The wrapper knows fewer speakers than FFmpeg and drops the others from a layout.
+    let is_whole = |layout: &ChannelLayout| layout.channels() == i32::from(channels);
+    let usual = ChannelLayout::default(i32::from(channels));
+    let layout = match [shape.layout, usual].into_iter().find(is_whole) {
+        Some(layout) if layout.bits() != 0 => format!("channel_layout={:#x}", layout.bits()),
+        _ => format!("channels={channels}"),
     };
     let name = format.name();
     let input = format!("time_base=1/{rate}:sample_rate={rate}:sample_fmt={name}:{layout}");
@@ -250,7 +266,11 @@ fn new_graph(shape: Shape, is_first: bool) -> Result<filter::Graph, ffmpeg::Erro
         format!("aresample=async=1{first},aformat=sample_fmts=s16:sample_rates={SAMPLE_RATE_HZ}");
     let mut graph = filter::Graph::new();
     graph.add(&filter_named("abuffer")?, "in", &input)?;
-    graph.add(&filter_named("abuffersink")?, "out", "")?;
+    let sink = filter_named("abuffersink")?;
+    // Without this, channels that have no layout are refused; FFmpeg 8 has no such option.
+    if graph.add(&sink, "out", "all_channel_counts=1").is_err() {
+        graph.add(&sink, "out", "")?;
+    }
     graph.output("in", 0)?.input("out", 0)?.parse(&chain)?;
     graph.validate()?;
     Ok(graph)
@@ -265,9 +285,10 @@ fn drain(
     let mut sink = graph.get("out").ok_or(ffmpeg::Error::FilterNotFound)?;
     let mut frame = frame::Audio::empty();
     while sink.sink().frame(&mut frame).is_ok() {
-        if frame.planes() == 1 && frame.channels() == channels {
-            mean_of_channels(frame.plane::<i16>(0), usize::from(channels), out);
+        if frame.planes() != 1 || frame.channels() != channels {
+            return Err(ffmpeg::Error::OutputChanged);
         }
+        mean_of_channels(frame.plane::<i16>(0), usize::from(channels), out);
     }
     Ok(())
 }
@@ -280,22 +301,23 @@ fn mean_of_channels(samples: &[i16], channels: usize, out: &mut Vec<f32>) {
     out.extend(samples.chunks_exact(channels).map(mean));
 }
 
-/// A frame of digital silence of the same kind as `like`.
-fn silence_like(like: &frame::Audio, samples: usize) -> Result<frame::Audio, ffmpeg::Error> {
+/// A frame of digital silence of the same kind as `like`; `None` when that has more channels than
+/// any layout of speakers, or the memory does not suffice.
+fn silence_like(like: &frame::Audio, samples: usize) -> Option<frame::Audio> {
     let layout = match like.channel_layout() {
         layout if layout.is_empty() => ChannelLayout::default(i32::from(like.channels())),
         layout => layout,
     };
     let mut silence = frame::Audio::new(like.format(), samples, layout);
-    if silence.planes() != like.planes() {
-        return Err(ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM });
+    if silence.planes() != like.planes() || silence.channels() != like.channels() {
+        return None;
     }
     silence.set_rate(like.rate());
     let zero = if matches!(like.format(), format::Sample::U8(_)) { 128 } else { 0 };
     for plane in 0..silence.planes() {
         silence.data_mut(plane).fill(zero);
     }
-    Ok(silence)
+    Some(silence)
 }
 
 #[cfg(test)]

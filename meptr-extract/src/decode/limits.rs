@@ -20,6 +20,8 @@ pub struct Limits {
     pub max_corrupt_packets: u64,
     /// Channels of sound; 64.
     pub max_audio_channels: u16,
+    /// Samples of sound a second; 768 000.
+    pub max_audio_rate_hz: u32,
     /// Bytes of a transcript file; 16 777 216 (16 MiB).
     pub max_transcript_bytes: u64,
 }
@@ -32,6 +34,7 @@ impl Default for Limits {
             max_seconds: 172_800.0,
             max_corrupt_packets: 1000,
             max_audio_channels: 64,
+            max_audio_rate_hz: 768_000,
             max_transcript_bytes: 16 << 20,
         }
     }

@@ -112,7 +112,8 @@ fn video_info(path: &Path, input: &Input, limits: &Limits) -> Result<Option<Vide
     let pixels = u64::from(width) * u64::from(height);
     if pixels > limits.max_pixels {
         let what = format!(
-            "its frames of {width} x {height} are more than `max_pixels` = {} allows; raise that limit",
+            "its frames of {width} x {height} have more than {} pixels (`meptr predict --max-pixels` \
+             raises that)",
             limits.max_pixels
         );
         return Err(source::over_limit(path, what));
@@ -143,9 +144,19 @@ fn audio_info(path: &Path, input: &Input, limits: &Limits) -> Result<Option<Audi
         .map_err(cannot_open(path, "audio"))?;
     if decoder.channels() > limits.max_audio_channels {
         let what = format!(
-            "its {} channels of sound are more than `max_audio_channels` = {} allows; raise that limit",
+            "its {} channels of sound are more than the {} that are read; mix them down, for example \
+             with `ffmpeg -i IN -c:v copy -ac 2 OUT`",
             decoder.channels(),
             limits.max_audio_channels
+        );
+        return Err(source::over_limit(path, what));
+    }
+    if decoder.rate() > limits.max_audio_rate_hz {
+        let what = format!(
+            "its {} samples of sound a second are more than the {} that are read; resample it, for \
+             example with `ffmpeg -i IN -c:v copy -ar 48000 OUT`",
+            decoder.rate(),
+            limits.max_audio_rate_hz
         );
         return Err(source::over_limit(path, what));
     }

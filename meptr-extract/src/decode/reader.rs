@@ -16,7 +16,7 @@ use super::plan::{FramePlan, Schedule};
 use super::probe::{self, MediaInfo, VideoInfo};
 use super::subtitle::SubtitleTrack;
 use super::video::VideoTrack;
-use super::{source, transcript::Cue};
+use super::{scan, source, transcript::Cue};
 use crate::sample::FRAMES_PER_CLIP;
 use crate::{Error, Result, RgbImage};
 
@@ -173,7 +173,8 @@ impl Reader {
                 self.info.duration_seconds.map(|seconds| seconds + TRUSTED_OVERRUN_SECONDS);
             let longest =
                 stated.map_or(limits.max_seconds, |stated| stated.min(limits.max_seconds));
-            let track = AudioTrack::open(&self.input, audio.stream, clock, longest);
+            let max_rate = limits.max_audio_rate_hz;
+            let track = AudioTrack::open(&self.input, audio.stream, clock, longest, max_rate);
             self.audio = Some(track.map_err(probe::cannot_open(&self.path, "audio"))?);
         }
         self.subtitle = SubtitleTrack::choose(&self.info.subtitles, |stream| self.clock(stream));
@@ -214,7 +215,7 @@ impl Reader {
             self.expected = Expected::Count(claim);
             return Ok(Schedule::whole(claim, per_window));
         }
-        let ticks = scan(&self.path, video, clock, &self.options.limits)?;
+        let ticks = scan::ticks(&self.path, video, clock, &self.options.limits)?;
         let schedule = match &self.plan {
             FramePlan::Whole => Schedule::whole(ticks.len(), per_window),
             plan @ FramePlan::Windows(windows) => {
@@ -277,9 +278,7 @@ impl Reader {
         let stream = packet.stream();
         if let Some(video) = self.video.as_mut().filter(|video| video.stream == stream) {
             errors = errors.max(video.send(Some(packet), &mut self.events));
-            if video.ticks.len() as u64 > self.options.limits.max_frames {
-                return Err(self.too_long());
-            }
+            self.check_length()?;
             if self.is_set_aside(errors) {
                 return Ok(());
             }
@@ -314,18 +313,28 @@ impl Reader {
             return Ok(());
         }
         let what = format!(
-            "more packets are corrupt than `max_corrupt_packets` = {limit} allows; raise that limit"
+            "more than {limit} of its packets are corrupt (`meptr predict --max-corrupt-packets` \
+             raises that)"
         );
         Err(source::over_limit(&self.path, what))
     }
 
-    fn too_long(&self) -> Error {
+    /// Holds the pictures so far to the limits.
+    fn check_length(&self) -> Result<()> {
+        let Some(video) = &self.video else { return Ok(()) };
         let Limits { max_frames, max_seconds, .. } = self.options.limits;
-        let what = format!(
-            "it is longer than `max_frames` = {max_frames} or `max_seconds` = {max_seconds} allows; \
-             raise that limit"
-        );
-        source::over_limit(&self.path, what)
+        if video.ticks.len() as u64 > max_frames {
+            let what = format!("it holds more than {max_frames} pictures; cut it into parts");
+            return Err(source::over_limit(&self.path, what));
+        }
+        match video.ticks.last() {
+            Some(last) if video.clock.seconds(*last) > max_seconds => Err(self.too_long()),
+            _ => Ok(()),
+        }
+    }
+
+    fn too_long(&self) -> Error {
+        scan::too_long(&self.path, &self.options.limits)
     }
 
     /// After the last packet: drains the decoders, then checks whether the right frames were kept.
@@ -346,10 +355,8 @@ impl Reader {
             return self.start_careful_pass();
         }
         self.count_corrupt(errors)?;
+        self.check_length()?;
         match self.video.take() {
-            Some(video) if video.ticks.len() as u64 > self.options.limits.max_frames => {
-                Err(self.too_long())
-            }
             Some(video) => self.check_frames(video),
             None => self.finish(),
         }
@@ -454,26 +461,4 @@ impl Expected {
             Self::Ticks(ticks) => plan.differing(ticks, found, clock),
         }
     }
-}
-
-/// The timestamps of a stream's packets, ascending, read without decoding.
-fn scan(path: &Path, video: &VideoInfo, clock: Clock, limits: &Limits) -> Result<Vec<i64>> {
-    let mut input = source::open(path)?;
-    let mut ticks: Vec<i64> = Vec::new();
-    let step = clock.ticks_per_frame(video.frame_rate.unwrap_or(25.0));
-    let mut failures = 0;
-    while ticks.len() as u64 <= limits.max_frames && failures <= limits.max_corrupt_packets {
-        let mut packet = Packet::empty(); // a reused one would leak what it held
-        match packet.read(&mut input) {
-            Ok(()) if packet.stream() == video.stream && packet.size() > 0 => {
-                let following = ticks.last().map_or(clock.start_ticks(), |last| last + step);
-                ticks.push(packet.pts().or(packet.dts()).unwrap_or(following));
-            }
-            Ok(()) => {}
-            Err(ffmpeg::Error::InvalidData | ffmpeg::Error::Other { .. }) => failures += 1,
-            Err(_) => break,
-        }
-    }
-    ticks.sort_unstable();
-    Ok(ticks)
 }

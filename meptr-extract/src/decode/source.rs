@@ -33,15 +33,14 @@ pub enum FfmpegLog {
     Debug,
 }
 
-static DEFAULT_LOG: Once = Once::new();
+static PREPARED: Once = Once::new();
 
 /// Sets what FFmpeg writes to stderr, for the whole process; silent until this is called.
 ///
 /// # Errors
 /// When FFmpeg cannot be loaded.
 pub fn set_ffmpeg_log(log: FfmpegLog) -> Result<()> {
-    load_ffmpeg()?;
-    DEFAULT_LOG.call_once(|| {});
+    prepare_ffmpeg()?;
     ffmpeg::log::set_level(match log {
         FfmpegLog::Silent => ffmpeg::log::Level::Quiet,
         FfmpegLog::Warnings => ffmpeg::log::Level::Warning,
@@ -50,14 +49,17 @@ pub fn set_ffmpeg_log(log: FfmpegLog) -> Result<()> {
     Ok(())
 }
 
-/// Loads FFmpeg and keeps it silent unless [`set_ffmpeg_log`] was called; to be called before it is
-/// used.
+/// Loads FFmpeg, keeps it silent unless [`set_ffmpeg_log`] was called, and gives its errors their
+/// words; to be called before it is used.
 ///
 /// # Errors
 /// When it cannot be loaded.
 pub(crate) fn prepare_ffmpeg() -> Result<()> {
     load_ffmpeg()?;
-    DEFAULT_LOG.call_once(|| ffmpeg::log::set_level(ffmpeg::log::Level::Quiet));
+    PREPARED.call_once(|| {
+        ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
+        ffmpeg::error::register_all();
+    });
     Ok(())
 }
 
@@ -95,10 +97,14 @@ fn open_regular_file(path: &Path) -> Result<File> {
     File::open(path).map_err(read)
 }
 
-/// A harmless name with the extension of the file, which helps FFmpeg to tell raw streams apart.
+/// A harmless name with the extension of the file, which helps FFmpeg to tell raw streams apart; by
+/// that of a JPEG picture, FFmpeg would take it for one of a series of files.
 fn format_hint(path: &Path) -> String {
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some(extension) if extension.chars().all(|c| c.is_ascii_alphanumeric()) => {
+        Some(extension)
+            if extension.chars().all(|c| c.is_ascii_alphanumeric())
+                && !["jpg", "jpeg"].contains(&&*extension.to_ascii_lowercase()) =>
+        {
             format!("input.{extension}")
         }
         _ => "input".to_owned(),
@@ -192,5 +198,6 @@ mod tests {
         assert_eq!(format_hint(Path::new("-a:b%03d.mp4")), "input.mp4");
         assert_eq!(format_hint(Path::new("x.a:b")), "input");
         assert_eq!(format_hint(Path::new("x")), "input");
+        assert_eq!(format_hint(Path::new("x.JPG")), "input");
     }
 }
