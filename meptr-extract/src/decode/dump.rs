@@ -23,14 +23,31 @@ impl std::fmt::Debug for Dump {
 }
 
 impl Dump {
-    /// Makes the folder, and those above it, if need be.
+    /// Makes the folder, and those above it, if need be; what an earlier dump left there would mix
+    /// with this one.
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// When the folder cannot be made, or holds anything.
     pub fn new(folder: &Path) -> Result<Self> {
         let write = |source| Error::Write { path: folder.to_owned(), source };
         std::fs::create_dir_all(folder).map_err(write)?;
+        Self::ensure_empty(folder)?;
         Ok(Self { folder: folder.to_owned(), audio: None })
+    }
+
+    /// Refuses a folder that holds anything; one that is not there is empty.
+    ///
+    /// # Errors
+    /// When it does, or cannot be read.
+    pub fn ensure_empty(folder: &Path) -> Result<()> {
+        let taken = "it holds files already; name a new or an empty folder";
+        let source = match std::fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => return Ok(()),
+            Ok(false) => io::Error::new(io::ErrorKind::AlreadyExists, taken),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => error,
+        };
+        Err(Error::Write { path: folder.to_owned(), source })
     }
 
     /// Writes `image` to `NAME.png`; `name` may hold slashes for folders below.
@@ -133,6 +150,9 @@ mod tests {
         let mut data = vec![0; 6];
         png.next_frame(&mut data)?;
         assert_eq!(data, image.data());
+
+        let error = Dump::new(&target).unwrap_err();
+        assert!(matches!(&error, Error::Write { path, .. } if *path == target), "{error}");
         Ok(())
     }
 

@@ -52,10 +52,11 @@ impl Transcript {
 /// Reads a transcript: SubRip or WebVTT, told by what the file holds, else plain text.
 ///
 /// UTF-8 and UTF-16 with or without a byte order mark are known; what is neither is taken for
-/// Latin-1, in which every byte means something.
+/// Latin-1, in which every byte means something. In a file called `.srt` or `.vtt`, what is no cue
+/// is left out.
 ///
 /// # Errors
-/// When the file cannot be read or is longer than `limits.max_transcript_bytes`.
+/// When the file cannot be read, is longer than `limits.max_transcript_bytes`, or holds no text.
 pub fn read_transcript(path: &Path, limits: &Limits) -> Result<Transcript> {
     let read = |source| Error::Read { path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(read)?;
@@ -68,10 +69,25 @@ pub fn read_transcript(path: &Path, limits: &Limits) -> Result<Transcript> {
     file.take(limits.max_transcript_bytes + 1).read_to_end(&mut bytes).map_err(read)?;
     if bytes.len() as u64 > limits.max_transcript_bytes {
         let limit = limits.max_transcript_bytes;
-        let what = format!("a transcript above `max_transcript_bytes` = {limit}; raise that limit");
+        let what = format!("it is a transcript of more than {limit} bytes; give a shorter one");
         return Err(source::over_limit(path, what));
     }
-    Ok(parse(&decode_text(&bytes)))
+    let text = decode_text(&bytes);
+    if is_binary(&text) {
+        return Err(source::decode_error(path, "it is no text that could be a transcript"));
+    }
+    let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
+    Ok(parse(&text, ending == "srt" || ending == "vtt"))
+}
+
+/// Whether this was no text: it holds zeros, or more than one in a hundred characters are control
+/// characters or make no sense as UTF-16.
+fn is_binary(text: &str) -> bool {
+    let is_odd = |one: &char| {
+        one.is_ascii_control() && !one.is_ascii_whitespace() || *one == char::REPLACEMENT_CHARACTER
+    };
+    let odd = text.chars().filter(is_odd).count();
+    text.contains('\0') || odd * 100 > text.chars().count()
 }
 
 /// Text in an unknown encoding.
@@ -93,10 +109,11 @@ fn decode_text(bytes: &[u8]) -> String {
     }
 }
 
-fn parse(text: &str) -> Transcript {
+/// `has_cues` says that the text is subtitles even where none of them can be understood.
+fn parse(text: &str, has_cues: bool) -> Transcript {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let is_vtt = text.starts_with("WEBVTT");
-    if !is_vtt && !text.lines().any(|line| parse_times(line).is_some()) {
+    if !has_cues && !is_vtt && !text.lines().any(|line| parse_times(line).is_some()) {
         return Transcript { text: one_line(&text), ..Transcript::default() };
     }
     let (mut cues, mut skipped) = (Vec::new(), 0);
@@ -209,7 +226,7 @@ mod tests {
                     2\r\nnonsense\r\nlost\r\n\r\n\
                     3\r\n00:00:09,000 --> 00:00:01,000\r\nbackwards\r\n\r\n\
                     01:00:00,5 --> 01:00:01,25\r\na < b & {c}";
-        let found = parse(text);
+        let found = parse(text, false);
         assert_eq!(found.cues, [cue(1.0, 2.5, "Good day"), cue(3600.5, 3601.25, "a < b & {c}")]);
         assert_eq!((found.skipped, found.text.as_str()), (2, "Good day a < b & {c}"));
     }
@@ -218,15 +235,43 @@ mod tests {
     fn webvtt_is_read_without_its_notes() {
         let text = "WEBVTT - title\n\nNOTE remark\n\nSTYLE\n::cue {}\n\n\
                     intro\n01:02.250 --> 01:03.000 align:start\n<v Ann>Hi &amp; <00:01.000>bye</v>\n";
-        assert_eq!(parse(text).cues, [cue(62.25, 63.0, "Hi & bye")]);
-        assert_eq!(parse("WEBVTT"), Transcript::default());
+        assert_eq!(parse(text, false).cues, [cue(62.25, 63.0, "Hi & bye")]);
+        assert_eq!(parse("WEBVTT", true), Transcript::default());
     }
 
     #[test]
     fn other_text_is_taken_as_it_is() {
-        let found = parse("I did not\n\nexpect <that>.\n");
+        let found = parse("I did not\n\nexpect <that>.\n", false);
         assert_eq!(found.text, "I did not expect <that>.");
         assert!(found.cues.is_empty());
+    }
+
+    #[test]
+    fn cues_that_cannot_be_understood_are_no_words() {
+        let backwards = "1\n00:00:05,000 --> 00:00:01,000\nhi\n\n2\n00:00:xx -->\nho\n";
+        let found = parse(backwards, true);
+        assert_eq!((found.text.as_str(), found.skipped), ("", 2));
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("t.txt");
+        let utf16 = "Grüße 你好".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let texts: [Vec<u8>; 4] =
+            [Vec::new(), b"a\tb\r\n\x0c".to_vec(), b"Gr\xfc\xdfe".to_vec(), utf16];
+        for bytes in texts {
+            std::fs::write(&path, &bytes)?;
+            read_transcript(&path, &Limits::default())?;
+        }
+        let png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+        let mp4 = b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2".to_vec();
+        for bytes in [png, mp4, vec![1, 2, 3, 4], vec![0x41, 0, 0, 0xDC, 0, 0xDC]] {
+            std::fs::write(&path, &bytes)?;
+            let refused = read_transcript(&path, &Limits::default());
+            assert!(matches!(refused, Err(Error::Decode { .. })), "{bytes:?}: {refused:?}");
+        }
+        Ok(())
     }
 
     #[test]
@@ -268,8 +313,11 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_are_some_transcript(bytes: Vec<u8>) {
-            parse(&decode_text(&bytes));
-            parse(&decode_text(&[b"WEBVTT\n\n00:00.000 --> 00:01.000\n<{\\".as_slice(), &bytes].concat()));
+            let cue = b"WEBVTT\n\n00:00.000 --> 00:01.000\n<{\\".as_slice();
+            for has_cues in [false, true] {
+                parse(&decode_text(&bytes), has_cues);
+                parse(&decode_text(&[cue, &bytes].concat()), has_cues);
+            }
         }
     }
 }
