@@ -5,6 +5,7 @@ mod resize;
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod sampling;
 
+use std::sync::Arc;
 #[cfg(feature = "cuda")]
 use std::sync::OnceLock;
 
@@ -15,12 +16,12 @@ pub use clip_input::ClipInput;
 #[cfg(feature = "cuda")]
 pub(crate) use resize::Taps;
 
-/// An 8-bit RGB picture, rows from the top, no padding.
+/// An 8-bit RGB picture, rows from the top, no padding; clones share its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: usize,
     height: usize,
-    data: Vec<u8>,
+    data: Arc<Vec<u8>>,
     #[cfg(feature = "cuda")]
     on_gpu: OnGpu,
 }
@@ -28,7 +29,7 @@ pub struct RgbImage {
 /// A picture's bytes on a GPU, once they were needed there.
 #[cfg(feature = "cuda")]
 #[derive(Debug, Clone, Default)]
-struct OnGpu(OnceLock<Tensor>);
+struct OnGpu(Arc<OnceLock<Tensor>>);
 
 #[cfg(feature = "cuda")]
 impl PartialEq for OnGpu {
@@ -50,7 +51,7 @@ impl RgbImage {
         Self {
             width,
             height,
-            data,
+            data: Arc::new(data),
             #[cfg(feature = "cuda")]
             on_gpu: OnGpu::default(),
         }
@@ -62,7 +63,7 @@ impl RgbImage {
         if let Some(copy) = self.on_gpu.0.get().filter(|copy| copy.device().same_device(device)) {
             return Ok(copy.clone());
         }
-        let copy = Tensor::from_slice(&self.data, self.data.len(), device)?;
+        let copy = Tensor::from_slice(self.data(), self.data.len(), device)?;
         let _ = self.on_gpu.0.set(copy.clone()); // the copy on another GPU stays
         Ok(copy)
     }
