@@ -191,16 +191,18 @@ pub fn persons(
     letterbox: &YoloLetterbox,
 ) -> candle::Result<Vec<Detection>> {
     let rows: Vec<Vec<f32>> = output.to_vec2()?;
-    let (boxes, classes) = rows.split_at(4);
-    let [xs, ys, widths, heights] = boxes else { bail!("no boxes in {output:?}") };
+    let [xs, ys, widths, heights, classes @ ..] = &rows[..] else {
+        bail!("no boxes in {output:?}")
+    };
+    let Some(scores) = classes.get(person) else { bail!("no class {person} in {output:?}") };
     let is_person = |anchor: usize| {
-        let score = classes[person][anchor];
+        let score = scores[anchor];
         score > MIN_SCORE && classes.iter().all(|class| class[anchor] <= score)
     };
     let persons = (0..xs.len()).filter(|anchor| is_person(*anchor)).map(|anchor| {
         let center = [xs[anchor], ys[anchor]];
         let bounds = BoundingBox::around(center, widths[anchor], heights[anchor]);
-        Detection { bounds, score: classes[person][anchor], keypoints: Vec::new() }
+        Detection { bounds, score: scores[anchor], keypoints: Vec::new() }
     });
     let mut persons = suppress_overlaps(persons.collect(), MAX_IOU);
     persons.truncate(MAX_DETECTIONS);
@@ -257,6 +259,9 @@ mod tests {
         ];
         let output = Tensor::new(&output, &Device::Cpu)?;
         let letterbox = YoloLetterbox::new(1280, 1280, 640, true);
+        assert!(persons(&output, 2, &letterbox).is_err(), "there is no such class");
+        let no_boxes = Tensor::zeros((3, 5), candle::DType::F32, &Device::Cpu)?;
+        assert!(persons(&no_boxes, 0, &letterbox).is_err());
         let persons = persons(&output, 1, &letterbox)?;
         let scores: Vec<f32> = persons.iter().map(|person| person.score).collect();
         assert_eq!(scores, [0.6, 0.02]);
