@@ -9,7 +9,7 @@ use meptr_core::{Modality, PerModality};
 
 use crate::extractor::{
     ExtractRequest, Extractor, FeatureSink, MAX_PIECE_SECONDS, Pictures, Seen, SoundPiece, Steps,
-    TranscriptChoice,
+    TranscriptChoice, why_nothing,
 };
 use crate::progress::Progress;
 use crate::sample::FRAMES_PER_CLIP;
@@ -70,7 +70,7 @@ pub fn collect_features(
         let mut sound = Collector::default();
         let no_words = TranscriptChoice::Text(String::new());
         extractor.extract(audio, &request(no_words), &mut sound, progress)?;
-        (found.pieces, found.samples) = (sound.pieces, sound.samples);
+        (found.pieces, found.no_sound) = (sound.pieces, sound.no_sound);
     }
     let duration_seconds = extraction.windows.first().map_or(0.0, |window| window.end_seconds);
     let features = found.finish(duration_seconds)?;
@@ -90,7 +90,8 @@ struct Collector {
     /// For each visual modality, its features and the place of each step's frame.
     visual: Vec<(Modality, Found, Vec<usize>)>,
     pieces: Vec<Tensor>,
-    samples: usize,
+    /// Why the first piece of sound without features has none.
+    no_sound: Option<&'static str>,
     words: Option<Found>,
 }
 
@@ -98,11 +99,7 @@ impl Collector {
     fn finish(self, duration_seconds: f64) -> Result<VideoFeatures> {
         let mut features = VideoFeatures {
             sequences: PerModality::default(),
-            records: PerModality::from_fn(|modality| match modality {
-                Modality::Text => SequenceRecord::absent("no transcript was given or found"),
-                Modality::Audio => SequenceRecord::absent(no_sound(self.samples)),
-                _ => SequenceRecord::absent("there are no pictures"),
-            }),
+            records: PerModality::from_fn(|one| SequenceRecord::absent(why_nothing(one))),
             frames: self.frames,
             duration_seconds,
         };
@@ -111,6 +108,9 @@ impl Collector {
                 Ok(sequence) => features.put(modality, &[sequence], frames)?,
                 Err(reason) => features.records[modality] = SequenceRecord::absent(reason),
             }
+        }
+        if let Some(reason) = self.no_sound {
+            features.records.audio = SequenceRecord::absent(reason);
         }
         if !self.pieces.is_empty() {
             features.put(Modality::Audio, &self.pieces, Vec::new())?;
@@ -130,28 +130,22 @@ impl VideoFeatures {
         let join = || Tensor::cat(pieces, 1)?.squeeze(0);
         let steps = pieces.iter().map(|piece| piece.dim(1)).collect::<candle::Result<_>>();
         let doing = || Error::doing(format!("joining the {modality} features"));
-        self.sequences[modality] = Some(join().map_err(doing())?);
+        let sequence = join().map_err(doing())?;
+        let sum = sequence.sum_all().and_then(|sum| sum.to_scalar::<f32>()).map_err(doing())?;
+        if !sum.is_finite() {
+            return Err(Error::NotFinite { what: format!("backbone of the {modality} modality") });
+        }
+        self.sequences[modality] = Some(sequence);
         self.records[modality] =
             SequenceRecord { pieces: steps.map_err(doing())?, frames, ..SequenceRecord::default() };
         Ok(())
     }
 }
 
-fn no_sound(samples: usize) -> &'static str {
-    match samples {
-        0 => "there is no sound",
-        samples if samples < 400 => "the sound is shorter than 25 ms",
-        _ => "the sound is silent",
-    }
-}
-
 fn visual(modality: Modality, seen: &Seen) -> Result<(Modality, Found, Vec<usize>)> {
     let places: Vec<usize> = seen.places(modality).collect();
     let frames = places.iter().map(|place| seen.crops[*place].frame).collect();
-    let reason = || match modality {
-        Modality::Body => "no body was found around any face".to_owned(),
-        _ => "no face holds a pixel of the picture".to_owned(),
-    };
+    let reason = || Seen::why_absent(modality).to_owned();
     Ok((modality, seen.features(&places)?.ok_or_else(reason), frames))
 }
 
@@ -165,8 +159,10 @@ impl FeatureSink for Collector {
     }
 
     fn sound(&mut self, _: usize, piece: SoundPiece, _: &mut Steps) -> Result<()> {
-        self.samples += piece.samples;
-        self.pieces.extend(piece.features);
+        match piece.features {
+            Ok(features) => self.pieces.push(features),
+            Err(reason) => _ = self.no_sound.get_or_insert(reason),
+        }
         Ok(())
     }
 
@@ -187,15 +183,26 @@ mod tests {
         let mut collector = Collector::default();
         for steps in [3, 2] {
             let features = Tensor::zeros((1, steps, 4), DType::F32, &Device::Cpu).unwrap();
-            let piece =
-                SoundPiece { samples: 320 * steps, is_silent: false, features: Some(features) };
+            let piece = SoundPiece { samples: 320 * steps, features: Ok(features) };
             collector.sound(0, piece, &mut Steps::default()).unwrap();
         }
+        let silent = SoundPiece { samples: 320, features: Err("the sound is silent") };
+        collector.sound(0, silent, &mut Steps::default()).unwrap();
         let features = collector.finish(0.1).unwrap();
         assert_eq!(features.sequences.audio.unwrap().dims(), [5, 4]);
         assert_eq!(features.records.audio.pieces, [3, 2]);
         let reason = features.records.face.reason.unwrap();
         assert_eq!(reason, "there are no pictures");
+    }
+
+    #[test]
+    fn features_that_are_no_numbers_are_an_error() {
+        let mut collector = Collector::default();
+        let features = Tensor::full(f32::NAN, (1, 3, 4), &Device::Cpu).unwrap();
+        let piece = SoundPiece { samples: 960, features: Ok(features) };
+        collector.sound(0, piece, &mut Steps::default()).unwrap();
+        let error = collector.finish(0.1).unwrap_err();
+        assert!(matches!(&error, Error::NotFinite { what } if what.contains("audio")), "{error}");
     }
 
     #[test]

@@ -90,6 +90,12 @@ pub enum Error {
     /// Weights or bundle.
     #[error(transparent)]
     Core(#[from] meptr_core::Error),
+    /// A model gave what is no number.
+    #[error("the {what} gives NaN or infinity; check the weights")]
+    NotFinite {
+        /// Which model.
+        what: String,
+    },
     /// A tensor computation failed.
     #[error("failed while {doing}")]
     Compute {

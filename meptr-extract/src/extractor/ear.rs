@@ -25,10 +25,9 @@ const SILENCE_PEAK: f32 = 1.5 / 32768.0;
 pub struct SoundPiece {
     /// Length in samples.
     pub samples: usize,
-    /// Whether nothing can be heard in it.
-    pub is_silent: bool,
-    /// `(1, steps, width)`, 50 steps a second; absent when silent or shorter than one step.
-    pub features: Option<Tensor>,
+    /// `(1, steps, width)`, 50 steps a second, or why there are none: it is silent, or shorter than
+    /// one step.
+    pub features: std::result::Result<Tensor, &'static str>,
 }
 
 /// Pieces that Wav2Vec2 reads at a time on a GPU with memory to spare.
@@ -69,28 +68,24 @@ impl Ear {
 
     /// Reads pieces of 16 kHz mono sound.
     pub(super) fn hear(&self, cuts: &[Cut]) -> Result<Vec<SoundPiece>> {
-        let steps = |cut: &Cut| self.model.config().steps(cut.samples.len());
-        let is_silent: Vec<bool> = cuts.iter().map(Cut::is_silent).collect();
-        let heard: Vec<usize> =
-            (0..cuts.len()).filter(|at| !is_silent[*at] && steps(&cuts[*at]) > 0).collect();
+        let receptive_field = self.model.config().receptive_field();
+        let absent = |cut: &Cut| match cut.samples.len() {
+            samples if samples < receptive_field => Some("the sound is too short"),
+            _ => cut.is_silent().then_some("the sound is silent"),
+        };
+        let absent: Vec<Option<&str>> = cuts.iter().map(absent).collect();
+        let heard: Vec<usize> = (0..cuts.len()).filter(|at| absent[*at].is_none()).collect();
         let features = self.batch.run(heard.len(), |batch| {
             let samples: Vec<&[f32]> =
                 heard[batch].iter().map(|at| &cuts[*at].samples[..]).collect();
             self.read(&samples)
         })?;
-        let mut pieces: Vec<SoundPiece> = cuts
-            .iter()
-            .zip(is_silent)
-            .map(|(cut, is_silent)| SoundPiece {
-                samples: cut.samples.len(),
-                is_silent,
-                features: None,
-            })
-            .collect();
-        for (at, features) in heard.into_iter().zip(features.into_iter().flatten()) {
-            pieces[at].features = Some(features);
-        }
-        Ok(pieces)
+        let mut features = features.into_iter().flatten();
+        let mut piece = |(cut, absent): (&Cut, Option<&'static str>)| SoundPiece {
+            samples: cut.samples.len(),
+            features: absent.map_or_else(|| Ok(features.next().expect("one of each")), Err),
+        };
+        Ok(cuts.iter().zip(absent).map(&mut piece).collect())
     }
 
     /// The features of pieces that are read together, `(1, steps, width)` each.

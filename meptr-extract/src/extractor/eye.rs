@@ -232,6 +232,14 @@ impl Seen {
         crops.filter(move |(_, crop)| crop.modality == modality).map(|(place, _)| place)
     }
 
+    /// Why there are no crops of a visual modality in frames that were looked at.
+    pub(crate) fn why_absent(modality: Modality) -> &'static str {
+        match modality {
+            Modality::Body => "no body was found around any face",
+            _ => "no face holds a pixel of the picture",
+        }
+    }
+
     /// Adds what was seen in the frames that follow.
     pub(super) fn append(&mut self, next: Self) -> Result<()> {
         let frames = self.boxes.len();

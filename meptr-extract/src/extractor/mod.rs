@@ -15,9 +15,9 @@ mod words;
 use std::path::{Path, PathBuf};
 
 use candle::{Device, Tensor};
-use meptr_core::Precision;
 use meptr_core::bundle::{Bundle, FolderPart};
 use meptr_core::prediction::ChosenFrame;
+use meptr_core::{Modality, Precision};
 
 pub use ear::{MAX_PIECE_SECONDS, SoundPiece};
 pub use eye::Seen;
@@ -79,6 +79,15 @@ pub struct Windowing {
     pub window_seconds: f64,
     /// From the start of one to the start of the next, above 0.
     pub hop_seconds: f64,
+}
+
+/// Why a modality is absent of which the extractor handed out nothing.
+pub(crate) fn why_nothing(modality: Modality) -> &'static str {
+    match modality {
+        Modality::Text => "no transcript was given or found",
+        Modality::Audio => "there is no sound",
+        _ => "there are no pictures",
+    }
 }
 
 /// What was seen in the chosen frames of a window.
@@ -425,7 +434,7 @@ impl Pass<'_> {
 
 fn dump_crops(dump: &Dump, batch: &watch::Batch, seen: &Seen) -> Result<()> {
     let mut number = std::collections::HashMap::new();
-    for crop in seen.crops.iter().filter(|crop| crop.modality != meptr_core::Modality::Scene) {
+    for crop in seen.crops.iter().filter(|crop| crop.modality != Modality::Scene) {
         let count = number.entry((crop.frame, crop.modality)).or_insert(0);
         let index = batch.frames[crop.frame].index;
         let name = format!("{}/{index:08}-{count}", crop.modality);

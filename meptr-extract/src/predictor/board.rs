@@ -7,10 +7,10 @@ use meptr_core::prediction::{self, ChosenFrame, ModalityReport, Scope, Scores, S
 use meptr_core::{Modality, PerModality};
 
 use super::cast::Cast;
-use super::scoring::{FusedScores, HeadScores, Scorer, row};
+use super::scoring::{FusedScores, HeadScores, Scorer, ensure_finite, row};
 use crate::decode::TimeWindow;
 use crate::detect::{CropSource, Person};
-use crate::extractor::{FeatureSink, Pictures, Seen, SoundPiece, Steps};
+use crate::extractor::{FeatureSink, Pictures, Seen, SoundPiece, Steps, why_nothing};
 use crate::{Error, Result};
 
 /// Scores of a video in the making.
@@ -28,7 +28,8 @@ struct Window {
     frames: Vec<ChosenFrame>,
     parts: PerModality<Part>,
     pieces: Vec<(f64, HeadScores)>,
-    samples: usize,
+    /// Why the first piece of sound without features has none.
+    no_sound: Option<&'static str>,
     /// Those who get scores of their own.
     people: Vec<PersonParts>,
 }
@@ -53,12 +54,16 @@ impl Part {
         Self { scores: None, report }
     }
 
-    fn present(scores: HeadScores, inputs: usize) -> Result<Self> {
+    fn present(modality: Modality, scores: HeadScores, inputs: usize) -> Result<Self> {
         let read = Error::doing("reading the scores of a modality");
         let values = || -> candle::Result<_> {
             Ok((row(&scores.emotion_logits)?, row(&scores.trait_scores)?))
         };
         let (emotion_logits, trait_scores) = values().map_err(read)?;
+        ensure_finite(
+            &format!("{modality} model"),
+            emotion_logits.into_iter().chain(trait_scores),
+        )?;
         let report = ModalityReport {
             available: true,
             inputs,
@@ -117,13 +122,10 @@ impl<'a> Board<'a> {
     ) -> Result<Part> {
         let places: Vec<usize> = seen.places(modality).filter(|place| is_wanted(*place)).collect();
         let Some(features) = seen.features(&places)? else {
-            return Ok(Part::missing(match modality {
-                Modality::Body => "no body was found around any face",
-                _ => "no face holds a pixel of the picture",
-            }));
+            return Ok(Part::missing(Seen::why_absent(modality)));
         };
         let scores = steps.time("heads", || self.scorer.head(modality, &features))?;
-        let mut part = Part::present(scores, steps_of(&features)?)?;
+        let mut part = Part::present(modality, scores, steps_of(&features)?)?;
         part.report.sources = counts(places.iter().map(|place| seen.crops[*place].source));
         part.report.reason = self.stand_in(modality, &part.report.sources);
         Ok(part)
@@ -144,26 +146,18 @@ impl<'a> Board<'a> {
     /// What a reader should know about crops that are not what they stand for.
     fn stand_in(&self, modality: Modality, sources: &[SourceCount]) -> Option<String> {
         let [has_faces, has_bodies] = self.detectors;
-        let is_whole = sources.iter().any(|one| one.source == name(CropSource::Frame));
-        let is_body = sources.iter().any(|one| one.source == name(CropSource::Body));
-        match modality {
-            Modality::Face if is_whole && !has_faces => {
-                Some("the weights hold no face detector: whole frames stand in".to_owned())
-            }
-            Modality::Face if is_whole => {
-                Some("no face was found in some frames: whole frames stand in".to_owned())
-            }
-            Modality::Face if is_body => {
-                Some("no face was found in some frames: bodies stand in".to_owned())
-            }
-            Modality::Body if is_whole && !has_bodies => {
-                Some("the weights hold no body detector: whole frames stand in".to_owned())
-            }
-            Modality::Body if is_whole => {
-                Some("no body was found in some frames: whole frames stand in".to_owned())
-            }
-            _ => None,
-        }
+        let holds = |source| sources.iter().any(|one| one.source == name(source));
+        let stand_ins = match modality {
+            Modality::Face | Modality::Body if holds(CropSource::Frame) => "whole frames",
+            Modality::Face if holds(CropSource::Body) => "bodies",
+            _ => return None,
+        };
+        let has_detector = if modality == Modality::Face { has_faces } else { has_bodies };
+        Some(match (has_detector, holds(CropSource::Detected)) {
+            (false, _) => format!("the weights hold no {modality} detector: {stand_ins} stand in"),
+            (true, true) => format!("no {modality} was found in some frames: {stand_ins} stand in"),
+            (true, false) => format!("no {modality} was found: {stand_ins} stand in"),
+        })
     }
 }
 
@@ -174,7 +168,7 @@ impl Window {
         parts.audio = self.sound()?;
         if self.frames.is_empty() {
             for modality in [Modality::Body, Modality::Face, Modality::Scene] {
-                parts[modality] = Part::missing("there are no pictures");
+                parts[modality] = Part::missing(why_nothing(modality));
             }
         }
         Ok(Parts(parts))
@@ -183,18 +177,13 @@ impl Window {
     /// What the sound says, the mean of its pieces by length; or why it says nothing.
     fn sound(&self) -> Result<Part> {
         if self.pieces.is_empty() {
-            return Ok(Part::missing(match self.samples {
-                0 => "there is no sound",
-                samples if samples < 400 => "the sound is shorter than 25 ms",
-                _ => "the sound is silent",
-            }));
+            let reason = self.no_sound.unwrap_or(why_nothing(Modality::Audio));
+            return Ok(Part::missing(reason));
         }
         let inputs = self.pieces.iter().map(|(steps, _)| *steps as usize).sum();
-        let mut part = Part::present(
-            HeadScores::mean(&self.pieces)
-                .map_err(Error::doing("averaging the pieces of sound"))?,
-            inputs,
-        )?;
+        let scores = HeadScores::mean(&self.pieces)
+            .map_err(Error::doing("averaging the pieces of sound"))?;
+        let mut part = Part::present(Modality::Audio, scores, inputs)?;
         if self.pieces.len() > 1 {
             let count = self.pieces.len();
             part.report.reason =
@@ -272,10 +261,13 @@ impl FeatureSink for Board<'_> {
 
     fn sound(&mut self, window: usize, piece: SoundPiece, steps: &mut Steps) -> Result<()> {
         let window = self.windows.entry(window).or_default();
-        window.samples += piece.samples;
-        if let Some(features) = piece.features {
-            let scores = steps.time("heads", || self.scorer.head(Modality::Audio, &features))?;
-            window.pieces.push((steps_of(&features)? as f64, scores));
+        match piece.features {
+            Ok(features) => {
+                let scores =
+                    steps.time("heads", || self.scorer.head(Modality::Audio, &features))?;
+                window.pieces.push((steps_of(&features)? as f64, scores));
+            }
+            Err(reason) => _ = window.no_sound.get_or_insert(reason),
         }
         Ok(())
     }
@@ -289,7 +281,7 @@ impl FeatureSink for Board<'_> {
         let part = match features {
             Ok(features) => {
                 let scores = steps.time("heads", || self.scorer.head(Modality::Text, &features))?;
-                Part::present(scores, steps_of(&features)?)?
+                Part::present(Modality::Text, scores, steps_of(&features)?)?
             }
             Err(reason) => Part::missing(reason),
         };

@@ -77,7 +77,7 @@ impl Scorer {
     /// Runs the fusion model over the modalities there are, at least one.
     ///
     /// # Errors
-    /// When there is none or the device fails.
+    /// When there is none, the device fails, or a result is no number.
     pub fn fuse(&self, heads: &PerModality<Option<HeadScores>>) -> Result<FusedScores> {
         let run = || -> candle::Result<FusedScores> {
             let input: FusionInput = PerModality::try_from_fn(|modality| {
@@ -90,7 +90,10 @@ impl Scorer {
             let scores = row(&output.personality_scores)?;
             Ok(FusedScores::new(&logits, &probabilities, &scores))
         };
-        run().map_err(Error::doing("running the fusion model"))
+        let scores = run().map_err(Error::doing("running the fusion model"))?;
+        let emotions = scores.emotions.iter().flat_map(|one| [one.probability, one.logit]);
+        ensure_finite("fusion model", emotions.chain(scores.traits.iter().map(|one| one.score)))?;
+        Ok(scores)
     }
 }
 
@@ -116,6 +119,14 @@ impl FusedScores {
                 .map(|(one, score)| TraitScore { personality_trait: one, score: *score })
                 .collect(),
         }
+    }
+}
+
+/// Refuses results of a model that are no numbers.
+pub(super) fn ensure_finite(what: &str, values: impl IntoIterator<Item = f32>) -> Result<()> {
+    match values.into_iter().all(f32::is_finite) {
+        true => Ok(()),
+        false => Err(Error::NotFinite { what: what.to_owned() }),
     }
 }
 

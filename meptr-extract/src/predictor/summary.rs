@@ -38,9 +38,13 @@ pub(super) fn summary(rows: &[Scores]) -> Option<Scores> {
             let (count, inputs) = with.fold((0, 0), |(count, inputs), window| {
                 (count + 1, inputs + window.modalities[modality].inputs)
             });
+            let why = windows.iter().find_map(|window| window.modalities[modality].reason.clone());
             ModalityReport {
                 available: count > 0,
-                reason: Some(format!("in {count} of {} windows", windows.len())),
+                reason: match count {
+                    0 => why,
+                    count => Some(format!("in {count} of {} windows", windows.len())),
+                },
                 inputs,
                 ..ModalityReport::default()
             }

@@ -77,7 +77,7 @@ impl Taken {
         match modality {
             Modality::Audio => {
                 ensure!(self.sound.len() <= 1, "sound in {} pieces", self.sound.len());
-                Ok(self.sound.first().and_then(|piece| piece.features.clone()))
+                Ok(self.sound.first().and_then(|piece| piece.features.clone().ok()))
             }
             Modality::Text => {
                 Ok(self.words.as_ref().and_then(|words| words.as_ref().ok()).cloned())
