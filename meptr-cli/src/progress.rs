@@ -63,6 +63,10 @@ impl Progress for Bars {
         let position = done.unwrap_or(0.0).clamp(0.0, 1.0) * STEP_LENGTH as f64;
         self.current.set_position(position as u64);
     }
+
+    fn note(&self, video: &Path, note: &str) {
+        self.aside(|| tracing::warn!("`{}`: {note}", video.display()));
+    }
 }
 
 impl Drop for Bars {

@@ -61,7 +61,8 @@ pub struct Words {
     pub language: Option<String>,
 }
 
-/// Words that are known before the video is opened.
+/// Words that are known before the video is opened; a file beside it that holds none does not count.
+/// What is to know about files joins `notes`.
 ///
 /// # Errors
 /// When a file that was named, or lies beside the video, cannot be read.
@@ -69,22 +70,39 @@ pub(super) fn known_words(
     video: &Path,
     choice: &TranscriptChoice,
     limits: &Limits,
+    notes: &mut Vec<String>,
 ) -> Result<Option<Words>> {
     let words = |source, transcript| Some(Words { source, transcript, language: None });
+    let mut read = |path: &Path| -> Result<Transcript> {
+        let transcript = read_transcript(path, limits)?;
+        if transcript.skipped > 0 {
+            let (path, skipped) = (path.display(), transcript.skipped);
+            notes.push(format!("`{path}`: cues that make no sense, left out: {skipped}"));
+        }
+        Ok(transcript)
+    };
     match choice {
         TranscriptChoice::Text(text) => {
             let transcript = Transcript { text: text.clone(), ..Transcript::default() };
             Ok(words(WordSource::Argument, transcript))
         }
-        TranscriptChoice::File(path) => Ok(words(WordSource::File, read_transcript(path, limits)?)),
+        TranscriptChoice::File(path) => Ok(words(WordSource::File, read(path)?)),
         TranscriptChoice::Find => {
-            let mut beside = ["txt", "srt", "vtt"].map(|ending| video.with_extension(ending));
-            match beside.iter_mut().find(|path| *path != video && path.is_file()) {
-                Some(path) => Ok(words(WordSource::Sidecar, read_transcript(path, limits)?)),
-                None => Ok(None),
+            for path in files_beside(video).filter(|path| path.is_file()) {
+                let transcript = read(&path)?;
+                if !transcript.text.is_empty() {
+                    return Ok(words(WordSource::Sidecar, transcript));
+                }
             }
+            Ok(None)
         }
     }
+}
+
+/// Where a transcript is looked for beside a video, first what counts first.
+pub fn files_beside(video: &Path) -> impl Iterator<Item = PathBuf> {
+    let paths = ["txt", "srt", "vtt"].map(|ending| video.with_extension(ending));
+    paths.into_iter().filter(move |path| path != video)
 }
 
 /// BERT with its tokenizer.
@@ -120,7 +138,7 @@ mod tests {
     use super::*;
 
     fn known(video: &Path, choice: &TranscriptChoice) -> Option<(WordSource, String)> {
-        let words = known_words(video, choice, &Limits::default()).unwrap();
+        let words = known_words(video, choice, &Limits::default(), &mut Vec::new()).unwrap();
         words.map(|words| (words.source, words.transcript.text))
     }
 
@@ -143,7 +161,27 @@ mod tests {
     #[test]
     fn a_named_file_that_is_not_there_is_an_error() {
         let choice = TranscriptChoice::File("gone.srt".into());
-        let error = known_words(Path::new("a.mp4"), &choice, &Limits::default()).unwrap_err();
+        let read =
+            |choice| known_words("a.mp4".as_ref(), choice, &Limits::default(), &mut Vec::new());
+        let error = read(&choice).unwrap_err();
         assert!(error.to_string().contains("gone.srt"), "{error}");
+    }
+
+    #[test]
+    fn a_file_without_words_does_not_hide_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let video = folder.path().join("clip.mp4");
+        std::fs::write(video.with_extension("txt"), "\n").unwrap();
+        assert_eq!(known(&video, &TranscriptChoice::Find), None);
+        std::fs::write(video.with_extension("srt"), "1\n00:00:xx -->\nHello").unwrap();
+        let mut notes = Vec::new();
+        let found =
+            known_words(&video, &TranscriptChoice::Find, &Limits::default(), &mut notes).unwrap();
+        assert_eq!(found, None);
+        assert!(notes[0].contains("clip.srt") && notes[0].ends_with(": 1"), "{notes:?}");
+        std::fs::write(video.with_extension("vtt"), "WEBVTT\n\n00:01.000 --> 00:02.000\nHello")
+            .unwrap();
+        let found = known(&video, &TranscriptChoice::Find);
+        assert_eq!(found, Some((WordSource::Sidecar, "Hello".to_owned())));
     }
 }

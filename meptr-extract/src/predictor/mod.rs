@@ -166,7 +166,7 @@ impl Predictor {
         let changes = (report.size_changes > 0)
             .then(|| format!("the pictures change their size {} times", report.size_changes));
         let notes = [standing.map(str::to_owned), corrupt, damaged, changes];
-        notes.into_iter().flatten().collect()
+        notes.into_iter().flatten().chain(found.notes.iter().cloned()).collect()
     }
 }
 
