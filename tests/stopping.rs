@@ -81,6 +81,32 @@ fn a_stopped_run_keeps_what_it_has_finished() -> Result<()> {
 }
 
 #[test]
+fn a_killed_run_leaves_no_half_of_a_json_document() -> Result<()> {
+    let folder = Folder::new()?;
+    let videos = many(&folder, 200)?;
+    let output = folder.file("r.json", "{}")?;
+    let mut run = predict("json", &videos);
+    let mut child = run.0.arg("--output").arg(&output).spawn()?;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !std::fs::metadata(folder.at("r.json.part")).is_ok_and(|part| part.len() > 0) {
+        ensure!(std::time::Instant::now() < deadline, "no result in a minute");
+        ensure!(child.try_wait()?.is_none(), "it ended before it was stopped");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill()?;
+    child.wait()?;
+    assert_eq!(std::fs::read_to_string(&output)?, "{}");
+
+    let mut run = predict("json", &videos[..1]);
+    run.0.arg("--output").arg(&output);
+    run.ends_with(0)?;
+    let found: Value = serde_json::from_str(&std::fs::read_to_string(&output)?)?;
+    assert_eq!(found["videos"].as_array().map(Vec::len), Some(1));
+    assert!(!folder.at("r.json.part").exists());
+    Ok(())
+}
+
+#[test]
 fn runs_that_unpack_the_demo_weights_at_once_do_not_disturb_each_other() -> Result<()> {
     let folder = Folder::new()?;
     let videos = many(&folder, 1)?;

@@ -62,11 +62,15 @@ pub struct Report {
     renderer: Box<dyn Renderer>,
     destination: String,
     failures: usize,
+    /// The file that is written, and what it is called once it is whole.
+    unfinished: Option<(PathBuf, PathBuf)>,
 }
 
 impl Report {
     /// Opens the destination: `output`, or standard output. Without a `format`, the ending of
     /// `output` decides, else it is a table.
+    ///
+    /// A JSON document is nothing until it is whole, so it is written to `FILE.part` and renamed.
     ///
     /// # Errors
     /// When the file cannot be created.
@@ -75,22 +79,27 @@ impl Report {
             None => "standard output".to_owned(),
             Some(path) => format!("`{}`", path.display()),
         };
-        let sink: Box<dyn Write> = match output {
-            None => Box::new(crate::output::Results::new()),
-            Some(path) => Box::new(
-                std::fs::File::create(path)
-                    .with_context(|| format!("cannot write results to {destination}"))?,
-            ),
-        };
         let implied = output.and_then(|path| Format::of_file(path));
+        let format = format.or(implied).unwrap_or(Format::Table);
+        let unfinished = output.filter(|_| format == Format::Json).and_then(|path| part_of(path));
+        let create = |path: &Path| -> anyhow::Result<Box<dyn Write>> {
+            let file = std::fs::File::create(path)
+                .with_context(|| format!("cannot write results to {destination}"))?;
+            Ok(Box::new(file))
+        };
+        let sink = match (&unfinished, output) {
+            (Some((part, _)), _) => create(part)?,
+            (None, Some(path)) => create(path)?,
+            (None, None) => Box::new(crate::output::Results::new()),
+        };
         let colour = output.is_none() && crate::output::stdout_takes_colour();
-        let renderer: Box<dyn Renderer> = match format.or(implied).unwrap_or(Format::Table) {
+        let renderer: Box<dyn Renderer> = match format {
             Format::Table => Box::new(table::Table::new(sink, colour)),
             Format::Json => Box::new(json::Document::new(sink)),
             Format::Jsonl => Box::new(json::Lines::new(sink)),
             Format::Csv => Box::new(csv::Rows::new(sink)),
         };
-        Ok(Self { renderer, destination, failures: 0 })
+        Ok(Self { renderer, destination, failures: 0, unfinished })
     }
 
     /// Writes one result.
@@ -108,7 +117,10 @@ impl Report {
     pub fn add_failure(&mut self, video: &Path, error: &anyhow::Error) -> anyhow::Result<()> {
         self.failures += 1;
         let failure = Failure { video: video.display().to_string(), error: format!("{error:#}") };
-        tracing::error!("{}", failure.error);
+        match failure.error.contains(&failure.video) {
+            true => tracing::error!("{}", failure.error),
+            false => tracing::error!("`{}`: {}", failure.video, failure.error),
+        }
         self.renderer.failure(&failure).with_context(|| self.cannot_write())
     }
 
@@ -118,10 +130,25 @@ impl Report {
     /// When the destination takes no more.
     pub fn finish(mut self) -> anyhow::Result<usize> {
         self.renderer.finish().with_context(|| self.cannot_write())?;
+        if let Some((part, path)) = &self.unfinished {
+            std::fs::rename(part, path).with_context(|| self.cannot_write())?;
+        }
         Ok(self.failures)
     }
 
     fn cannot_write(&self) -> String {
         format!("cannot write results to {}", self.destination)
     }
+}
+
+/// Where a file is written before it is whole, and where it goes then, past links; `None` for what
+/// is no plain file.
+fn part_of(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    if path.exists() && !path.is_file() {
+        return None;
+    }
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut part = path.clone().into_os_string();
+    part.push(".part");
+    Some((part.into(), path))
 }
