@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use ffmpeg_next::format::Pixel;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::support::clips::{Audio, Clip, Video};
-use crate::support::{Folder, film, list, meptr, text};
+use crate::support::{Folder, film, list, meptr, number, text};
 
 /// Names of the modalities of a result that are there.
 fn available(result: &Value) -> Vec<&str> {
@@ -19,6 +20,11 @@ fn available(result: &Value) -> Vec<&str> {
     // Whoever is missing says why.
     let missing = modalities.iter().filter(|(_, one)| one["available"] == false);
     missing.for_each(|(name, one)| assert!(!text(&one["reason"]).is_empty(), "{name}"));
+    for part in ["body", "face"].map(|name| &modalities[name]) {
+        let found = list(&part["sources"]).iter().any(|one| one["source"] == "detected");
+        let in_some = part["reason"].as_str().is_some_and(|why| why.contains("in some frames"));
+        assert!(found || !in_some, "{part}");
+    }
     names
 }
 
@@ -86,6 +92,72 @@ fn a_cut_off_video_gives_what_is_left() -> Result<()> {
     let found = run.ends_with(0)?.json()?;
     let frames = found["videos"][0]["media"]["frames"].as_u64().expect("a count");
     assert!((5..20).contains(&frames), "{frames}");
+    Ok(())
+}
+
+/// A file whose header states a length of 31 years.
+fn endless(folder: &Folder) -> Result<PathBuf> {
+    let path = folder.clip("endless.mkv", &film(20))?;
+    let mut data = std::fs::read(&path)?;
+    let header = [0x44, 0x89, 0x88]; // Duration, 8 bytes long
+    let at = data.windows(3).position(|word| word == header).expect("a duration") + 3;
+    data[at..at + 8].copy_from_slice(&1e12f64.to_be_bytes()); // in milliseconds
+    folder.file("endless.mkv", data)
+}
+
+#[test]
+fn a_length_that_is_a_lie_is_told_and_costs_nothing() -> Result<()> {
+    let folder = Folder::new()?;
+    let path = endless(&folder)?;
+    for windows in [&[][..], &["--window", "0.4", "--hop", "0.1"]] {
+        let mut run = meptr(["predict", "--format=json"]);
+        run.0.args(windows).arg(&path);
+        let done = run.ends_with(0)?;
+        assert!(done.err.contains("states a length"), "{}", done.err);
+        let found = &done.json()?["videos"][0];
+        assert!(number(&found["media"]["duration_seconds"]) < 1.0, "{}", found["media"]);
+        let rows = list(&found["predictions"]);
+        assert!(rows.iter().all(|row| number(&row["t_end"]) < 1.0));
+        assert!(rows.len() < 15, "{} rows", rows.len());
+        let notes = list(&found["notes"]);
+        assert!(notes.iter().any(|note| text(note).contains("cut off")), "{notes:?}");
+    }
+    Ok(())
+}
+
+/// The demo bundle with a fusion model that knows no number.
+fn without_numbers(folder: &Folder) -> Result<PathBuf> {
+    let bundle = folder.at("bundle");
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/demo");
+    let manifest: Value = serde_json::from_slice(&std::fs::read(format!("{demo}/manifest.json"))?)?;
+    let names = manifest["files"].as_object().expect("files").keys();
+    for name in names.map(String::as_str).chain(["manifest.json"]) {
+        let path = bundle.join(name);
+        std::fs::create_dir_all(path.parent().expect("the bundle"))?;
+        std::fs::copy(format!("{demo}/{name}"), path)?;
+    }
+    let path = bundle.join("fusion.safetensors");
+    let mut data = std::fs::read(&path)?;
+    let header = 8 + u64::from_le_bytes(data[..8].try_into()?) as usize;
+    data[header..].chunks_exact_mut(4).for_each(|one| one.copy_from_slice(&f32::NAN.to_le_bytes()));
+    std::fs::write(&path, &data)?;
+    let hash = Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut manifest = manifest;
+    manifest["files"]["fusion.safetensors"]["sha256"] = hash.into();
+    std::fs::write(bundle.join("manifest.json"), manifest.to_string())?;
+    Ok(bundle)
+}
+
+#[test]
+fn results_that_are_no_numbers_are_a_failure() -> Result<()> {
+    let folder = Folder::new()?;
+    let clip = folder.clip("a.mp4", &film(2))?;
+    let mut run = meptr(["predict", "--format=json", "--weights"]);
+    run.0.arg(without_numbers(&folder)?).arg(&clip);
+    let done = run.ends_with(1)?;
+    let error = text(&done.json()?["failures"][0]["error"]).to_owned();
+    assert!(error.contains("fusion model"), "{error}");
+    assert!(done.err.contains("a.mp4"), "{}", done.err);
     Ok(())
 }
 
@@ -319,6 +391,29 @@ fn an_output_never_overwrites_an_input() -> Result<()> {
         let done = run.ends_with(2)?;
         assert!(done.err.contains("a.mp4") && done.err.contains("input"), "{}", done.err);
     }
+    #[cfg(unix)]
+    {
+        std::fs::hard_link(&path, folder.at("same.csv"))?;
+        let run = meptr(["predict", "a.mp4", "-o", "same.csv"]).within(folder.path());
+        assert!(run.ends_with(2)?.err.contains("a.mp4"));
+    }
     assert_eq!(std::fs::read(&path)?, before);
+
+    // Nor words that a video has, nor what the next run would take for words.
+    folder.file("a.txt", "Good day")?;
+    folder.file("words", "Good day")?;
+    for output in ["a.txt", "./a.srt", "words"] {
+        let run = meptr(["predict", "a.mp4", "--transcript-file", "words", "-o", output]);
+        let done = run.within(folder.path()).ends_with(2)?;
+        assert!(done.err.contains(output), "{}", done.err);
+    }
+    let words = std::fs::read_to_string(folder.at("a.txt"))?;
+    assert_eq!((words.as_str(), folder.at("a.srt").exists()), ("Good day", false));
+    #[cfg(unix)]
+    {
+        let mut run = meptr(["predict", "a.mp4"]).within(folder.path());
+        run.0.stdout(std::fs::File::create(folder.at("a.vtt"))?);
+        assert!(run.ends_with(2)?.err.contains("a.vtt"));
+    }
     Ok(())
 }

@@ -132,11 +132,29 @@ fn a_broken_video_is_reported_and_the_others_are_done() -> Result<()> {
     let (code, err, outcomes) = corpus.extract(&[])?;
     assert_eq!(code, 1, "{err}");
     assert_eq!(outcomes, ["train/a: extracted", "train/b: failed", "train/c: extracted"]);
+    assert_eq!(err.matches("train/b").count(), 1, "{err}");
     assert!(err.contains("failed: train/b"), "{err}");
     assert!(!corpus.stored("train", "b").exists());
+    let report: Vec<Value> = serde_json::from_slice(&std::fs::read(corpus.at("report.json"))?)?;
+    let has_file: Vec<bool> = report.iter().map(|entry| entry["file"].is_string()).collect();
+    assert_eq!(has_file, [true, false, true]);
     film(2).write(&corpus.video("train", "b"))?;
     let (code, _, outcomes) = corpus.extract(&[])?;
     assert_eq!((code, outcomes[1].as_str()), (0, "train/b: extracted"));
+    Ok(())
+}
+
+#[test]
+fn a_report_never_overwrites_a_table_of_the_corpus() -> Result<()> {
+    let corpus = Corpus::new(&[("train", &[("a", 1)])])?;
+    let before = std::fs::read_to_string(corpus.at("train.csv"))?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meptr"));
+    command.arg("extract").arg(corpus.at("corpus.toml")).arg("--store").arg(corpus.at("store"));
+    let done = command.arg("--report").arg(corpus.at("train.csv")).output()?;
+    let err = String::from_utf8(done.stderr)?;
+    assert_eq!(done.status.code(), Some(2), "{err}");
+    assert!(err.contains("train.csv"), "{err}");
+    assert_eq!(std::fs::read_to_string(corpus.at("train.csv"))?, before);
     Ok(())
 }
 

@@ -256,8 +256,18 @@ fn words_come_from_the_first_place_that_has_them() -> Result<()> {
     assert_eq!(run(&["--transcript-file", "given.srt"])?, vec![pair("file", "from a file"); 5]);
 
     let gone = meptr(["predict", "--transcript-file", "gone.srt", "none.mkv"]);
-    let gone = gone.within(folder.path()).done()?;
-    assert!(gone.code != Some(0) && gone.err.contains("gone.srt"), "{}", gone.err);
+    let gone = gone.within(folder.path()).ends_with(2)?;
+    assert!(gone.err.contains("gone.srt"), "{}", gone.err);
+    let film = meptr(["predict", "--transcript-file", "txt.mkv", "none.mkv"]);
+    let film = film.within(folder.path()).ends_with(2)?;
+    assert!(film.err.contains("no text"), "{}", film.err);
+    let skipped = "1\n00:00:09,000 --> 00:00:01,000\nbackwards\n\n".to_owned() + srt;
+    folder.file("given.srt", skipped)?;
+    let run = meptr(["predict", "--format", "json", "--transcript-file", "given.srt", "none.mkv"]);
+    let run = run.within(folder.path()).ends_with(0)?;
+    let notes = &run.json()?["videos"][0]["notes"];
+    assert!(list(notes).iter().any(|note| text(note).contains("left out: 1")), "{notes}");
+    assert!(run.err.contains("left out: 1"), "{}", run.err);
     Ok(())
 }
 
@@ -275,6 +285,8 @@ fn windows_are_rows_and_their_mean_is_the_summary() -> Result<()> {
     rows.iter().for_each(check_scores);
     let scopes: Vec<&str> = rows.iter().map(|row| text(&row["scope"])).collect();
     assert_eq!(scopes[0], "summary");
+    let absent = text(&rows[0]["modalities"]["text"]["reason"]);
+    assert!(absent.contains("no words"), "{absent}");
     assert!(scopes[1..].iter().all(|scope| *scope == "window") && scopes.len() >= 5, "{scopes:?}");
     let end = number(&found["videos"][0]["media"]["duration_seconds"]);
     for (position, row) in rows[1..].iter().enumerate() {
@@ -336,6 +348,10 @@ fn a_dump_holds_what_the_models_saw_and_heard() -> Result<()> {
     assert_eq!(wav.duration(), (seconds * 16_000.0).round() as u32);
     assert!((seconds - 1.1).abs() < 0.01, "{seconds}");
 
+    // A second run does not mix with the first.
+    let again = meptr(["predict", "--dump", "seen", "b.mkv"]).within(folder.path()).ends_with(2)?;
+    assert!(again.err.contains("`seen`") && again.err.contains("empty folder"), "{}", again.err);
+
     // Several videos do not mix.
     let run = meptr(["predict", "--format", "json", "--dump", "both", "b.mkv", "c.mkv"]);
     run.within(folder.path()).ends_with(0)?;
@@ -349,7 +365,7 @@ fn a_dump_holds_what_the_models_saw_and_heard() -> Result<()> {
 fn what_cannot_start_says_why() -> Result<()> {
     let folder = Folder::new()?;
     folder.clip("a.mp4", &film(2))?;
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["predict"], "PATH"),
         (&["predict", "a.mp4", ""], "PATH"),
         (&["predict", "a.mp4", "--device", "cuda:9"], "cuda:9"),
@@ -364,6 +380,7 @@ fn what_cannot_start_says_why() -> Result<()> {
             "cannot be used with",
         ),
         (&["predict", "a.mp4", "--threads", "0"], "threads"),
+        (&["predict", "a.mp4", "--threads", "65535"], "threads"),
         (&["weights", "show", "gone"], "gone"),
         (&["weights", "init", "--preset", "huge", "x"], "demo"),
     ];

@@ -27,7 +27,7 @@ struct Cli {
     #[arg(short, long, global = true)]
     quiet: bool,
     /// Processor threads to use [default: all]
-    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     #[command(subcommand)]
     command: Command,

@@ -1,6 +1,8 @@
 //! Where the two streams go: results to standard output, everything else to standard error.
 
+use std::fs::Metadata;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +26,49 @@ pub fn start_log(quiet: bool) {
         .without_time()
         .with_target(false)
         .init();
+}
+
+/// Whether what is written to `output`, or else to standard output, ends up in this file, by whatever
+/// name; the file need not be there yet.
+pub fn leads_to(output: Option<&Path>, file: &Path) -> bool {
+    let Some(output) = output else {
+        return stdout_file().is_some_and(|out| is_one_file(Some(out), file.metadata().ok()));
+    };
+    place(output).is_some_and(|output| place(file) == Some(output))
+        || is_one_file(output.metadata().ok(), file.metadata().ok())
+}
+
+/// Where a file is, or would be, without links.
+fn place(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok().or_else(|| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        Some(folder.unwrap_or(".".as_ref()).canonicalize().ok()?.join(path.file_name()?))
+    })
+}
+
+#[cfg(unix)]
+fn is_one_file(one: Option<Metadata>, other: Option<Metadata>) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |file: Metadata| (file.dev(), file.ino());
+    one.map(identity).is_some_and(|one| Some(one) == other.map(identity))
+}
+
+#[cfg(not(unix))]
+fn is_one_file(_: Option<Metadata>, _: Option<Metadata>) -> bool {
+    false
+}
+
+/// The file that standard output goes to, if it is one.
+#[cfg(unix)]
+fn stdout_file() -> Option<Metadata> {
+    use std::os::fd::AsFd;
+    let out = io::stdout().as_fd().try_clone_to_owned().ok()?;
+    std::fs::File::from(out).metadata().ok().filter(Metadata::is_file)
+}
+
+#[cfg(not(unix))]
+fn stdout_file() -> Option<Metadata> {
+    None
 }
 
 /// Standard output, for results; marks the error by which its reader says that it has enough.

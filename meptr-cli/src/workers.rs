@@ -1,6 +1,9 @@
 //! Several devices at work on one list of videos.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 
@@ -131,6 +134,23 @@ pub fn share_out<W: Send, T: Send, R: Send>(
     })
 }
 
+/// Does the work on a video; a panic in it, ours or of a library, is that video's failure alone.
+///
+/// # Errors
+/// That of the work, or what it panicked with.
+pub fn guarded<R>(video: &Path, work: impl FnOnce() -> anyhow::Result<R>) -> anyhow::Result<R> {
+    let message = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => {
+            panic.downcast::<&str>().map_or_else(|_| String::new(), |text| (*text).into())
+        }
+    };
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let (video, message) = (video.display(), message(panic));
+        anyhow::bail!("`{video}` meets a defect of meptr, please report it: {message}")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +180,28 @@ mod tests {
         let begun = begun.into_inner().unwrap();
         let slow = begun.iter().find(|(_, task)| *task == 0).unwrap().0;
         assert_eq!(begun.iter().filter(|(worker, _)| *worker == slow).count(), 1);
+    }
+
+    #[test]
+    fn a_panic_fails_one_task_alone() {
+        let work = |_: &(), task: usize| {
+            guarded("a.mp4".as_ref(), || {
+                assert_ne!(task, 3, "third time unlucky");
+                Ok(task)
+            })
+        };
+        let mut taken = Vec::new();
+        let take = |result: anyhow::Result<usize>| {
+            taken.push(result.map_err(|error| error.to_string()));
+            Ok(())
+        };
+        let go_on = AtomicBool::new(false);
+        share_out(vec![(), ()], (0..6).collect(), &go_on, work, take).unwrap();
+        assert_eq!(taken.iter().filter(|result| result.is_ok()).count(), 5);
+        let error = taken[3].as_ref().unwrap_err();
+        for part in ["a.mp4", "third time unlucky", "report"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

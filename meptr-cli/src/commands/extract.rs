@@ -1,6 +1,7 @@
 //! `meptr extract`: the features of a corpus, kept in a store.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,7 +22,7 @@ use meptr_train::data::{Clip, DescribedCorpus, Media};
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::extraction::{Entry, ExtractionReport, Outcome};
-use crate::workers::{DeviceArgs, open_all, share_out, workers_of};
+use crate::workers::{DeviceArgs, guarded, open_all, share_out, workers_of};
 use crate::{Finish, interrupt, output};
 
 /// Extract the features of a corpus into a store, to train on
@@ -58,6 +59,7 @@ pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
     memory::keep();
     let mut report = ExtractionReport::new(args.report.clone())?;
     let corpus = DescribedCorpus::read_with_media(&args.corpus)?;
+    args.spare_inputs(&corpus)?;
     for warning in &corpus.warnings {
         tracing::warn!("{warning}");
     }
@@ -94,6 +96,20 @@ pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
     Ok(if is_complete { Finish::Complete } else { Finish::SomeFailed })
 }
 
+impl ExtractArgs {
+    /// Refuses a report that would replace a file of the corpus.
+    fn spare_inputs(&self, corpus: &DescribedCorpus) -> anyhow::Result<()> {
+        let Some(report) = &self.report else { return Ok(()) };
+        let media = corpus.splits().iter().flat_map(|split| &split.media).flatten();
+        let media = media.flat_map(|media| iter::once(&media.video).chain(&media.audio));
+        let inputs = iter::once(&self.corpus).chain(&corpus.tables).chain(media);
+        let is_input = inputs.into_iter().any(|input| output::leads_to(Some(report), input));
+        let name = report.display();
+        anyhow::ensure!(!is_input, "cannot write the report to `{name}`: it is part of the corpus");
+        Ok(())
+    }
+}
+
 /// What makes features of one video differ from those of another run.
 struct Job {
     weights: BTreeMap<String, String>,
@@ -105,6 +121,7 @@ struct Job {
 struct Task<'a> {
     /// Its entry in the report.
     entry: usize,
+    split: &'static str,
     clip: &'a Clip,
     media: &'a Media,
     path: PathBuf,
@@ -128,7 +145,7 @@ impl Job {
                         video: clip.name.clone(),
                         outcome,
                         note,
-                        file: path.display().to_string(),
+                        file: path.clone(),
                     })
                 };
                 let Some(media) = media else {
@@ -141,7 +158,7 @@ impl Job {
                     }
                     Some(why) => {
                         let entry = add(Outcome::Left, Some(why));
-                        todo.push(Task { entry, clip, media, path });
+                        todo.push(Task { entry, split: split.name, clip, media, path });
                     }
                 }
             }
@@ -215,8 +232,8 @@ impl Job {
             None => TranscriptChoice::Find,
         };
         let parts = VideoParts { video: &media.video, audio: media.audio.as_deref(), transcript };
-        let features = collect_features(extractor, &parts, bars)
-            .map_err(|error| Failure::Video(error.into()))?;
+        let features = guarded(&media.video, || Ok(collect_features(extractor, &parts, bars)?))
+            .map_err(Failure::Video)?;
         let record = VideoRecord {
             schema: VideoRecord::SCHEMA.to_owned(),
             video: clip.name.clone(),
@@ -261,7 +278,7 @@ impl Failure {
         if let Self::Video(error) = &self {
             // What an earlier version of the video gave must not be trained on.
             let _ = std::fs::remove_file(&task.path); // there may be none
-            bars.aside(|| tracing::warn!("{}: {error:#}", task.clip.name));
+            bars.aside(|| tracing::error!("failed: {}/{}: {error:#}", task.split, task.clip.name));
         }
         self
     }

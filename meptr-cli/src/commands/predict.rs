@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
-use meptr_extract::decode::Limits;
+use meptr_extract::decode::{Dump, Limits, read_transcript};
 use meptr_extract::detect::FaceModel;
-use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing};
+use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing, files_beside};
 use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request, memory};
 
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::{Format, Report};
-use crate::workers::{DeviceArgs, open_all, share_out, workers_of};
-use crate::{Finish, videos};
+use crate::workers::{DeviceArgs, guarded, open_all, share_out, workers_of};
+use crate::{Finish, output, videos};
 
 /// Predict emotions and personality traits of the people in videos
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub struct PredictArgs {
     #[arg(long, value_enum, value_name = "MODEL")]
     face_detector: Option<FaceDetectorArg>,
     /// Write what the models saw into this folder: chosen frames and crops as PNG, sound as WAV;
-    /// a folder below it for each video when there are several
+    /// a folder below it for each video when there are several; it must be new or empty
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
     #[command(flatten)]
@@ -139,8 +139,12 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
     memory::keep();
     let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
     let (videos, unreadable) = videos::find(&args.inputs);
-    if let Some(output) = &args.output {
-        spare_inputs(output, &videos)?;
+    args.spare_inputs(&videos)?;
+    if let Some(file) = &args.words.transcript_file {
+        read_transcript(file, &args.limits())?;
+    }
+    if let Some(dump) = args.dump.as_ref().filter(|dump| dump.is_dir()) {
+        Dump::ensure_empty(dump)?;
     }
     let open = |device| {
         let mut predictor = Predictor::open_with(&folder, &args.options(device))?;
@@ -161,7 +165,7 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
                 args.dump.as_ref().map(|dump| dump.join(dump_name(number, &video)));
         }
         bars.start(&video);
-        let result = predictor.predict_with(&video, &request, &bars);
+        let result = guarded(&video, || Ok(predictor.predict_with(&video, &request, &bars)?));
         bars.end();
         (video, result)
     };
@@ -171,20 +175,11 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
     share_out(workers, tasks, &go_on, predict, |(video, result)| {
         bars.aside(|| match result {
             Ok(prediction) => report.add(&prediction),
-            Err(error) => report.add_failure(&video, &error.into()),
+            Err(error) => report.add_failure(&video, &error),
         })
     })?;
     drop(bars);
     Ok(if report.finish()? == 0 { Finish::Complete } else { Finish::SomeFailed })
-}
-
-/// Refuses an output that is one of the videos, which it would replace.
-fn spare_inputs(output: &Path, videos: &[PathBuf]) -> anyhow::Result<()> {
-    let Ok(target) = output.canonicalize() else { return Ok(()) }; // it is not there yet
-    let is_input =
-        videos.iter().any(|video| video.canonicalize().is_ok_and(|video| video == target));
-    anyhow::ensure!(!is_input, "cannot write results to `{}`: it is an input", output.display());
-    Ok(())
 }
 
 /// Folder of one of several videos; the number tells files of the same name apart.
@@ -195,6 +190,35 @@ fn dump_name(number: usize, video: &Path) -> OsString {
 }
 
 impl PredictArgs {
+    /// Refuses an output that is a video or a transcript of one, or that the next run would take for
+    /// a transcript.
+    fn spare_inputs(&self, videos: &[PathBuf]) -> anyhow::Result<()> {
+        let beside = videos.iter().flat_map(|video| files_beside(video));
+        let given = self.words.transcript_file.clone();
+        let mut inputs = videos.iter().cloned().chain(beside).chain(given);
+        let Some(input) = inputs.find(|input| output::leads_to(self.output.as_deref(), input))
+        else {
+            return Ok(());
+        };
+        let target = match &self.output {
+            Some(output) => format!("`{}`", output.display()),
+            None => "standard output".to_owned(),
+        };
+        let input = input.display();
+        anyhow::bail!(
+            "cannot write results to {target}: `{input}` is an input, or would be read as a transcript"
+        )
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            max_pixels: self.limits.max_pixels,
+            max_seconds: self.limits.max_seconds,
+            max_corrupt_packets: self.limits.max_corrupt_packets,
+            ..Limits::default()
+        }
+    }
+
     fn options(&self, device: DeviceChoice) -> PredictorOptions {
         PredictorOptions {
             device,
@@ -204,12 +228,7 @@ impl PredictArgs {
                 FaceDetectorArg::ShortRange => FaceModel::ShortRange,
             }),
             listens: self.words.transcriber == Transcriber::Whisper,
-            limits: Limits {
-                max_pixels: self.limits.max_pixels,
-                max_seconds: self.limits.max_seconds,
-                max_corrupt_packets: self.limits.max_corrupt_packets,
-                ..Limits::default()
-            },
+            limits: self.limits(),
         }
     }
 

@@ -1,10 +1,10 @@
 //! What became of the videos of a corpus, as JSON or CSV.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// What became of a video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -33,8 +33,13 @@ pub struct Entry {
     pub outcome: Outcome,
     /// What there is to say about it.
     pub note: Option<String>,
-    /// Where its features are, if it has any.
-    pub file: String,
+    /// Where its features are; the report names it if they are there.
+    #[serde(serialize_with = "if_there")]
+    pub file: PathBuf,
+}
+
+fn if_there<S: Serializer>(file: &Path, to: S) -> Result<S::Ok, S::Error> {
+    file.exists().then(|| file.display().to_string()).serialize(to)
 }
 
 /// All videos of a run.
@@ -93,16 +98,11 @@ impl ExtractionReport {
         shown.collect::<Vec<_>>().join(", ")
     }
 
-    /// Lists the failures on standard error and writes the report. Says whether every video that
-    /// is there has its features.
+    /// Writes the report. Says whether every video that is there has its features.
     ///
     /// # Errors
     /// When the report cannot be written.
     pub fn finish(&self) -> anyhow::Result<bool> {
-        for entry in self.with(Outcome::Failed) {
-            let why = entry.note.as_deref().unwrap_or_default();
-            tracing::error!("failed: {}/{}: {why}", entry.split, entry.video);
-        }
         let left = self.with(Outcome::Left).count();
         if left > 0 {
             tracing::error!("{left} videos are left; the same command goes on with them");
