@@ -8,6 +8,7 @@ mod ear;
 mod eye;
 mod listener;
 mod queue;
+mod span;
 mod steps;
 mod watch;
 mod words;
@@ -26,14 +27,14 @@ pub use words::{TranscriptChoice, WordSource, Words, files_beside};
 
 use crate::decode::{
     Cue, DecodeOptions, DecodeReport, Dump, Event, FramePlan, Limits, MediaInfo, TimeWindow,
-    Transcript, length_seconds, load_ffmpeg, probe,
+    load_ffmpeg, probe,
 };
 use crate::detect::Detector;
 use crate::detect::tracker::BotSortConfig;
 use crate::progress::Progress;
 use crate::speech::Whisper;
 use crate::unfit::{NOTED, Unfit};
-use crate::{Error, Result, memory};
+use crate::{Result, memory};
 use ear::{Cutter, Ear};
 use eye::Eye;
 use listener::Listener;
@@ -241,7 +242,7 @@ impl Extractor {
         let mut notes = Vec::new();
         let known = words::known_words(video, &request.transcript, &self.limits, &mut notes)?;
         let media = probe(video, &self.limits)?;
-        let plan = plan(video, &media, request.window, &self.limits)?;
+        let plan = span::plan(video, &media, request.window, &self.limits)?;
         let dump = request.dump.as_deref().map(Dump::new).transpose()?;
         let options = DecodeOptions {
             threads: self.decoder_threads,
@@ -270,11 +271,12 @@ impl Extractor {
         progress.step("reading", None);
         let Pass { report, mut steps, cues, dump, listener, .. } = pass;
         dump.map(Dump::finish).transpose()?;
-        let end = end_of(&media, &report);
-        let windows = spans(&plan, end);
-        notes.extend(cut_short(&media, end));
+        let end = span::end_of(&media, &report);
+        let windows = span::spans(&plan, end);
+        let last_cue = cues.iter().map(|cue| cue.end_seconds).fold(end, f64::max);
+        notes.extend(span::cut_short(&media, end, last_cue));
         let heard = listener.map(|listener| listener.finish(&mut steps)).transpose()?.flatten();
-        let mut words = known.or_else(|| embedded(cues, &media)).or(heard);
+        let mut words = known.or_else(|| words::embedded(cues, &media)).or(heard);
         if words.is_none() && !media.subtitles.is_empty() {
             words = self.listen(video, &options, &mut steps)?; // they hold no words
         }
@@ -452,72 +454,6 @@ fn dump_crops(dump: &Dump, batch: &watch::Batch, seen: &Seen) -> Result<()> {
     Ok(())
 }
 
-/// The windows that were asked for; the last ones are cut off where the video ends.
-fn plan(
-    video: &Path,
-    media: &MediaInfo,
-    window: Option<Windowing>,
-    limits: &Limits,
-) -> Result<FramePlan> {
-    let Some(Windowing { window_seconds, hop_seconds }) = window else {
-        return Ok(FramePlan::Whole);
-    };
-    let Some(length) = length_seconds(video, media, limits)? else {
-        let what = "its length is unknown, so it cannot be cut into windows; repack it, for \
-                    example with `ffmpeg -i IN -c copy OUT.mkv`";
-        return Err(Error::Decode { path: video.to_owned(), what: what.to_owned(), source: None });
-    };
-    let count = ((length / hop_seconds).ceil() as usize).max(1);
-    let window = |number: usize| {
-        let start_seconds = number as f64 * hop_seconds;
-        TimeWindow { start_seconds, end_seconds: start_seconds + window_seconds }
-    };
-    Ok(FramePlan::Windows((0..count).map(window).collect()))
-}
-
-/// Where the last picture or sound ends, in seconds.
-fn end_of(media: &MediaInfo, report: &DecodeReport) -> f64 {
-    let rate = media.video.as_ref().and_then(|video| video.frame_rate).unwrap_or(25.0);
-    let seen = report.last_frame_seconds.map_or(0.0, |last| last + 1.0 / rate);
-    report.audio_seconds.max(seen)
-}
-
-/// What the windows of a plan really cover; those after the end are none.
-fn spans(plan: &FramePlan, end: f64) -> Vec<TimeWindow> {
-    match plan {
-        FramePlan::Whole => vec![TimeWindow { start_seconds: 0.0, end_seconds: end }],
-        FramePlan::Windows(windows) => windows
-            .iter()
-            .filter(|window| window.start_seconds < end)
-            .map(|window| TimeWindow { end_seconds: window.end_seconds.min(end), ..*window })
-            .collect(),
-    }
-}
-
-/// A note when much less was found than the container states: more than half a second and 2 %.
-///
-/// Of raw AAC, FFmpeg only estimates the length; some containers count it from zero, not from
-/// the first timestamp.
-fn cut_short(media: &MediaInfo, end: f64) -> Option<String> {
-    let stated = media.duration_seconds.filter(|_| media.container != "aac")?;
-    let missing = stated - media.start_seconds.max(0.0) - end;
-    (missing > 0.5 + 0.02 * stated).then(|| {
-        format!(
-            "the file states a length of {stated:.1} s, but its pictures and sound end at {end:.1} s; \
-             it may be cut off"
-        )
-    })
-}
-
-/// The subtitles inside the video.
-fn embedded(cues: Vec<Cue>, media: &MediaInfo) -> Option<Words> {
-    let transcript = Transcript::from_cues(cues);
-    let stream = media.subtitles.first(); // the one that is read
-    let language = stream.and_then(|stream| stream.language.clone()).filter(|tag| tag != "und");
-    let words = Words { source: WordSource::Subtitles, transcript, language };
-    (!words.transcript.text.is_empty()).then_some(words)
-}
-
 /// How far into the video an event lies.
 fn seconds_of(event: &Event) -> Option<f64> {
     match event {
@@ -529,52 +465,4 @@ fn seconds_of(event: &Event) -> Option<f64> {
 
 fn share((seconds, duration): (f64, f64)) -> f64 {
     seconds / duration
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::decode::SubtitleInfo;
-
-    fn media(container: &str, duration_seconds: Option<f64>, start_seconds: f64) -> MediaInfo {
-        let container = container.to_owned();
-        let (video, audio, subtitles) = (None, None, Vec::new());
-        MediaInfo { container, duration_seconds, start_seconds, video, audio, subtitles }
-    }
-
-    #[test]
-    fn much_less_than_the_container_states_is_told() {
-        let note = |container: &str, stated: f64, start: f64| {
-            cut_short(&media(container, Some(stated), start), 3.0)
-        };
-        assert!(note("mp3", 8.0, 0.0).is_some_and(|note| note.contains("8.0 s")));
-        assert_eq!(note("mp3", 3.4, 0.0), None);
-        assert_eq!(note("matroska,webm", 3603.0, 3600.0), None, "it counts from zero");
-        assert_eq!(note("aac", 8.0, 0.0), None, "an estimate");
-        assert_eq!(cut_short(&media("flv", None, 0.0), 3.0), None);
-    }
-
-    #[test]
-    fn windows_end_where_the_video_does() {
-        let window = |start_seconds, end_seconds| TimeWindow { start_seconds, end_seconds };
-        let plan =
-            FramePlan::Windows((0..9).map(|n| window(f64::from(n), 2.0 + f64::from(n))).collect());
-        assert_eq!(spans(&plan, 1.5), [window(0.0, 1.5), window(1.0, 1.5)]);
-    }
-
-    #[test]
-    fn subtitles_bring_the_language_of_their_stream() {
-        let cue = Cue { start_seconds: 0.0, end_seconds: 1.0, text: "Guten Tag".to_owned() };
-        let of = |language: Option<&str>| {
-            let stream = SubtitleInfo {
-                stream: 2,
-                codec: "subrip".to_owned(),
-                language: language.map(str::to_owned),
-            };
-            let media = MediaInfo { subtitles: vec![stream], ..media("matroska,webm", None, 0.0) };
-            embedded(vec![cue.clone()], &media).and_then(|words| words.language)
-        };
-        assert_eq!(of(Some("deu")).as_deref(), Some("deu"));
-        assert_eq!((of(Some("und")), of(None)), (None, None));
-    }
 }

@@ -7,7 +7,7 @@ use meptr_core::bundle::Bundle;
 
 use super::Place;
 use crate::backbones::{Bert, TextInput};
-use crate::decode::{Limits, Transcript, read_transcript};
+use crate::decode::{Cue, Limits, MediaInfo, Transcript, read_transcript};
 use crate::{Error, Result};
 
 /// Where words come from.
@@ -105,6 +105,15 @@ pub fn files_beside(video: &Path) -> impl Iterator<Item = PathBuf> {
     paths.into_iter().filter(move |path| path != video)
 }
 
+/// The subtitles inside the video.
+pub(super) fn embedded(cues: Vec<Cue>, media: &MediaInfo) -> Option<Words> {
+    let transcript = Transcript::from_cues(cues);
+    let stream = media.subtitles.first(); // the one that is read
+    let language = stream.and_then(|stream| stream.language.clone()).filter(|tag| tag != "und");
+    let words = Words { source: WordSource::Subtitles, transcript, language };
+    (!words.transcript.text.is_empty()).then_some(words)
+}
+
 /// BERT with its tokenizer.
 #[derive(Debug)]
 pub(super) struct WordReader {
@@ -136,6 +145,7 @@ impl WordReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::SubtitleInfo;
 
     fn known(video: &Path, choice: &TranscriptChoice) -> Option<(WordSource, String)> {
         let words = known_words(video, choice, &Limits::default(), &mut Vec::new()).unwrap();
@@ -183,5 +193,28 @@ mod tests {
             .unwrap();
         let found = known(&video, &TranscriptChoice::Find);
         assert_eq!(found, Some((WordSource::Sidecar, "Hello".to_owned())));
+    }
+
+    #[test]
+    fn subtitles_bring_the_language_of_their_stream() {
+        let cue = Cue { start_seconds: 0.0, end_seconds: 1.0, text: "Guten Tag".to_owned() };
+        let of = |language: Option<&str>| {
+            let stream = SubtitleInfo {
+                stream: 2,
+                codec: "subrip".to_owned(),
+                language: language.map(str::to_owned),
+            };
+            let media = MediaInfo {
+                container: "matroska,webm".to_owned(),
+                duration_seconds: None,
+                start_seconds: 0.0,
+                video: None,
+                audio: None,
+                subtitles: vec![stream],
+            };
+            embedded(vec![cue.clone()], &media).and_then(|words| words.language)
+        };
+        assert_eq!(of(Some("deu")).as_deref(), Some("deu"));
+        assert_eq!((of(Some("und")), of(None)), (None, None));
     }
 }
