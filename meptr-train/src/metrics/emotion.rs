@@ -9,9 +9,10 @@ pub const ASKED: usize = Emotion::COUNT - 1;
 /// Scores of emotion predictions on the rows with emotion labels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct EmotionScores {
-    /// Mean of the classes' [`ClassScores::uar`]; the paper's mWACC. 0 to 1.
+    /// Mean of the classes' [`ClassScores::uar`]; the paper's mWACC. 0 to 1; NaN when a logit is
+    /// not finite.
     pub muar: f64,
-    /// Mean of the classes' [`ClassScores::f1`], 0 to 1.
+    /// Mean of the classes' [`ClassScores::f1`], 0 to 1; NaN likewise.
     pub mf1: f64,
     /// Scores of anger to surprise, in the order of [`Emotion::ALL`].
     pub classes: [ClassScores; ASKED],
@@ -32,8 +33,9 @@ pub struct ClassScores {
     /// The class.
     pub class: Emotion,
     /// Unweighted average recall, 0 to 1: the mean of the recalls of "there" and of "not there".
+    /// NaN when a logit is not finite.
     pub uar: f64,
-    /// Mean of the F1 of "there" and of "not there", 0 to 1.
+    /// Mean of the F1 of "there" and of "not there", 0 to 1; NaN likewise.
     pub f1: f64,
     /// How rows fell out.
     pub confusion: Confusion,
@@ -59,7 +61,7 @@ pub struct Confusion {
 /// in truth or prediction; a recall or F1 without rows is 0 (scikit-learn's
 /// `classification_report(zero_division=0)`).
 ///
-/// - `logits`: before the softmax
+/// - `logits`: before the softmax; one that is not finite says nothing, and makes all scores NaN
 /// - `labels`: shares of the classes; rows that are NaN throughout are left out
 /// - returns none when no row is left
 pub fn emotion_scores(
@@ -68,11 +70,13 @@ pub fn emotion_scores(
 ) -> Option<EmotionScores> {
     let mut confusions = [Confusion::default(); ASKED];
     let mut rows = 0;
+    let mut are_finite = true;
     for (logits, labels) in logits.iter().zip(labels) {
         if labels.iter().all(|label| label.is_nan()) {
             continue;
         }
         rows += 1;
+        are_finite &= logits.iter().all(|logit| logit.is_finite());
         let decided = Emotion::decided(&softmax(logits));
         for (index, confusion) in confusions.iter_mut().enumerate() {
             let class = Emotion::ALL[index + 1];
@@ -85,7 +89,8 @@ pub fn emotion_scores(
     let classes = std::array::from_fn(|index| {
         let confusion = confusions[index];
         let class = Emotion::ALL[index + 1];
-        ClassScores { class, uar: confusion.uar(), f1: confusion.f1(), confusion }
+        let score = |value: f64| if are_finite { value } else { f64::NAN };
+        ClassScores { class, uar: score(confusion.uar()), f1: score(confusion.f1()), confusion }
     });
     let mean = |of: fn(&ClassScores) -> f64| classes.iter().map(of).sum::<f64>() / ASKED as f64;
     Some(EmotionScores {
@@ -161,6 +166,18 @@ mod tests {
         let labelled = [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         let scores = emotion_scores(&[[0.0; 7]; 2], &[[f32::NAN; 7], labelled]).unwrap();
         assert_eq!(scores.rows, 1);
+    }
+
+    #[test]
+    fn what_is_not_finite_has_no_score() {
+        let angry = [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let logits = [[0.0; 7], [wrong, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]];
+            let scores = emotion_scores(&logits, &[angry; 2]).unwrap();
+            assert!(scores.muar.is_nan() && scores.mf1.is_nan() && scores.mean().is_nan());
+            let unlabelled = emotion_scores(&logits, &[angry, [f32::NAN; 7]]).unwrap();
+            assert!(unlabelled.muar.is_finite(), "a row without labels counted");
+        }
     }
 
     proptest! {

@@ -6,7 +6,8 @@ use serde::Serialize;
 /// Scores of trait predictions on the rows with trait labels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PersonalityScores {
-    /// 1 - mean absolute error, mean over traits; below 1, and above 0 for scores of 0 to 1.
+    /// 1 - mean absolute error, mean over traits; below 1, and above 0 for scores of 0 to 1. NaN
+    /// when a score is not finite.
     pub macc: f64,
     /// Concordance over all traits' scores thrown together, -1 to 1: the reference's CCC. NaN when
     /// truth and prediction are one and the same value throughout.
@@ -30,7 +31,8 @@ impl PersonalityScores {
 
 /// Scores trait predictions against labels.
 ///
-/// - `scores`: predictions
+/// - `scores`: predictions; one that is not finite says nothing, and makes the scores NaN that it
+///   would count in
 /// - `labels`: 0 to 1; rows that are NaN throughout are left out, a single NaN counts and makes
 ///   [`PersonalityScores::macc`] and [`PersonalityScores::ccc`] NaN; the concordance of a trait is
 ///   over the rows that have it
@@ -47,7 +49,7 @@ pub fn personality_scores(
         return None;
     }
     let column = |rows: &[[f32; PersonalityTrait::COUNT]], index: usize| -> Vec<f64> {
-        rows.iter().map(|row| f64::from(row[index])).collect()
+        rows.iter().map(|row| number(row[index])).collect()
     };
     let trait_acc = std::array::from_fn(|index| {
         1.0 - mean_absolute_error(&column(&truth, index), &column(&found, index))
@@ -62,7 +64,7 @@ pub fn personality_scores(
         truth.iter().any(|labels: &[f32; PersonalityTrait::COUNT]| !labels[*index].is_nan())
     });
     let flat = |rows: &[[f32; PersonalityTrait::COUNT]]| -> Vec<f64> {
-        rows.iter().flatten().copied().map(f64::from).collect()
+        rows.iter().flatten().copied().map(number).collect()
     };
     Some(PersonalityScores {
         macc: mean(&trait_acc),
@@ -89,6 +91,11 @@ pub fn concordance(truth: &[f64], found: &[f64]) -> f64 {
     }
     let shift = (truth_mean - found_mean).powi(2) * truth.len() as f64;
     2.0 * covariance / (variances + shift)
+}
+
+/// An infinite score would make an accuracy that compares with others.
+fn number(value: f32) -> f64 {
+    if value.is_finite() { value.into() } else { f64::NAN }
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -119,6 +126,16 @@ mod tests {
         assert_eq!(personality_scores(&[[0.5; 5]], &[[f32::NAN; 5]]), None);
         let scores = personality_scores(&[[0.5; 5]; 2], &[[f32::NAN; 5], [0.25; 5]]).unwrap();
         assert_eq!((scores.rows, scores.macc), (1, 0.75));
+    }
+
+    #[test]
+    fn what_is_not_finite_has_no_score() {
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let found = [[0.5; 5], [wrong, 0.5, 0.5, 0.5, 0.5]];
+            let scores = personality_scores(&found, &[[0.25; 5]; 2]).unwrap();
+            assert!(scores.macc.is_nan() && scores.ccc.is_nan() && scores.trait_acc[0].is_nan());
+            assert_eq!(scores.trait_acc[1], 0.75);
+        }
     }
 
     proptest! {
