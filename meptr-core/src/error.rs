@@ -86,7 +86,7 @@ pub enum Error {
         found: String,
     },
     /// Another process writes to a feature store.
-    #[error("another process is writing to the feature store `{}`", path.display())]
+    #[error("another process is writing to the feature store `{}`; wait until it has ended", path.display())]
     StoreInUse {
         /// The store's folder.
         path: PathBuf,

@@ -29,6 +29,8 @@ pub struct DescribedCorpus {
 pub struct DescribedSplit {
     /// `train`, `dev` or `test`: the name of its folder in a feature store.
     pub name: &'static str,
+    /// The CSV file it is from.
+    pub table: PathBuf,
     /// Its rows.
     pub clips: Vec<Clip>,
     /// The files of each row, `None` where they are missing; empty when they were not looked for.
@@ -70,7 +72,8 @@ impl DescribedCorpus {
             tables.push(file);
             labelled.push((key, table.tasks));
             let name = if key == "val" { Dev::NAME } else { key };
-            let mut split = DescribedSplit { name, clips: table.clips, media: Vec::new() };
+            let clips = table.clips;
+            let mut split = DescribedSplit { name, table: file, clips, media: Vec::new() };
             if needs_media {
                 let folders = Folders { base: &base, key, missing: config.missing_videos };
                 split.media = folders.find(&split.clips, &mut problems, &mut warnings);
@@ -144,6 +147,10 @@ impl Folders<'_> {
         match self.missing {
             _ if lost.is_empty() => {}
             MissingVideos::Skip if !all_are_lost => warnings.push(say("videos are missing", &lost)),
+            MissingVideos::Error if !all_are_lost => problems.push(format!(
+                "{}; `missing_videos = \"skip\"` leaves their rows out",
+                say("videos are missing", &lost)
+            )),
             _ => problems.push(say("videos are missing", &lost)),
         }
         if has_audio && !silent.is_empty() {
@@ -271,6 +278,12 @@ mod tests {
         let found = DescribedCorpus::read_with_media(&path).unwrap();
         assert_eq!(found.splits()[0].media[1], None);
         assert!(found.warnings[0].contains("1 of 2 videos are missing: `b`"));
+        std::fs::write(&path, toml.replace("missing_videos = 'skip'\n", "")).unwrap();
+        let Err(Error::Unfit { problems, .. }) = DescribedCorpus::read_with_media(&path) else {
+            panic!("it was taken")
+        };
+        assert!(problems[0].contains("`missing_videos = \"skip\"`"), "{problems:?}");
+        std::fs::write(&path, toml).unwrap();
         std::fs::remove_file(folder.path().join("video/train/a.mp4")).unwrap();
         assert!(DescribedCorpus::read_with_media(&path).is_err());
     }

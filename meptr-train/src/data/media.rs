@@ -1,6 +1,6 @@
 //! The files of videos, found by name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::table::some_of;
@@ -28,20 +28,27 @@ impl Stems {
     /// Searches a folder at any depth; one that cannot be read goes to `problems`.
     pub(super) fn below(folder: &Path, problems: &mut Vec<String>) -> Self {
         let mut stems = Self::default();
-        if let Err(error) = stems.search(folder, 0) {
+        if let Err(error) = stems.search(folder, 0, &mut HashSet::new()) {
             problems.push(format!("the folder `{}` cannot be read: {error}", folder.display()));
         }
         stems
     }
 
-    fn search(&mut self, folder: &Path, depth: usize) -> std::io::Result<()> {
+    fn search(
+        &mut self,
+        folder: &Path,
+        depth: usize,
+        searched: &mut HashSet<PathBuf>,
+    ) -> std::io::Result<()> {
+        // A link counts as what it leads to, which may be a folder around it.
+        if !searched.insert(folder.canonicalize()?) {
+            return Ok(());
+        }
         for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let path = entry.path();
-            // A link counts as what it leads to, but is not searched: it may lead in a circle.
-            if entry.file_type()?.is_dir() {
+            let path = entry?.path();
+            if path.is_dir() {
                 if depth < MAX_DEPTH {
-                    self.search(&path, depth + 1)?;
+                    self.search(&path, depth + 1, searched)?;
                 }
                 continue;
             }
@@ -105,5 +112,22 @@ mod tests {
         assert!(problems[0].contains("several files of the same name: `z`"), "{problems:?}");
         Stems::below(&at("gone"), &mut problems);
         assert!(problems[1].contains("cannot be read"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn folders_behind_links_are_searched_once() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(elsewhere.path().join("x.mp4"), "").unwrap();
+        let link = |to: &Path, name: &str| {
+            std::os::unix::fs::symlink(to, folder.path().join(name)).unwrap();
+        };
+        link(elsewhere.path(), "one");
+        link(elsewhere.path(), "two");
+        link(folder.path(), "round");
+        let mut problems = Vec::new();
+        let stems = Stems::below(folder.path(), &mut problems);
+        let files = stems.files(&["x"], folder.path(), &mut problems);
+        assert!(files[0].is_some() && problems.is_empty(), "{problems:?}");
     }
 }

@@ -7,6 +7,7 @@ use meptr_core::models::Lengths;
 use meptr_core::{Emotion, Modality, Task};
 use rayon::prelude::*;
 
+use super::stored::EXTRACT_AGAIN;
 use super::table::some_of;
 use super::{Labels, StoredClips};
 use crate::{Error, Result};
@@ -147,7 +148,7 @@ impl SequenceRows {
     pub fn damaged(&self) -> Vec<String> {
         let rows = (0..self.rows.len()).into_par_iter();
         let errors = rows.filter_map(|row| self.sequence(row).err());
-        errors.map(|error| error.to_string()).collect()
+        errors.map(|error| format!("{error}; {EXTRACT_AGAIN}")).collect()
     }
 
     fn sequence(&self, row: usize) -> Result<Tensor> {

@@ -1,6 +1,7 @@
 //! The stored features of a split.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use candle::{Device, Result as CandleResult, Tensor};
 use meptr_core::store::{FeatureFile, Store};
@@ -25,6 +26,9 @@ pub struct StoredClips {
     /// Weights and settings that made the features.
     made_by: (BTreeMap<String, String>, String),
 }
+
+/// What helps with a file that is damaged: `meptr extract` leaves one alone that looks whole.
+pub(super) const EXTRACT_AGAIN: &str = "delete the file and run `meptr extract` again";
 
 /// The sequence of one modality of one video.
 #[derive(Debug, Clone)]
@@ -80,7 +84,7 @@ impl StoredClips {
                     problems.extend(found.see_widths(&clip.name, &file));
                     found.clips.push(clip.clone());
                 }
-                Err(error) => problems.push(error.to_string()),
+                Err(error) => problems.push(format!("{error}; {EXTRACT_AGAIN}")),
             }
         }
         let place = format!("{} {}", corpus.name, S::NAME);
@@ -104,6 +108,12 @@ impl StoredClips {
     /// The rows, in the order of the corpus.
     pub fn clips(&self) -> &[Clip] {
         &self.clips
+    }
+
+    /// The files that the features are in.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let path = |clip: &Clip| self.store.path(&self.corpus, self.split, &clip.name);
+        self.clips.iter().map(path)
     }
 
     /// Rows of the corpus that are not in the store.
@@ -262,7 +272,7 @@ mod tests {
         assert!(error.to_string().contains("`a`, `b`"), "{error}");
         std::fs::write(same.path("x", "train", "b"), "damaged").unwrap();
         let error = StoredClips::open(&same, &corpus(), None).unwrap_err().to_string();
-        assert!(error.contains("b.safetensors"), "{error}");
+        assert!(error.contains("b.safetensors") && error.contains("extract` again"), "{error}");
         let empty = Store::at(folder.path().join("empty"));
         let error = StoredClips::open(&empty, &corpus(), None).unwrap_err().to_string();
         assert!(error.contains("run `meptr extract` first"), "{error}");

@@ -97,10 +97,21 @@ fn read(
     tasks: Option<&[Task]>,
     told: &mut Told<'_>,
 ) -> csv::Result<Table> {
-    let text = read_small(path)?;
-    let mut reader = csv::Reader::from_reader(text.as_slice());
+    let bytes = read_small(path)?;
+    if bytes.contains(&0) || std::str::from_utf8(&bytes).is_err() {
+        told.note("is no text in UTF-8", "save it as UTF-8".to_owned());
+        return Ok(Table::default());
+    }
+    let mut reader = csv::Reader::from_reader(bytes.as_slice());
     let header: Vec<String> =
         reader.headers()?.iter().map(|name| name.trim().trim_matches('\u{feff}').into()).collect();
+    if let [only] = &header[..]
+        && let Some(separator) = [';', '\t'].into_iter().find(|one| only.contains(*one))
+    {
+        let fix = format!("they are separated by {separator:?}; save it with commas");
+        told.note("has no columns", fix);
+        return Ok(Table::default());
+    }
     let places = Places::find(&header, columns, tasks, told);
     let tasks = places.labels.iter().map(|(task, _)| *task).collect();
     let mut table = Table { tasks, ..Table::default() };
@@ -343,6 +354,27 @@ mod tests {
         assert!(problems("video_name,text\na,\n").contains("holds no row: 1 were left out"));
         assert!(problems("video_name,text\na,b,c\n").contains("rows that cannot be read"));
         assert!(problems("").contains("lacks the columns"));
+        for separated in ["video_name;text\na;Hi\n", "video_name\ttext\na\tHi\n"] {
+            let found = problems(separated);
+            assert!(found.contains("save it with commas") && !found.contains("lacks"), "{found}");
+        }
+    }
+
+    #[test]
+    fn other_encodings_are_named_with_the_fix() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.csv");
+        let utf_16: Vec<u8> = std::iter::once(0xFEFFu16)
+            .chain("video_name,text\na,Hi\n".encode_utf16())
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        for bytes in [&b"video_name,text\na,caf\xE9\n"[..], &utf_16] {
+            std::fs::write(&path, bytes).unwrap();
+            let mut problems = Vec::new();
+            read_table(&path, &Columns::default(), None, &mut problems);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].contains("save it as UTF-8"), "{problems:?}");
+        }
     }
 
     #[test]
