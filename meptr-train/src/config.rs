@@ -13,14 +13,26 @@ use crate::{Error, Result};
 /// # Errors
 /// When the file cannot be read, is not TOML, lacks a key, or a value has the wrong type.
 pub fn read_toml<T: Serialize + DeserializeOwned>(path: &Path) -> Result<(T, Vec<String>)> {
-    let text =
-        read_small_text(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    parse(&text).map_err(|source| Error::Toml { path: path.to_owned(), source: source.into() })
+    understood(path, &read_text(path)?)
 }
 
-fn parse<T: Serialize + DeserializeOwned>(text: &str) -> Result<(T, Vec<String>), toml::de::Error> {
-    let given: toml::Table = toml::from_str(text)?;
-    let config: T = toml::from_str(text)?;
+/// The text of a configuration.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    read_small_text(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
+
+/// What the text of a configuration says.
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    toml::from_str(text)
+        .map_err(|source| Error::Toml { path: path.to_owned(), source: Box::new(source) })
+}
+
+fn understood<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    text: &str,
+) -> Result<(T, Vec<String>)> {
+    let given: toml::Table = parse(path, text)?;
+    let config: T = parse(path, text)?;
     // What was understood comes back when the configuration is written again.
     let understood = toml::Table::try_from(&config).unwrap_or_default();
     let mut unknown = Vec::new();
@@ -105,10 +117,10 @@ mod tests {
         let (shown, examples) = (on("# "), on("#   "));
         assert!(shown != text && examples != text);
         for text in [&text, &shown] {
-            let (config, unknown) = parse::<T>(text).unwrap();
+            let (config, unknown) = understood::<T>(path, text).unwrap();
             assert_eq!((config, unknown), (T::default(), Vec::new()), "{}", path.display());
         }
-        let (config, unknown) = parse::<T>(&examples).unwrap();
+        let (config, unknown) = understood::<T>(path, &examples).unwrap();
         assert!(config != T::default());
         assert_eq!(problems(&config), Vec::<String>::new());
         unknown
@@ -118,7 +130,7 @@ mod tests {
     fn five_mistakes_are_five_problems() {
         let text = "seed = 1\nmodalitys = ['face']\ntasks = []\n[loss]\npersonality_weight = -1.0\n\
                     [course]\nbatch_size = 0\n[course_of.face]\nlearning_rate = 0.0\n";
-        let (config, mut problems) = parse::<StageOne>(text).unwrap();
+        let (config, mut problems) = understood::<StageOne>(Path::new(""), text).unwrap();
         problems.extend(config.problems());
         assert_eq!(
             problems,
@@ -132,7 +144,7 @@ mod tests {
         );
         let text = "[objective]\nlamda = 0.4\nmin_trait_confidence = 0.3\ncomponents = []\n\
                     [model]\nhidden_dim = 30\nnum_heads = 8\ndropout = 1.0\n";
-        let (config, mut problems) = parse::<StageThree>(text).unwrap();
+        let (config, mut problems) = understood::<StageThree>(Path::new(""), text).unwrap();
         problems.extend(config.problems());
         assert_eq!(problems.len(), 5, "{problems:?}");
     }
@@ -140,13 +152,13 @@ mod tests {
     #[test]
     fn every_unknown_key_is_named() {
         let text = "size = 3\nsiez = 4\n[inner]\nname = 'a'\nnmae = 'b'\n[other]\nx = 1\n";
-        let (config, unknown) = parse::<Outer>(text).unwrap();
+        let (config, unknown) = understood::<Outer>(Path::new(""), text).unwrap();
         assert_eq!((config.size, config.inner.unwrap().name.as_str()), (3, "a"));
         assert_eq!(
             unknown,
             ["unknown key `inner.nmae`", "unknown key `other`", "unknown key `siez`"]
         );
-        assert!(parse::<Outer>("size = 3").unwrap().1.is_empty());
-        assert!(parse::<Outer>("size = 'a'").is_err());
+        assert!(understood::<Outer>(Path::new(""), "size = 3").unwrap().1.is_empty());
+        assert!(understood::<Outer>(Path::new(""), "size = 'a'").is_err());
     }
 }

@@ -49,6 +49,15 @@ pub enum Error {
         /// Everything found wrong.
         problems: Vec<String>,
     },
+    /// Another process writes to a folder.
+    #[error(
+        "another process is writing to `{}`; wait until it has ended, or name another folder",
+        path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A training cannot start on its data.
     #[error("the training cannot start:{}", list(problems))]
     UnfitData {
@@ -84,6 +93,23 @@ pub enum Error {
         /// The model.
         model: String,
     },
+    /// No step of an epoch had a loss to descend, and none before it has led anywhere.
+    #[error(
+        "no step of epoch {epoch} has a loss that is a number: these settings leave nothing to learn \
+         from this data, or the learning rate is too high"
+    )]
+    NoLoss {
+        /// Number of the epoch, from 1.
+        epoch: usize,
+    },
+    /// Something failed that has to do with one model.
+    #[error("{model}")]
+    OfModel {
+        /// The model.
+        model: String,
+        /// What failed.
+        source: Box<Self>,
+    },
     /// The dev split lacks the labels that the selection metric needs.
     #[error("no dev corpus ({corpora}) has the labels that selection by `{metric}` needs")]
     NothingToSelectBy {
@@ -101,6 +127,15 @@ impl From<meptr_core::Error> for Error {
 }
 
 impl Error {
+    /// Has a training come to nothing, which it may not with other settings?
+    pub fn is_nothing_learned(&self) -> bool {
+        match self {
+            Self::NothingLearned { .. } | Self::NoLoss { .. } => true,
+            Self::OfModel { source, .. } => source.is_nothing_learned(),
+            _ => false,
+        }
+    }
+
     /// For `map_err`: says what Candle was computing when it failed.
     pub fn doing(what: impl Into<String>) -> impl FnOnce(candle::Error) -> Self {
         let doing = what.into();

@@ -1,7 +1,7 @@
 //! Configurations by dotted keys: overlaid on defaults, with every mistake named at once.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use toml::{Table, Value};
 
@@ -38,12 +38,17 @@ pub fn look_up<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     names.try_fold(first, |value, name| value.as_table()?.get(name))
 }
 
-/// Puts `over` on top of `table`. A table of another `kind` takes the place of the whole table.
+/// Puts `over` on top of `table`. A table of another `kind` takes the place of the whole table, and
+/// so does the name of a kind; what comes on top of a name belongs to that kind.
 pub fn overlay(table: &mut Table, over: &Table) {
     for (key, value) in over {
         match (table.get_mut(key), value) {
             (Some(Value::Table(old)), Value::Table(new)) if is_of_the_kind(old, new) => {
                 overlay(old, new);
+            }
+            (Some(old @ Value::String(_)), Value::Table(new)) if !new.contains_key(KIND) => {
+                *old = as_table(old.clone());
+                old.as_table_mut().into_iter().for_each(|old| overlay(old, new));
             }
             _ => {
                 table.insert(key.clone(), value.clone());
@@ -54,6 +59,58 @@ pub fn overlay(table: &mut Table, over: &Table) {
 
 fn is_of_the_kind(old: &Table, new: &Table) -> bool {
     new.get(KIND).is_none_or(|kind| old.get(KIND) == Some(kind))
+}
+
+/// The table that the bare name of a kind stands for; other values stay.
+pub(crate) fn as_table(value: Value) -> Value {
+    match value {
+        Value::String(_) => Value::Table(Table::from_iter([(KIND.to_owned(), value)])),
+        value => value,
+    }
+}
+
+/// One of several kinds of things: by its name alone, or as a table.
+pub(crate) fn by_name<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    match as_table(Value::deserialize(deserializer)?) {
+        Value::Table(table) => {
+            table.try_into().map_err(|error: toml::de::Error| D::Error::custom(error.message()))
+        }
+        _ => Err(D::Error::custom("give a name, or a table with a `kind`")),
+    }
+}
+
+/// [`by_name`] for what may be left out.
+pub(crate) fn by_name_if_any<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    by_name(deserializer).map(Some)
+}
+
+/// A configuration as JSON, with numbers of 32 bits as people write them: 0.4 and not
+/// 0.4000000059604645.
+pub(crate) fn to_json(config: &impl Serialize) -> serde_json::Value {
+    let text = serde_json::to_string(config).expect("a configuration is plain data");
+    serde_json::from_str(&text).expect("it was written just now")
+}
+
+/// A configuration as a table, with numbers as in [`to_json`]; what is none is left out.
+pub(crate) fn to_table(config: &impl Serialize) -> Table {
+    fn without_none(value: serde_json::Value) -> serde_json::Value {
+        match value {
+            serde_json::Value::Object(fields) => {
+                let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
+                fields.map(|(name, value)| (name, without_none(value))).collect()
+            }
+            value => value,
+        }
+    }
+    Table::try_from(without_none(to_json(config))).expect("a configuration is plain data")
 }
 
 /// What `given` says on top of the defaults; what it gets wrong is left out and named.
@@ -80,12 +137,12 @@ impl<T: Serialize + DeserializeOwned> Reader<T> {
     fn take(&mut self, key: &str, value: &Value) {
         let mut candidate = self.table.clone();
         overlay(&mut candidate, &table_of(key, value.clone()));
-        let why = match read(&candidate) {
+        let wrong = match read(&candidate) {
             Ok(config) => {
                 (self.table, self.config) = (candidate, config);
                 return;
             }
-            Err(why) => why,
+            Err(wrong) => wrong,
         };
         // Something in a table is wrong: what exactly shows when its values come one by one.
         let before = self.problems.len();
@@ -97,34 +154,59 @@ impl<T: Serialize + DeserializeOwned> Reader<T> {
             table.iter().for_each(|(name, value)| self.take(&format!("{key}.{name}"), value));
         }
         if self.problems.len() == before {
-            self.problems.push(format!("`{key}`: {why}"));
+            self.problems.extend(match wrong {
+                Wrong::Keys(problems) => problems,
+                Wrong::Value(error) => {
+                    let error = error.to_string(); // a line with the reason, one with the place
+                    let mut lines = error.lines();
+                    let why = lines.next().unwrap_or_default();
+                    let place = lines.find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
+                    let place = place.filter(|place| place.starts_with(key)).unwrap_or(key);
+                    vec![format!("`{place}`: {why}")]
+                }
+            });
         }
     }
 }
 
+/// Why a table says no configuration.
+enum Wrong {
+    /// A value cannot be that of its key.
+    Value(toml::de::Error),
+    /// Problems with keys, by their names.
+    Keys(Vec<String>),
+}
+
 /// A configuration that says all that the table says.
-fn read<T: Serialize + DeserializeOwned>(table: &Table) -> Result<T, String> {
-    let config: T = table.clone().try_into().map_err(|error: toml::de::Error| {
-        error.message().lines().next().unwrap_or_default().to_owned()
-    })?;
-    let understood = Table::try_from(&config).map_err(|error| error.to_string())?;
-    match unknown_key(table, &understood) {
-        None => Ok(config),
-        Some(_) => Err("there is no such key".to_owned()),
+fn read<T: Serialize + DeserializeOwned>(table: &Table) -> Result<T, Wrong> {
+    let config: T = table.clone().try_into().map_err(Wrong::Value)?;
+    let understood = Table::try_from(&config).unwrap_or_default();
+    let mut problems = Vec::new();
+    find_not_understood(table, &understood, "", &mut problems);
+    match problems.is_empty() {
+        true => Ok(config),
+        false => Err(Wrong::Keys(problems)),
     }
 }
 
-fn unknown_key<'a>(given: &'a Table, known: &Table) -> Option<&'a String> {
-    given.iter().find_map(|(key, value)| match (value, known.get(key)) {
-        (_, None) => Some(key),
-        (Value::Table(given), Some(Value::Table(known))) => unknown_key(given, known),
-        _ => None,
-    })
+fn find_not_understood(given: &Table, known: &Table, place: &str, problems: &mut Vec<String>) {
+    for (key, value) in given {
+        match (value, known.get(key)) {
+            (_, None) => problems.push(format!("`{place}{key}`: there is no such key")),
+            (Value::Table(given), Some(Value::Table(known))) => {
+                find_not_understood(given, known, &format!("{place}{key}."), problems);
+            }
+            (Value::Array(_), Some(Value::Table(_))) => {
+                problems.push(format!("`{place}{key}`: it is a table of settings, not a list"));
+            }
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
+    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -134,10 +216,13 @@ mod tests {
         size: u32,
         name: String,
         inner: Inner,
+        #[serde(deserialize_with = "by_name")]
         way: Way,
+        spare: Option<Inner>,
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default)]
     struct Inner {
         rate: f64,
         most: Option<u32>,
@@ -147,8 +232,22 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
     enum Way {
-        Slow { by: f64 },
-        Fast { times: f64 },
+        Slow {
+            #[serde(default = "half")]
+            by: f64,
+        },
+        Fast {
+            #[serde(default = "one")]
+            times: f64,
+        },
+    }
+
+    fn half() -> f64 {
+        0.5
+    }
+
+    fn one() -> f64 {
+        1.0
     }
 
     impl Default for Outer {
@@ -158,6 +257,7 @@ mod tests {
                 name: "a".to_owned(),
                 inner: Inner { rate: 0.1, most: None, steps: 9 },
                 way: Way::Slow { by: 0.5 },
+                spare: None,
             }
         }
     }
@@ -177,8 +277,12 @@ mod tests {
         let (found, problems) = understand::<Outer>(&table);
         assert!(problems.is_empty(), "{problems:?}");
         let inner = Inner { rate: 2.5, most: Some(3), steps: 9 };
-        let expected =
-            Outer { size: 1, name: "two words".to_owned(), inner, way: Way::Slow { by: 1.0 } };
+        let expected = Outer {
+            name: "two words".to_owned(),
+            inner,
+            way: Way::Slow { by: 1.0 },
+            ..Outer::default()
+        };
         assert_eq!(found, expected);
         let (found, _) = understand::<Outer>(&given(&["way = { kind = 'fast', times = 2.0 }"]));
         assert_eq!(found.way, Way::Fast { times: 2.0 });
@@ -200,6 +304,48 @@ mod tests {
             assert!(problems.iter().any(|one| one.starts_with(key)), "{key}: {problems:#?}");
         }
         assert_eq!((found.size, found.inner.steps), (1, 7));
+    }
+
+    #[test]
+    fn mistakes_in_what_has_no_default_are_named_by_their_own_keys() {
+        let problems = |text: &str| understand::<Outer>(&given(&[text])).1;
+        for (text, expected) in [
+            ("spare.raet=1.0", "`spare.raet`: there is no such key"),
+            ("spare.steps=many", "`spare.steps`: invalid type: string \"many\""),
+            ("inner=[]", "`inner`: it is a table of settings, not a list"),
+        ] {
+            let found = problems(text);
+            assert!(found.len() == 1 && found[0].starts_with(expected), "{text}: {found:?}");
+        }
+        let both = problems("spare={ raet = 1.0, stpes = 2 }");
+        assert_eq!(both.len(), 2, "{both:?}");
+    }
+
+    #[test]
+    fn a_kind_goes_by_its_name_alone() {
+        let found = |assignments: &[&str]| {
+            let (found, problems) = understand::<Outer>(&given(assignments));
+            assert!(problems.is_empty(), "{assignments:?}: {problems:?}");
+            found.way
+        };
+        assert_eq!(found(&["way=fast"]), Way::Fast { times: 1.0 });
+        assert_eq!(found(&["way=fast", "way.times=2.0"]), Way::Fast { times: 2.0 });
+        assert_eq!(
+            found(&["way={ kind = 'fast', times = 2.0 }", "way=slow"]),
+            Way::Slow { by: 0.5 }
+        );
+        for (text, expected) in [
+            ("way=fsat", "`way`: unknown variant `fsat`, expected `slow` or `fast`"),
+            ("way=3", "`way`: give a name, or a table with a `kind`"),
+        ] {
+            assert_eq!(understand::<Outer>(&given(&[text])).1, [expected]);
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_people_write_them() {
+        let table = to_table(&(BTreeMap::from([("a", Some(0.4f32)), ("b", None)])));
+        assert_eq!(table, toml::from_str("a = 0.4").unwrap());
     }
 
     #[test]

@@ -257,28 +257,3 @@ fn parameters_start_with_the_reference_s_distributions() -> Result<()> {
     }
     Ok(())
 }
-
-#[test]
-#[ignore = "measures time: seconds per epoch of 18,000 videos at the published sizes"]
-fn time_per_epoch_at_the_published_sizes() -> Result<()> {
-    let config = FusionConfig::published();
-    let stream = |name: &str| SeedStreams::new(7).stream(name);
-    let data = FusionData {
-        train: Corpus::new("train", made_up(1280, &config.input_dims, stream("train"))?),
-        dev: vec![Corpus::new("dev", made_up(8, &config.input_dims, stream("dev"))?)],
-    };
-    let seeds = SeedStreams::new(1);
-    let trainable = Trainable::new(seeds);
-    let model = FusionModel::load(&config, trainable.builder(&Device::Cpu))?;
-    let order = Order::Shuffled { batch_size: 32, seeds };
-    let start = Start::Fresh(seeds.stream("dropout"));
-    let mut training = FusionTraining::default();
-    training.course.max_epochs = 2;
-    let parts = (&model, trainable.by_name());
-    let clock = std::time::Instant::now();
-    let mut ignore = |_: &EpochReport, _: &TrainingState| Ok(());
-    train_fusion(&training, parts, &data, (&order, start), &mut ignore)?;
-    let step = clock.elapsed().as_secs_f64() / 80.0;
-    eprintln!("{:.1} ms per step, {:.0} s per epoch", step * 1e3, step * 18_000.0 / 32.0);
-    Ok(())
-}

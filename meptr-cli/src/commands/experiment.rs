@@ -35,8 +35,8 @@ pub struct ExperimentArgs {
     #[arg(long, value_name = "RUN")]
     from: Option<PathBuf>,
     /// Start of everything random, in all stages
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    seed: Option<i64>,
     #[command(flatten)]
     pub first_use: FirstUseArgs,
 }

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use meptr_core::bundle::Standing;
-use meptr_core::files::read_small_text;
 use meptr_core::models::HeadConfig;
 use meptr_core::{Modality, PerModality, Task};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::sources::Sources;
+use crate::config::{parse, read_text};
 use crate::run::files::{make_folder, write_whole};
-use crate::settings::{overlay, table_of, understand};
+use crate::settings::{overlay, table_of, to_table, understand};
 use crate::stage::{StageOne, StageThree, StageTwo};
 use crate::{Error, Result};
 
@@ -78,8 +78,8 @@ pub struct Overrides {
     pub base: Option<PathBuf>,
     /// See [`ExperimentConfig::from`].
     pub from: Option<PathBuf>,
-    /// Seed of all stages.
-    pub seed: Option<u64>,
+    /// Seed of all stages, 0 or more.
+    pub seed: Option<i64>,
     /// Other keys with their values.
     pub settings: Vec<(String, Value)>,
 }
@@ -98,9 +98,8 @@ impl Overrides {
             table.insert("corpora".to_owned(), Value::Array(corpora));
         }
         if let Some(seed) = self.seed {
-            let seed = Value::Integer(i64::try_from(seed).unwrap_or(i64::MAX));
             for stage in STAGES {
-                overlay(&mut table, &table_of(&format!("{stage}.seed"), seed.clone()));
+                overlay(&mut table, &table_of(&format!("{stage}.seed"), seed.into()));
             }
         }
         for (key, value) in &self.settings {
@@ -121,7 +120,7 @@ impl ExperimentConfig {
     /// # Errors
     /// When a file cannot be read or is no TOML.
     pub fn table(path: &Path) -> Result<Table> {
-        let mut table = toml_table(path)?;
+        let mut table: Table = parse(path, &read_text(path)?)?;
         // The run's copy of the settings stands elsewhere, so paths become absolute.
         let path = std::path::absolute(path)
             .map_err(|source| Error::Read { path: path.to_owned(), source })?;
@@ -141,7 +140,8 @@ impl ExperimentConfig {
         }
         for key in STAGES {
             if let Some(Value::String(file)) = table.get(key) {
-                let stage = toml_table(Path::new(&below(folder, file)))?;
+                let file = folder.join(file);
+                let stage = parse(&file, &read_text(&file)?)?;
                 table.insert(key.to_owned(), Value::Table(stage));
             }
         }
@@ -174,7 +174,7 @@ impl ExperimentConfig {
 
     /// The configuration in force, defaults and all.
     pub fn to_table(&self) -> Table {
-        Table::try_from(self).expect("a configuration is plain data")
+        to_table(self)
     }
 
     fn problems(&self) -> Vec<String> {
@@ -208,13 +208,6 @@ impl ExperimentConfig {
     }
 }
 
-fn toml_table(path: &Path) -> Result<Table> {
-    let text =
-        read_small_text(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|source| Error::Toml { path: path.to_owned(), source: Box::new(source) })
-}
-
 fn below(folder: &Path, path: &str) -> String {
     folder.join(path).display().to_string()
 }
@@ -222,6 +215,8 @@ fn below(folder: &Path, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optim::schedule::Decay;
+    use crate::optim::{OptimiserConfig, ScheduleConfig};
     use crate::settings::parse_assignment;
 
     fn set(text: &str) -> Table {
@@ -252,6 +247,26 @@ mod tests {
         assert_eq!(again, config);
         let overrides = Overrides { seed: Some(3), ..Overrides::default() };
         assert_eq!(ExperimentConfig::of(&[overrides.to_table()]).0.stage1.seed, 3);
+    }
+
+    #[test]
+    fn rules_and_schedules_go_by_their_names_with_the_decay_of_their_stage() {
+        let tables = [
+            set("stage1.course.optimiser=lion"),
+            set("stage1.course.schedule=warm_up"),
+            set("stage2.course_of.text.schedule=cosine"),
+            set("stage3.course.optimiser={ kind = 'sgd' }"),
+        ];
+        let (config, problems) = ExperimentConfig::of(&tables);
+        assert_eq!(problems.len(), 2, "{problems:?}"); // no store, no corpora
+        let ExperimentConfig { stage1, stage2, stage3, .. } = config;
+        let lion = OptimiserConfig::Lion { weight_decay: 0.0 };
+        let warm_up = ScheduleConfig::WarmUp { ratio: 0.1, decay: Decay::Linear };
+        assert_eq!((stage1.course.optimiser, stage1.course.schedule), (lion, warm_up));
+        let text = stage2.training(Modality::Text).course;
+        assert_eq!(text.schedule, ScheduleConfig::Cosine);
+        let sgd = OptimiserConfig::Sgd { weight_decay: 1e-5, momentum: 0.9 };
+        assert_eq!(stage3.course.optimiser, sgd);
     }
 
     #[test]

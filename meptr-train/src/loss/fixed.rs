@@ -1,6 +1,7 @@
 //! Settings of the loss of stages 1 and 2.
 
 use candle::{Device, Tensor};
+use meptr_core::Task;
 use serde::{Deserialize, Serialize};
 
 use super::{MultiTaskLoss, PersonalityLoss};
@@ -45,6 +46,17 @@ impl FixedLossConfig {
         wrong.map(|(key, _)| format!("`{place}.{key}` must be 0 or more")).collect()
     }
 
+    /// Weight of a task's part.
+    pub(crate) fn weight(&self, task: Task) -> f64 {
+        match task {
+            Task::Emotion => self.emotion_weight.unwrap_or(match self.class_weights {
+                true => 0.1,
+                false => 1.0,
+            }),
+            Task::Personality => self.personality_weight,
+        }
+    }
+
     /// The loss for training on these rows; they give the class weights.
     ///
     /// # Errors
@@ -53,11 +65,8 @@ impl FixedLossConfig {
         let class_weights = || Tensor::new(&emotion_rows.class_weights(), device);
         let class_weights = self.class_weights.then(class_weights).transpose();
         Ok(MultiTaskLoss {
-            emotion_weight: self.emotion_weight.unwrap_or(match self.class_weights {
-                true => 0.1,
-                false => 1.0,
-            }),
-            personality_weight: self.personality_weight,
+            emotion_weight: self.weight(Task::Emotion),
+            personality_weight: self.weight(Task::Personality),
             class_weights: class_weights.map_err(Error::doing("weighing the emotions"))?,
             personality_loss: self.personality_loss,
         })

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use candle::{DType, Result, Tensor, Var};
+use meptr_core::Task;
 use meptr_core::nn::Tape;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,14 @@ impl Component {
         Self::EmotionPseudo,
         Self::PersonalityPseudo,
     ];
+
+    /// The task whose predictions it is about.
+    pub fn task(self) -> Task {
+        match self {
+            Self::EmotionSupervised | Self::EmotionPseudo => Task::Emotion,
+            Self::PersonalitySupervised | Self::PersonalityPseudo => Task::Personality,
+        }
+    }
 
     /// Short name, as in the reference's logs.
     pub fn name(self) -> &'static str {
@@ -128,6 +137,19 @@ impl ObjectiveConfig {
             require(is_above_0(wallet.floor), &format!("{name}.floor"), "above 0");
         }
         problems
+    }
+}
+
+impl ObjectiveConfig {
+    /// Can a batch ever have this part?
+    pub(crate) fn has(&self, component: Component) -> bool {
+        // Nothing is more probable than 1.
+        let is_possible = match component {
+            Component::EmotionSupervised | Component::PersonalitySupervised => true,
+            Component::EmotionPseudo => self.lambda > 0.0 && self.min_emotion_probability < 1.0,
+            Component::PersonalityPseudo => self.lambda > 0.0 && self.min_trait_confidence < 1.0,
+        };
+        self.components.contains(&component) && is_possible
     }
 }
 

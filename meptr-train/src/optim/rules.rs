@@ -16,24 +16,29 @@ pub enum OptimiserConfig {
     /// `p -= rate / (1-b1^t) m / (sqrt(v) / sqrt(1-b2^t) + 1e-8)`.
     Adam {
         /// L2 decay, 0 or more.
+        #[serde(default)]
         weight_decay: f64,
     },
     /// Loshchilov and Hutter 2019: first `p *= 1 - rate weight_decay`, then Adam on the bare `g`.
     AdamW {
         /// Decoupled decay, 0 or more.
+        #[serde(default)]
         weight_decay: f64,
     },
     /// Gradient descent with momentum: `b <- momentum b + g` (at first `b = g`), `p -= rate b`.
     Sgd {
         /// L2 decay, 0 or more.
+        #[serde(default)]
         weight_decay: f64,
         /// Share of the last step that carries on, 0 to below 1.
+        #[serde(default = "usual_momentum")]
         momentum: f64,
     },
     /// Hinton 2012: `v <- 0.99 v + 0.01 g^2`, `p -= rate g / (sqrt(v) + 1e-8)`; with momentum,
     /// `b <- momentum b + g / (sqrt(v) + 1e-8)`, `p -= rate b`.
     RmsProp {
         /// L2 decay, 0 or more.
+        #[serde(default)]
         weight_decay: f64,
         /// Share of the last step that carries on, 0 to below 1.
         #[serde(default)]
@@ -43,8 +48,13 @@ pub enum OptimiserConfig {
     /// `m <- b2 m + (1-b2) g`.
     Lion {
         /// Decoupled decay, 0 or more.
+        #[serde(default)]
         weight_decay: f64,
     },
+}
+
+fn usual_momentum() -> f64 {
+    0.9
 }
 
 pub(super) const ADAM_BETAS: (f64, f64) = (0.9, 0.999);

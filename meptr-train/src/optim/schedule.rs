@@ -24,19 +24,26 @@ pub enum ScheduleConfig {
     /// By batches: up a line from 0 over the first part, then on as `decay` says.
     WarmUp {
         /// Batches that the way up takes, as a part of all, 0 to 1.
+        #[serde(default = "tenth")]
         ratio: f64,
         /// The way from there.
+        #[serde(default)]
         decay: Decay,
     },
 }
 
+fn tenth() -> f64 {
+    0.1
+}
+
 /// How the learning rate goes on after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
     /// Stays.
     Constant,
     /// Down a line to 0.
+    #[default]
     Linear,
     /// Down a cosine to 0.
     Cosine,

@@ -18,6 +18,7 @@ use crate::optim::{Optimiser, OptimiserConfig, ScheduleConfig, Scheduler, clip_g
 use crate::select::{
     BestOnDev, CorpusScores, DevScore, Evaluation, Predictions, SelectionMetric, Verdict,
 };
+use crate::settings::{by_name, by_name_if_any};
 use crate::{Error, Result};
 
 /// How long and how fast a model trains; the defaults are those of the published stages 1 and 2.
@@ -25,10 +26,12 @@ use crate::{Error, Result};
 #[serde(default)]
 pub struct CourseConfig {
     /// Update rule.
+    #[serde(deserialize_with = "by_name")]
     pub optimiser: OptimiserConfig,
     /// Learning rate, above 0.
     pub learning_rate: f64,
     /// How the learning rate moves.
+    #[serde(deserialize_with = "by_name")]
     pub schedule: ScheduleConfig,
     /// Longest Euclidean norm of a gradient, above 0; none = as long as it is.
     pub max_gradient_norm: Option<f32>,
@@ -83,8 +86,10 @@ impl CourseConfig {
 #[serde(default)]
 #[allow(missing_docs)] // as in `CourseConfig`
 pub struct CourseChange {
+    #[serde(deserialize_with = "by_name_if_any")]
     pub optimiser: Option<OptimiserConfig>,
     pub learning_rate: Option<f64>,
+    #[serde(deserialize_with = "by_name_if_any")]
     pub schedule: Option<ScheduleConfig>,
     pub max_gradient_norm: Option<f32>,
     pub batch_size: Option<usize>,
@@ -343,12 +348,15 @@ impl<'a> Course<'a> {
                 let gradients = sum_of(&[(1.0, gradients)], self.parameters())?;
                 self.step(gradients, value, rows)?;
             }
-            _ => {
-                self.progress.batches += 1;
-                self.progress.scheduler.after_batch();
-            }
+            _ => self.skip(),
         }
         Ok(value)
+    }
+
+    /// A step that has no loss to descend.
+    pub(super) fn skip(&mut self) {
+        self.progress.batches += 1;
+        self.progress.scheduler.after_batch();
     }
 
     /// One step along given gradients.
@@ -371,12 +379,19 @@ impl<'a> Course<'a> {
     }
 
     /// Ends an epoch: judges it, tells of it, makes ready for the next.
+    ///
+    /// # Errors
+    /// [`Error::NoLoss`] when no step had a loss and nothing was learned before; that a model which
+    /// was good has run away is no error.
     pub(super) fn end_epoch(
         &mut self,
         dev: Evaluation<Dev>,
         observer: &mut (impl Observer + ?Sized),
     ) -> Result<()> {
         let progress = &mut self.progress;
+        if progress.rows == 0 && progress.best.best().is_none() {
+            return Err(Error::NoLoss { epoch: progress.epochs + 1 });
+        }
         let dev_score = DevScore::of(&dev, self.selection)?;
         let learning_rate = progress.scheduler.rates().learning_rate;
         let loss = progress.loss_sum / progress.rows as f64;

@@ -26,12 +26,15 @@ pub struct FusionTraining {
     pub selection: SelectionMetric,
 }
 
+/// L2 decay of the published run.
+pub(super) const WEIGHT_DECAY: f64 = 1e-5;
+
 impl Default for FusionTraining {
     fn default() -> Self {
         Self {
             objective: ObjectiveConfig::default(),
             course: CourseConfig {
-                optimiser: OptimiserConfig::Adam { weight_decay: 1e-5 },
+                optimiser: OptimiserConfig::Adam { weight_decay: WEIGHT_DECAY },
                 batch_size: 32,
                 patience_epochs: 15,
                 ..CourseConfig::default()
@@ -182,7 +185,7 @@ pub fn train_fusion(
     course.outcome(true)
 }
 
-/// One step; gives its loss.
+/// One step; gives its loss, NaN when the batch has no part of the objective.
 fn step(
     course: &mut Course<'_>,
     objective: &mut Objective,
@@ -192,10 +195,14 @@ fn step(
     let (logits, scores) = course.with_dropout(|mode| model.answers(&batch.input, mode))?;
     let parts = objective.components_of(logits.as_ref(), scores.as_ref(), &batch.labels)?;
     let balanced = objective.balance(&parts, course.parameters(), course.tape())?;
-    let loss = f64::from(balanced.total);
-    course.step(balanced.gradients, loss, batch.len())?;
     course.progress.wallets = Some(objective.wallets().clone());
     see(&mut course.seen, (logits, scores), batch)?;
+    if balanced.measured.is_empty() {
+        course.skip();
+        return Ok(f64::NAN);
+    }
+    let loss = f64::from(balanced.total);
+    course.step(balanced.gradients, loss, batch.len())?;
     Ok(loss)
 }
 

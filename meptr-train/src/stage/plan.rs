@@ -1,16 +1,19 @@
 //! The files in `configs/`: one per stage, every key with the published value as its default.
 
 use meptr_core::models::{
-    FeatureSlice, FusionConfig, HeadConfig, SingleTaskConfig, UnimodalConfig,
+    Ablation, FeatureSlice, FusionConfig, HeadConfig, SingleTaskConfig, UnimodalConfig,
 };
 use meptr_core::{Modality, PerModality, Task};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::course::{CourseChange, CourseConfig};
+use super::fusion::WEIGHT_DECAY;
 use super::unimodal::selection;
 use super::{CrossTaskTraining, FusionTraining, Pairing, UnimodalTraining};
-use crate::loss::{FixedLossConfig, ObjectiveConfig};
+use crate::loss::{Component, FixedLossConfig, ObjectiveConfig, PersonalityLoss};
 use crate::select::SelectionMetric;
+use crate::settings::{Table, Value, as_table};
 
 /// `stage1.toml`: the models of one modality and one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,8 +65,8 @@ pub struct StageThree {
     pub seed: u64,
     /// Train a model of one task instead of both.
     pub single_task: Option<SingleTaskChoice>,
-    /// What the best epoch is best in; with `single_task`, the mean of that task's scores whatever
-    /// stands here.
+    /// What the best epoch is best in; with `single_task`, `combined` is the mean of that task's
+    /// scores.
     pub selection: SelectionMetric,
     /// What is minimised.
     pub objective: ObjectiveConfig,
@@ -138,6 +141,9 @@ impl Default for ModelsConfig {
 
 const DEFAULT_SEED: u64 = 42;
 
+/// Widest node of the stage-3 model, 32 times the published one: its weights alone take 3 GB.
+const MAX_WIDTH: usize = 8192;
+
 fn published_changes() -> PerModality<Option<CourseChange>> {
     let scene = CourseChange {
         batch_size: Some(384),
@@ -168,7 +174,15 @@ impl StageOne {
         let mut problems = chosen("modalities", &self.modalities);
         problems.extend(chosen("tasks", &self.tasks));
         problems.extend(self.loss.problems("loss"));
+        for task in self.tasks.iter().filter(|task| self.loss.weight(**task) == 0.0) {
+            let name = task.name();
+            problems
+                .push(format!("`loss.{name}_weight` is 0: models of {name} would learn nothing"));
+        }
         problems.extend(courses(&self.course, &self.course_of));
+        if self.tasks.contains(&Task::Personality) {
+            problems.extend(single_rows(&self.loss, &self.course, &self.course_of));
+        }
         problems.extend(self.models.problems());
         problems
     }
@@ -198,7 +212,11 @@ impl StageTwo {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = chosen("modalities", &self.modalities);
         problems.extend(self.loss.problems("loss"));
+        if Task::ALL.iter().all(|task| self.loss.weight(*task) == 0.0) {
+            problems.push("`loss` has no weight above 0: there is nothing to learn".to_owned());
+        }
         problems.extend(courses(&self.course, &self.course_of));
+        problems.extend(single_rows(&self.loss, &self.course, &self.course_of));
         problems.extend(self.models.problems());
         problems
     }
@@ -207,7 +225,10 @@ impl StageTwo {
 impl StageThree {
     /// How the model is trained.
     pub fn training(&self) -> FusionTraining {
-        let selection = self.single_task.map_or(self.selection, |single| selection(single.task));
+        let selection = match (self.single_task, self.selection) {
+            (Some(single), SelectionMetric::Combined) => selection(single.task),
+            (_, chosen) => chosen,
+        };
         let (objective, course) = (self.objective.clone(), self.course.clone());
         FusionTraining { objective, course, selection }
     }
@@ -238,9 +259,12 @@ impl StageThree {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.objective.problems("objective");
         problems.extend(self.course.problems("course"));
+        problems.extend(self.nothing_to_learn());
+        problems.extend(self.ignored());
         let FusionConfig { hidden_dim, num_heads, dropout, ablation, .. } = &self.model;
-        if *hidden_dim == 0 || !hidden_dim.is_multiple_of(2) {
-            problems.push("`model.hidden_dim` must be even and above 0".to_owned());
+        if !(1..=MAX_WIDTH).contains(hidden_dim) || !hidden_dim.is_multiple_of(2) {
+            problems
+                .push(format!("`model.hidden_dim` must be even, above 0 and at most {MAX_WIDTH}"));
         }
         if *num_heads == 0 || !hidden_dim.is_multiple_of(*num_heads) {
             problems.push("`model.num_heads` must divide `model.hidden_dim`".to_owned());
@@ -251,6 +275,52 @@ impl StageThree {
         let is_off = |modality: &Modality| ablation.disabled_modalities.contains(modality);
         if Modality::ALL.iter().all(is_off) {
             problems.push("`model.ablation.disabled_modalities` leaves none".to_owned());
+        }
+        problems
+    }
+
+    /// Objectives that no batch can have a part of, and parts that never count.
+    fn nothing_to_learn(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let is_asked = |component: &Component| {
+            self.single_task.is_none_or(|single| single.task == component.task())
+        };
+        let mut asked = Component::ALL.into_iter().filter(is_asked);
+        if !self.objective.components.is_empty() && !asked.any(|one| self.objective.has(one)) {
+            let of =
+                self.single_task.map_or(String::new(), |one| format!(" of {}", one.task.name()));
+            problems.push(format!(
+                "`objective.components` leaves nothing to learn from: no part{of} is on that \
+                 `objective.lambda` and the confidence asked for let be there"
+            ));
+        }
+        let is_ccc = self.objective.personality_loss == PersonalityLoss::Ccc;
+        if is_ccc && self.objective.has(Component::PersonalitySupervised) {
+            problems.extend(single_row("course", &self.course));
+        }
+        problems
+    }
+
+    /// Settings that nothing would come of.
+    fn ignored(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let published = FusionConfig::published();
+        if self.model.input_dims != published.input_dims {
+            problems
+                .push("`model.input_dims` follows from the stage-2 models; leave it away".into());
+        }
+        let Some(SingleTaskChoice { task, .. }) = self.single_task else { return problems };
+        let name = task.name();
+        let disabled_modalities = self.model.ablation.disabled_modalities.clone();
+        if self.model.ablation != (Ablation { disabled_modalities, ..published.ablation }) {
+            problems.push(format!(
+                "`model.ablation`: a model of {name} alone has no parts to leave out but \
+                 `disabled_modalities`"
+            ));
+        }
+        if self.selection != SelectionMetric::Combined && self.selection.tasks() != [task] {
+            let selection = self.selection.name();
+            problems.push(format!("`selection`: a model of {name} alone has no `{selection}`"));
         }
         problems
     }
@@ -279,12 +349,42 @@ impl ModelsConfig {
     }
 }
 
-/// A key that is not there has the value of stage 3, not that of stages 1 and 2.
+/// A key that is not there has the value of stage 3, not that of stages 1 and 2; so has the decay
+/// of an update rule that is named without one.
 fn changes_of_stage_three<'de, D>(deserializer: D) -> Result<CourseConfig, D::Error>
 where
     D: Deserializer<'de>,
 {
-    Ok(CourseChange::deserialize(deserializer)?.of(&FusionTraining::default().course))
+    let mut table = Table::deserialize(deserializer)?;
+    if let Some(rule) = table.get_mut("optimiser") {
+        *rule = as_table(rule.clone());
+        if let Value::Table(rule) = rule {
+            rule.entry("weight_decay").or_insert(Value::Float(WEIGHT_DECAY));
+        }
+    }
+    let changes: CourseChange = table.try_into().map_err(D::Error::custom)?;
+    Ok(changes.of(&FusionTraining::default().course))
+}
+
+/// Courses of a batch of one video, whose concordance is no number.
+fn single_rows(
+    loss: &FixedLossConfig,
+    course: &CourseConfig,
+    changes: &PerModality<Option<CourseChange>>,
+) -> Vec<String> {
+    if loss.personality_loss != PersonalityLoss::Ccc || loss.personality_weight == 0.0 {
+        return Vec::new();
+    }
+    let own = |(modality, change): (Modality, &Option<CourseChange>)| {
+        let change = change.as_ref().filter(|change| change.batch_size.is_some())?;
+        single_row(&format!("course_of.{modality}"), &change.of(course))
+    };
+    single_row("course", course).into_iter().chain(changes.iter().filter_map(own)).collect()
+}
+
+fn single_row(place: &str, course: &CourseConfig) -> Option<String> {
+    let is_single = course.batch_size == 1;
+    is_single.then(|| format!("`{place}.batch_size` must be at least 2 for the trait loss `ccc`"))
 }
 
 fn changed(course: &CourseConfig, change: Option<&CourseChange>) -> CourseConfig {
@@ -313,4 +413,75 @@ fn chosen<T: PartialEq>(key: &str, values: &[T]) -> Vec<String> {
         problems.push(format!("`{key}` names something twice"));
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(change: impl FnOnce(&mut StageThree)) -> Vec<String> {
+        let mut stage = StageThree::default();
+        change(&mut stage);
+        stage.problems()
+    }
+
+    fn single(task: Task) -> Option<SingleTaskChoice> {
+        Some(SingleTaskChoice { task, slice: FeatureSlice::Both })
+    }
+
+    #[test]
+    fn objectives_that_no_batch_has_a_part_of_are_refused() {
+        use Component::{EmotionPseudo, EmotionSupervised, PersonalityPseudo};
+        let pseudo = vec![EmotionPseudo, PersonalityPseudo];
+        assert!(problems(|stage| stage.objective.components = pseudo.clone()).is_empty());
+        let found = problems(|stage| {
+            (stage.objective.components, stage.objective.lambda) = (pseudo.clone(), 0.0);
+        });
+        assert!(found[0].contains("nothing to learn from"), "{found:?}");
+        let found = problems(|stage| {
+            stage.objective.components = vec![EmotionPseudo];
+            stage.objective.min_emotion_probability = 1.0;
+        });
+        assert_eq!(found.len(), 1, "{found:?}");
+        for (task, count) in [(Task::Emotion, 0), (Task::Personality, 1)] {
+            let found = problems(|stage| {
+                stage.objective.components = vec![EmotionSupervised];
+                stage.single_task = single(task);
+            });
+            assert_eq!(found.len(), count, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn settings_that_nothing_comes_of_are_refused() {
+        assert!(problems(|stage| stage.single_task = single(Task::Emotion)).is_empty());
+        let found = problems(|stage| {
+            stage.single_task = single(Task::Emotion);
+            stage.selection = SelectionMetric::Ccc;
+            stage.model.ablation.disable_graph_attn = true;
+            stage.model.input_dims.body = 7;
+        });
+        assert_eq!(found.len(), 3, "{found:?}");
+        let disabled = vec![Modality::Text];
+        let found = problems(|stage| {
+            stage.single_task = single(Task::Emotion);
+            stage.model.ablation.disabled_modalities = disabled;
+        });
+        assert!(found.is_empty(), "{found:?}");
+        let found = problems(|stage| stage.model.hidden_dim = 100_000_000);
+        assert!(found[0].contains("at most 8192"), "{found:?}");
+    }
+
+    #[test]
+    fn a_concordance_needs_two_videos() {
+        let mut stage = StageOne::default();
+        stage.loss.personality_loss = PersonalityLoss::Ccc;
+        assert!(stage.problems().is_empty());
+        stage.course.batch_size = 1;
+        assert_eq!(stage.problems().len(), 1, "{:?}", stage.problems());
+        stage.tasks = vec![Task::Emotion];
+        assert!(stage.problems().is_empty());
+        stage.loss.emotion_weight = Some(0.0);
+        assert!(stage.problems()[0].contains("would learn nothing"), "{:?}", stage.problems());
+    }
 }
