@@ -12,6 +12,7 @@ mod stopping;
 mod support;
 mod synth;
 mod train;
+mod train_limits;
 mod weights;
 mod weights_convert;
 mod weights_hub;

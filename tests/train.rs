@@ -14,13 +14,13 @@ use crate::support::features::Features;
 use crate::support::{Done, Run, film, list, meptr, number, text};
 
 /// Features, and a run over all stages that several tests look at.
-struct Trained {
-    features: Features,
+pub(crate) struct Trained {
+    pub(crate) features: Features,
     out: String,
 }
 
 impl Trained {
-    fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Trained> = OnceLock::new();
         let made = || -> Result<Trained> {
             let features = Features::shared()?;
@@ -30,18 +30,18 @@ impl Trained {
         SHARED.get_or_init(|| made().expect("the experiment can be trained"))
     }
 
-    fn run(&self) -> PathBuf {
+    pub(crate) fn run(&self) -> PathBuf {
         self.features.at("run")
     }
 }
 
-fn train(features: &Features, stages: &str, out: &str, more: &[&str]) -> Run {
+pub(crate) fn train(features: &Features, stages: &str, out: &str, more: &[&str]) -> Run {
     let mut run = meptr(["train", stages, "--quiet", "--config"]);
     run.0.arg(features.at("train.toml")).arg("--out").arg(features.at(out)).args(more);
     run
 }
 
-fn resume(features: &Features, out: &str) -> Run {
+pub(crate) fn resume(features: &Features, out: &str) -> Run {
     let mut run = meptr(["train", "all", "--resume", "--out"]);
     run.0.arg(features.at(out));
     run
@@ -87,7 +87,7 @@ fn all_stages_give_a_bundle_and_a_run_folder() -> Result<()> {
     Ok(())
 }
 
-fn evaluate(trained: &Trained, corpus: &str, more: &[&str]) -> Run {
+pub(crate) fn evaluate(trained: &Trained, corpus: &str, more: &[&str]) -> Run {
     let features = &trained.features;
     let mut run = meptr(["evaluate", "--weights"]);
     run.0.arg(trained.run().join("bundle")).arg("--store").arg(features.at("store"));

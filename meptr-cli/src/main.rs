@@ -4,6 +4,7 @@
 
 mod commands;
 mod demo;
+mod inputs;
 mod interrupt;
 mod output;
 mod progress;

@@ -98,6 +98,13 @@ impl TrainingBars {
         Self { bar, says_lines: !quiet && !is_shown, stop, most: 0, score: String::new() }
     }
 
+    fn control(&self) -> Control {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Control::Stop,
+            false => Control::Continue,
+        }
+    }
+
     fn say(&self, text: std::fmt::Arguments<'_>) {
         // Progress is not worth failing for.
         let _ = writeln!(std::io::stderr(), "{text}");
@@ -124,10 +131,7 @@ impl Watch for TrainingBars {
             let StepReport { epoch, loss, .. } = step;
             bar.set_message(format!("epoch {epoch}/{} loss {loss:.4}{}", self.most, self.score));
         }
-        match self.stop.load(Ordering::Relaxed) {
-            true => Control::Stop,
-            false => Control::Continue,
-        }
+        self.control()
     }
 
     fn epoch(&mut self, title: &str, report: &EpochReport) {
@@ -142,12 +146,22 @@ impl Watch for TrainingBars {
         }
     }
 
-    fn rows(&mut self, done: usize, all: usize) {
+    fn rows(&mut self, done: usize, all: usize) -> Control {
+        const READING: &str = "stage 2 models read the features";
         if let Some(bar) = &self.bar {
-            bar.set_prefix("stage 2 models read the features");
+            bar.set_prefix(READING);
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         }
+        if self.says_lines && done == 1 {
+            self.say(format_args!("{READING} of {all} videos"));
+        }
+        self.control()
+    }
+
+    fn warn(&mut self, text: &str) {
+        let warn = || tracing::warn!("{text}");
+        self.bar.as_ref().map_or_else(warn, |bar| bar.suspend(warn));
     }
 }
 

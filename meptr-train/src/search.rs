@@ -11,7 +11,8 @@ use meptr_core::files::read_small_text;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::run::files::{make_folder, write_whole};
+use crate::config::{parse, read_text};
+use crate::run::files::{FolderLock, lock_folder, write_whole};
 use crate::select::DevScore;
 use crate::settings::{look_up, overlay, table_of};
 use crate::{Error, Result};
@@ -51,6 +52,7 @@ pub struct Search<'a> {
     folder: PathBuf,
     base: &'a Table,
     trials: Vec<Trial>,
+    _lock: FolderLock,
 }
 
 /// How the training of a trial ended.
@@ -73,15 +75,10 @@ impl Grid {
     /// [`Error::Unfit`] names everything that is no list of values; the others say that the file
     /// cannot be read or is no TOML.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = read_small_text(path)
-            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let not_toml = |source: toml::de::Error| Error::Toml {
-            path: path.to_owned(),
-            source: Box::new(source),
-        };
-        let values: Table = toml::from_str(&text).map_err(not_toml)?;
+        let text = read_text(path)?;
+        let values: Table = parse(path, &text)?;
         let mut keys = Vec::new();
-        let spanned = toml::de::DeTable::parse(&text).map_err(not_toml)?;
+        let spanned = toml::de::DeTable::parse(&text).expect("it was parsed just now");
         find_keys(spanned.get_ref(), "", &mut keys);
         keys.sort_unstable();
         let mut problems = Vec::new();
@@ -101,6 +98,14 @@ impl Grid {
             true => Ok(Self(parameters)),
             false => Err(Error::Unfit { path: path.to_owned(), problems }),
         }
+    }
+
+    /// Keys that are no settings of what the trials train: a search over them would try nothing out.
+    pub fn strangers(&self, stage: &str) -> Vec<String> {
+        let strangers = self.keys().filter(|key| key.split('.').next() != Some(stage));
+        strangers
+            .map(|key| format!("`{key}` is no setting of {stage}, which is what the trials train"))
+            .collect()
     }
 
     /// What each value makes of a configuration, to check before any training.
@@ -139,9 +144,10 @@ impl<'a> Search<'a> {
     /// Starts a search in a folder, or goes on with the one there.
     ///
     /// # Errors
-    /// When the folder holds a search from another configuration, or cannot be read or written.
+    /// When the folder holds a search from another configuration, another process searches there, or
+    /// it cannot be read or written.
     pub fn open(folder: &Path, base: &'a Table) -> Result<Self> {
-        make_folder(folder)?;
+        let lock = lock_folder(folder)?;
         let text = base.to_string();
         let (base_file, results) = (folder.join(BASE), folder.join(RESULTS));
         match read_small_text(&base_file) {
@@ -165,7 +171,7 @@ impl<'a> Search<'a> {
             found.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let kept: String = trials.iter().map(Trial::line).collect();
         write_whole(&results, kept.as_bytes())?;
-        Ok(Self { folder: folder.to_owned(), base, trials })
+        Ok(Self { folder: folder.to_owned(), base, trials, _lock: lock })
     }
 
     /// Tries what the strategy asks for, except what was tried before.
@@ -256,6 +262,11 @@ impl<'a> Search<'a> {
     pub fn best(&self) -> Option<&Trial> {
         let scored = self.trials.iter().filter(|trial| trial.dev_score.is_some());
         scored.reduce(|best, trial| if trial.dev_score > best.dev_score { trial } else { best })
+    }
+
+    /// Every file that a search in a folder writes there itself.
+    pub fn files(folder: &Path) -> [PathBuf; 3] {
+        [RESULTS, BASE, BEST].map(|name| folder.join(name))
     }
 
     /// Where the best configuration is written.
@@ -404,6 +415,7 @@ mod tests {
         assert_eq!(grid_of.variants(&base()).count(), 4);
         let error = grid("a = 1\nb = []\nc = [1]\n").unwrap_err().to_string();
         assert!(error.contains("`a` is no list") && error.contains("`b` is no list"), "{error}");
+        assert_eq!(grid_of.strangers("b").len(), 2);
         assert!(grid("").unwrap_err().to_string().contains("no parameter"));
     }
 }

@@ -20,10 +20,10 @@ use meptr_core::{Modality, PerModality, Task};
 use meptr_train::data::{Corpus, Dev, FusionRows, Order, SequenceRows, StoredClips, Train};
 use meptr_train::select::SelectionMetric;
 use meptr_train::stage::{
-    CourseConfig, CrossTaskData, CrossTaskTraining, FusionData, FusionTraining, ModelsConfig,
-    Outcome, PairedRows, Pairing, SingleTaskChoice, StageOne, StageThree, StageTwo, Start,
-    UnimodalData, UnimodalTraining, load_around, train_cross_task, train_fusion, train_unimodal,
-    whole_head,
+    Control, CourseConfig, CrossTaskData, CrossTaskTraining, FusionData, FusionTraining,
+    ModelsConfig, Outcome, PairedRows, Pairing, SingleTaskChoice, StageOne, StageThree, StageTwo,
+    Start, UnimodalData, UnimodalTraining, load_around, train_cross_task, train_fusion,
+    train_unimodal, whole_head,
 };
 
 #[allow(dead_code, unreachable_pub)]
@@ -68,10 +68,8 @@ impl World {
         CrossTaskData { train: Corpus::new("both", rows), dev: self.dev(modality, &Task::ALL) }
     }
 
-    fn fusion(&self, heads: &PerModality<CrossTaskModel>) -> Result<FusionData> {
-        let rows = |clips: &Arc<StoredClips>| {
-            clips.fusion_rows(heads, ScoreTransform::Scores, &Device::Cpu, |_| ())
-        };
+    fn fusion(&self, heads: &Heads) -> Result<FusionData> {
+        let rows = |clips: &Arc<StoredClips>| rows_of(clips, heads, ScoreTransform::Scores);
         let train = self.train.iter().map(rows).collect::<Result<Vec<_>, _>>()?;
         let dev = self.dev.iter().map(|clips| Ok(Corpus::new(clips.place(), rows(clips)?)));
         Ok(FusionData {
@@ -79,6 +77,19 @@ impl World {
             dev: dev.collect::<Result<_>>()?,
         })
     }
+}
+
+type Heads = PerModality<Option<CrossTaskModel>>;
+
+fn rows_of(clips: &StoredClips, heads: &Heads, transform: ScoreTransform) -> Result<FusionRows> {
+    let mut done = 0;
+    let rows = clips.fusion_rows(heads, transform, &Device::Cpu, |_| {
+        done += 1;
+        Control::Continue
+    })?;
+    let rows = rows.context("nobody stopped it")?;
+    ensure!(done == clips.clips().len() && rows.len() == done);
+    Ok(rows)
 }
 
 fn models() -> ModelsConfig {
@@ -273,11 +284,11 @@ fn stage_2_goes_on_after_any_step() -> Result<()> {
     Ok(())
 }
 
-fn heads() -> Result<(PerModality<HeadConfig>, PerModality<CrossTaskModel>)> {
+fn heads() -> Result<(PerModality<HeadConfig>, Heads)> {
     let configs = PerModality::from_fn(|modality| models().head(modality, WIDTH));
     let heads = PerModality::try_from_fn(|modality| {
         let load = |vb: VarBuilder| CrossTaskModel::load(&configs[modality], vb);
-        Ok::<_, anyhow::Error>(generate(3, &Device::Cpu, load)?.0)
+        Ok::<_, anyhow::Error>(Some(generate(3, &Device::Cpu, load)?.0))
     })?;
     Ok((configs, heads))
 }
@@ -346,10 +357,9 @@ fn rows_of_stage_3_are_what_the_models_say_alone() -> Result<()> {
     let (world, (configs, heads)) = (world()?, heads()?);
     let clips = &world.train[0];
     for transform in [ScoreTransform::Scores, ScoreTransform::Logits] {
-        let mut done = 0;
-        let rows = clips.fusion_rows(&heads, transform, &Device::Cpu, |_| done += 1)?;
-        ensure!(done == clips.clips().len() && rows.len() == done);
+        let rows = rows_of(clips, &heads, transform)?;
         for (modality, model) in heads.iter() {
+            let model = model.as_ref().context("a model")?;
             let input = rows.input[modality].as_ref().context("a modality")?;
             ensure!(input.vector.dim(1)? == configs[modality].vector_width());
             for row in 0..rows.len() {
@@ -387,11 +397,22 @@ fn rows_of_stage_3_are_what_the_models_say_alone() -> Result<()> {
 }
 
 #[test]
+fn rows_of_stage_3_stop_where_they_are_told_to_and_do_without_a_model() -> Result<()> {
+    let (world, (_, mut heads)) = (world()?, heads()?);
+    let clips = &world.train[0];
+    let stopped =
+        clips.fusion_rows(&heads, ScoreTransform::Scores, &Device::Cpu, |_| Control::Stop)?;
+    ensure!(stopped.is_none());
+    heads.face = None;
+    let rows = rows_of(clips, &heads, ScoreTransform::Scores)?;
+    ensure!(rows.input.face.is_none() && rows.input.body.is_some());
+    Ok(())
+}
+
+#[test]
 fn joined_rows_are_marked_where_a_corpus_lacks_a_modality() -> Result<()> {
     let (world, (_, heads)) = (world()?, heads()?);
-    let rows = |clips: &Arc<StoredClips>| {
-        clips.fusion_rows(&heads, ScoreTransform::Scores, &Device::Cpu, |_| ())
-    };
+    let rows = |clips: &Arc<StoredClips>| rows_of(clips, &heads, ScoreTransform::Scores);
     let (first, mut second) = (rows(&world.train[0])?, rows(&world.train[1])?);
     second.input.face = None;
     let joined = FusionRows::joined(&[first.clone(), second.clone()])?;

@@ -23,6 +23,7 @@ const SPLITS: [(&str, usize); 3] = [("train", 28), ("dev", 14), ("test", 14)];
 /// Corpora, store and whatever else a test puts there.
 pub(crate) struct Features {
     folder: PathBuf,
+    lacking: Option<Modality>,
     /// Takes the folder away.
     _guard: Option<tempfile::TempDir>,
 }
@@ -30,8 +31,13 @@ pub(crate) struct Features {
 impl Features {
     /// In a folder that goes away with the test.
     pub(crate) fn new() -> Result<Self> {
+        Self::without(None)
+    }
+
+    /// The same, of clips that all lack a modality.
+    pub(crate) fn without(lacking: Option<Modality>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        Self { folder: folder.path().to_owned(), _guard: Some(folder) }.filled()
+        Self { folder: folder.path().to_owned(), lacking, _guard: Some(folder) }.filled()
     }
 
     /// In a folder that stays until the tests run again, for several tests.
@@ -41,7 +47,7 @@ impl Features {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => std::fs::create_dir_all(&folder)?,
         }
-        Self { folder, _guard: None }.filled()
+        Self { folder, lacking: None, _guard: None }.filled()
     }
 
     fn filled(self) -> Result<Self> {
@@ -96,7 +102,9 @@ impl Features {
         let seeds = SeedStreams::new(1);
         let mut noise = seeds.stream(&format!("{corpus} {split} {}", clip.name));
         // One clip in seven says nothing.
-        let is_there = |modality| modality != Modality::Text || clip.number % 7 != 3;
+        let is_there = |modality| {
+            self.lacking != Some(modality) && (modality != Modality::Text || clip.number % 7 != 3)
+        };
         let steps = 2 + clip.number % 2;
         let record = VideoRecord {
             schema: VideoRecord::SCHEMA.to_owned(),

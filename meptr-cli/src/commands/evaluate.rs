@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use meptr_core::bundle::Manifest;
 use meptr_core::store::{Store, weights_digests};
 use meptr_core::{Bundle, Task};
 use meptr_extract::{DeviceChoice, Progress};
@@ -17,6 +18,7 @@ use meptr_train::evaluate::{
 use super::experiment::StageArg;
 use super::train::SummaryFormat;
 use super::weights::{FirstUseArgs, asked};
+use crate::inputs::must_not_be;
 use crate::progress::Bars;
 use crate::{Finish, output};
 
@@ -69,7 +71,8 @@ enum SplitArg {
 /// Scores every model that is asked for.
 ///
 /// # Errors
-/// When bundle, corpus, features or labels cannot be used, or a file cannot be written.
+/// When bundle, corpus, features or labels cannot be used, or a file cannot be written. That a model
+/// says something that is no number is told after the scores.
 pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
     let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
     let bundle = Bundle::open(&folder)
@@ -81,6 +84,7 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
         SplitArg::Test => (Test::NAME, args.open(&bundle, corpus.test())?),
     };
     let truth = args.truth(clips.clips())?;
+    args.must_not_write_over(&bundle, &corpus, &clips)?;
     let device = args.device.open()?;
     let models = BundleModels::open(&bundle, &device)?;
     let scores = args.scores(&models, &clips, quiet)?;
@@ -103,10 +107,32 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
         SummaryFormat::Json => output::line(format_args!("{}", serde_json::to_string(&report)?))?,
         SummaryFormat::Table => output::line(format_args!("{report}"))?,
     }
-    Ok(Finish::Complete)
+    let mut finish = Finish::Complete;
+    for model in scores.iter().filter(|model| model.not_finite() > 0) {
+        let (stage, name, clips) = (model.stage.name(), model.model, model.not_finite());
+        tracing::error!("{stage} {name}: what it says of {clips} clips is no finite number");
+        finish = Finish::SomeFailed;
+    }
+    Ok(finish)
 }
 
 impl EvaluateArgs {
+    /// Refuses a --csv that would take the place of something read here.
+    fn must_not_write_over(
+        &self,
+        bundle: &Bundle,
+        corpus: &DescribedCorpus,
+        clips: &StoredClips,
+    ) -> anyhow::Result<()> {
+        let Some(csv) = &self.csv else { return Ok(()) };
+        let manifest = bundle.path(Manifest::FILE);
+        let files = bundle.manifest().files.keys().map(|file| bundle.path(file));
+        let tables = corpus.splits().iter().map(|split| split.table.clone());
+        let named = [Some(self.corpus.clone()), self.truth.clone(), Some(manifest)];
+        let named = named.into_iter().flatten();
+        must_not_be(csv, named.chain(files).chain(tables).chain(clips.files()))
+    }
+
     fn open<S: Split>(
         &self,
         bundle: &Bundle,

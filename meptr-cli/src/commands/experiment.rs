@@ -107,6 +107,12 @@ impl ExperimentArgs {
         Ok(ExperimentConfig::of(&tables))
     }
 
+    /// The files that the settings are from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let of_run = self.from.as_deref().map(ExperimentConfig::file);
+        self.config.iter().cloned().chain(of_run).collect()
+    }
+
     /// Was anything said about the experiment?
     pub fn is_empty(&self) -> bool {
         let paths = [&self.store, &self.base, &self.from];

@@ -15,6 +15,7 @@ use meptr_train::stage::FusionData;
 
 use super::experiment::{ExperimentArgs, Prepared, StageArg, modality, task};
 use super::weights::asked;
+use crate::inputs::must_not_be;
 use crate::progress::TrainingBars;
 use crate::{Finish, interrupt, output};
 
@@ -93,6 +94,11 @@ pub fn run(args: &SearchArgs, quiet: bool) -> anyhow::Result<Finish> {
     problems.sort();
     problems.dedup();
     let stage = [Stage::from(args.stage)];
+    problems.extend(grid.strangers(stage[0].name()));
+    for file in Search::files(&args.out) {
+        let files = args.experiment.files().into_iter().chain(config.corpora.clone());
+        must_not_be(&file, files.chain([args.grid.clone()]))?;
+    }
     let bundle = |base: Option<&Path>| args.experiment.first_use.bundle(base, quiet, &asked);
     let prepared = Prepared::open((config, problems), &args.out, &stage, args.device, bundle)?;
     let mut search = Search::open(&args.out, &base)?;
@@ -101,7 +107,7 @@ pub fn run(args: &SearchArgs, quiet: bool) -> anyhow::Result<Finish> {
     let Prepared { config, sources, devices, .. } = &prepared;
     let data = match target {
         Target::Fusion => {
-            Some(Experiment::new(config, sources, &args.out, devices).fusion_data(&mut bars)?)
+            Experiment::new(config, sources, &args.out, devices).fusion_data(&mut bars)?
         }
         _ => None,
     };
@@ -169,10 +175,15 @@ fn trial(
     config.write(folder)?;
     let experiment = Experiment::new(&config, &prepared.sources, folder, &prepared.devices);
     let score = match (target, data) {
-        (Target::Unimodal(modality, task), _) => experiment.train_unimodal(modality, task, bars)?,
-        (Target::CrossTask(modality), _) => experiment.train_cross_task(modality, bars)?,
-        (Target::Fusion, Some(data)) => experiment.train_fusion(data, bars)?,
-        (Target::Fusion, None) => None,
+        (Target::Unimodal(modality, task), _) => experiment.train_unimodal(modality, task, bars),
+        (Target::CrossTask(modality), _) => experiment.train_cross_task(modality, bars),
+        (Target::Fusion, Some(data)) => experiment.train_fusion(data, bars),
+        (Target::Fusion, None) => Ok(None), // interrupted while it was read
     };
-    Ok(score.map_or(Trained::Interrupted, |score| Trained::To(Some(score))))
+    match score {
+        Ok(Some(score)) => Ok(Trained::To(Some(score))),
+        Ok(None) => Ok(Trained::Interrupted),
+        Err(error) if error.is_nothing_learned() => Ok(Trained::To(None)),
+        Err(error) => Err(error),
+    }
 }

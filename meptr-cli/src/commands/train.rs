@@ -1,15 +1,17 @@
 //! `meptr train`: from stored features to a bundle.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use meptr_core::bundle::{Origin, Standing};
+use meptr_core::bundle::{Manifest, Origin, Standing, sha256_of};
 use meptr_core::{Bundle, PerModality};
 use meptr_extract::DeviceChoice;
 use meptr_extract::assemble::{Source, Sources, assemble};
 use meptr_train::evaluate::Stage;
 use meptr_train::experiment::{BundleText, Experiment, ExperimentConfig, RunSummary, TrainedFile};
+use meptr_train::run::files::lock_folder;
 
 use super::experiment::{ExperimentArgs, Prepared};
 use super::weights::asked;
@@ -86,7 +88,9 @@ pub fn run(args: &TrainArgs, quiet: bool) -> anyhow::Result<Finish> {
         Prepared::open(args.config()?, run, &stages, args.device, |base| {
             args.experiment.first_use.bundle(base, quiet, &asked)
         })?;
+    let _lock = lock_folder(run)?;
     if !args.resume {
+        args.must_be_new()?; // nobody was faster
         config.write(run)?;
     }
     let stop = interrupt::flag()?;
@@ -102,11 +106,11 @@ pub fn run(args: &TrainArgs, quiet: bool) -> anyhow::Result<Finish> {
         let (run, name) = (run.display(), name.get_name().to_owned());
         tracing::error!("interrupted; `meptr train {name} --out {run} --resume` goes on");
     }
-    let has_bundle =
-        is_finished && stages.contains(&Stage::Stage3) && config.stage3.single_task.is_none();
-    if has_bundle {
+    let is_fused = is_finished && stages.contains(&Stage::Stage3);
+    let target = run.join(BUNDLE);
+    if is_fused && config.stage3.single_task.is_none() {
         let (heads, fusion) = experiment.trained()?;
-        bundle(&config, &sources.names, base, (&heads, &fusion), &run.join("bundle"))?;
+        put(&bundle(&config, &sources.names, base, (&heads, &fusion)), &target)?;
     }
     let folders: Vec<_> = Stage::ALL.into_iter().flat_map(|s| experiment.folders(s)).collect();
     let summary = RunSummary::of(&folders)?;
@@ -114,8 +118,13 @@ pub fn run(args: &TrainArgs, quiet: bool) -> anyhow::Result<Finish> {
         SummaryFormat::Json => output::line(format_args!("{}", serde_json::to_string(&summary)?))?,
         SummaryFormat::Table => {
             output::line(format_args!("{summary}"))?;
-            if has_bundle {
-                output::line(format_args!("bundle: {}", run.join("bundle").display()))?;
+            match &config.stage3.single_task {
+                _ if !is_fused => {}
+                None => output::line(format_args!("bundle: {}", target.display()))?,
+                Some(single) => output::line(format_args!(
+                    "no bundle: it has no place for a model of {} alone",
+                    single.task.name()
+                ))?,
             }
         }
     }
@@ -133,23 +142,35 @@ impl TrainArgs {
             ),
             (true, false) => bail!("there is no run in `{}` to go on with", self.out.display()),
             (true, true) => Ok(ExperimentConfig::of(&[ExperimentConfig::table(&file)?])),
-            (false, true) => bail!(
-                "`{}` holds a run; --resume goes on with it, another --out starts a new one",
-                self.out.display()
-            ),
-            (false, false) => self.experiment.config(),
+            (false, _) => {
+                self.must_be_new()?;
+                self.experiment.config()
+            }
         }
+    }
+
+    fn must_be_new(&self) -> anyhow::Result<()> {
+        let out = self.out.display();
+        if ExperimentConfig::file(&self.out).exists() {
+            bail!("`{out}` holds a run; --resume goes on with it, another --out starts a new one");
+        }
+        if self.out.join(BUNDLE).exists() {
+            bail!("`{out}` holds a `{BUNDLE}`, which is none of this run's; give another --out");
+        }
+        Ok(())
     }
 }
 
-/// Puts the bundle together, in the place of one from an earlier end of the run.
+/// Folder of the bundle in a run.
+const BUNDLE: &str = "bundle";
+
+/// What the bundle is put together from. The base's head stands in for one that was not trained.
 fn bundle(
     config: &ExperimentConfig,
     corpora: &[String],
     base: Bundle,
-    (heads, fusion): (&PerModality<TrainedFile>, &TrainedFile),
-    target: &Path,
-) -> anyhow::Result<()> {
+    (heads, fusion): (&PerModality<Option<TrainedFile>>, &TrainedFile),
+) -> Sources {
     let BundleText { name, licence, .. } = &config.bundle;
     let source = |name: String, trained: &TrainedFile| {
         let (corpora, scores) = (corpora.join(", "), trained.summary.in_words());
@@ -157,29 +178,75 @@ fn bundle(
         let origin = Origin { name, source, licence: licence.clone() };
         Source { path: trained.path.clone(), origin }
     };
-    let sources = Sources {
+    Sources {
         name: name.clone(),
-        about: about(config, corpora, &base, fusion),
+        about: about(config, corpora, &base, (heads, fusion)),
         standing: standing(config, &base),
         base: Some(base),
         clip: None,
         wav2vec2: None,
         bert: None,
         heads: PerModality::from_fn(|modality| {
-            Some(source(format!("MEPTR {modality} head"), &heads[modality]))
+            let head = heads[modality].as_ref();
+            head.map(|head| source(format!("MEPTR {modality} head"), head))
         }),
         fusion: Some(source("MEPTR fusion".to_owned(), fusion)),
         face_detector: None,
         body_detector: None,
         transcriber: None,
         storage: None,
-    };
-    if target.exists() {
-        let remove = std::fs::remove_dir_all(target);
-        remove.with_context(|| format!("cannot replace `{}`", target.display()))?;
     }
-    assemble(&sources, target)?;
-    Ok(())
+}
+
+/// Puts the bundle together, in the place of one from an earlier end of the run: that one stays until
+/// the new one is whole, and for good when nothing changed.
+fn put(sources: &Sources, target: &Path) -> anyhow::Result<()> {
+    if is_made_of(sources, target) {
+        return Ok(());
+    }
+    let [new, old] = [".new", ".old"].map(|end| target.with_file_name(format!(".{BUNDLE}{end}")));
+    let remove = |path: &Path| match path.exists() {
+        true => std::fs::remove_dir_all(path),
+        false => Ok(()),
+    };
+    let failed = || format!("cannot replace `{}`", target.display());
+    [&new, &old].into_iter().try_for_each(|left| remove(left)).with_context(failed)?; // by a kill
+    assemble(sources, &new)?;
+    let swap = || -> std::io::Result<()> {
+        if target.exists() {
+            std::fs::rename(target, &old)?;
+        }
+        std::fs::rename(&new, target)?;
+        remove(&old)
+    };
+    swap().with_context(failed)
+}
+
+/// Whether a bundle is what these sources would give.
+fn is_made_of(sources: &Sources, target: &Path) -> bool {
+    let Ok(bundle) = Bundle::open(target) else { return false };
+    let Manifest { name, about, standing, parts, files, .. } = bundle.manifest();
+    let is_from = |file: &str, origin: &Origin, source: &Option<Source>| {
+        let Some(source) = source else { return true };
+        let hash = files.get(file).map(|entry| &entry.sha256);
+        *origin == source.origin && sha256_of(&source.path).ok().as_ref() == hash
+    };
+    let heads = parts.heads.iter();
+    let mut heads = heads.map(|(one, head)| (&head.file, &head.origin, &sources.heads[one]));
+    // What the base gives is known by its hashes.
+    let hashes: BTreeSet<&str> = files.values().map(|entry| entry.sha256.as_str()).collect();
+    let is_of_base = sources.base.as_ref().is_none_or(|base| {
+        let Manifest { parts, files, .. } = base.manifest();
+        let replaced = parts.heads.iter().filter(|(one, _)| sources.heads[*one].is_some());
+        let replaced: BTreeSet<&String> =
+            replaced.map(|(_, head)| &head.file).chain([&parts.fusion.file]).collect();
+        let mut kept = files.iter().filter(|(file, _)| !replaced.contains(file));
+        kept.all(|(_, entry)| hashes.contains(entry.sha256.as_str()))
+    });
+    (name, about, *standing) == (&sources.name, &sources.about, sources.standing)
+        && heads.all(|(file, origin, source)| is_from(file, origin, source))
+        && is_from(&parts.fusion.file, &parts.fusion.origin, &sources.fusion)
+        && is_of_base
 }
 
 /// What the bundle is and how it was made.
@@ -187,7 +254,7 @@ fn about(
     config: &ExperimentConfig,
     corpora: &[String],
     base: &Bundle,
-    fusion: &TrainedFile,
+    (heads, fusion): (&PerModality<Option<TrainedFile>>, &TrainedFile),
 ) -> String {
     let seeds = [config.stage1.seed, config.stage2.seed, config.stage3.seed];
     let seeds = seeds.map(|seed| seed.to_string()).join(", ");
@@ -197,6 +264,12 @@ fn about(
         fusion.summary.in_words(),
         base.manifest().name
     );
+    let untrained = heads.iter().filter(|(_, head)| head.is_none());
+    let untrained: Vec<&str> = untrained.map(|(modality, _)| modality.name()).collect();
+    let made = match untrained.is_empty() {
+        true => made,
+        false => format!("{made} The fusion does without {}.", untrained.join(", ")),
+    };
     format!("{} {made}", config.bundle.about.trim()).trim_start().to_owned()
 }
 

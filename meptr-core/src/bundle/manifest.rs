@@ -276,11 +276,14 @@ impl Parts {
         heads.chain(fusion.map(|wrong| format!("the fusion model: {wrong}"))).collect()
     }
 
-    /// Heads whose vectors are not as wide as the fusion model expects.
+    /// Heads whose vectors are not as wide as the fusion model expects; it reads none of modalities
+    /// that are disabled.
     fn width_problems(&self) -> Vec<String> {
         let widths = &self.fusion.config.input_dims;
+        let disabled = &self.fusion.config.ablation.disabled_modalities;
         self.heads
             .iter()
+            .filter(|(modality, _)| !disabled.contains(modality))
             .filter(|(modality, head)| head.config.vector_width() != widths[*modality])
             .map(|(modality, head)| {
                 format!(

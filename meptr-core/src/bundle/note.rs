@@ -39,6 +39,8 @@ pub enum PartKind {
     Fusion,
     /// A stage-1 model alone, which no bundle has a place for.
     Unimodal,
+    /// A stage-3 model of one task, which no bundle has a place for.
+    SingleTask,
     /// A body detector.
     BodyDetector,
 }
@@ -50,6 +52,7 @@ impl PartKind {
             Self::Head => "head",
             Self::Fusion => "fusion model",
             Self::Unimodal => "stage-1 model",
+            Self::SingleTask => "stage-3 model of one task",
             Self::BodyDetector => "body detector",
         }
     }

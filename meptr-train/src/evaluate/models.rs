@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use candle::{D, Device, Tensor};
+use candle_nn::VarBuilder;
 use candle_nn::ops::softmax;
 use meptr_core::bundle::Bundle;
 use meptr_core::models::{
@@ -14,6 +15,7 @@ use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait, Task};
 use serde::Serialize;
 
 use crate::data::{FusionRows, StoredClips, StoredSequence};
+use crate::stage::Control;
 use crate::{Error, Result};
 
 /// Rows that the fusion model reads at once.
@@ -68,6 +70,16 @@ impl ClipScores {
     }
 }
 
+impl ModelScores {
+    /// Clips that it says something about that is no finite number.
+    pub fn not_finite(&self) -> usize {
+        let is_finite = |said: &&ClipScores| {
+            said.emotion_logits.iter().chain(&said.traits).all(|one| one.is_finite())
+        };
+        self.clips.iter().flatten().filter(|said| !is_finite(said)).count()
+    }
+}
+
 /// What one model says about all clips of a split.
 #[derive(Debug, Clone)]
 pub struct ModelScores {
@@ -83,8 +95,10 @@ pub struct ModelScores {
 #[derive(Debug)]
 pub struct BundleModels {
     stage1: PerModality<[UnimodalModel; 2]>,
-    heads: PerModality<CrossTaskModel>,
+    heads: PerModality<Option<CrossTaskModel>>,
     fusion: FusionModel,
+    /// Modalities that the fusion model does not read.
+    disabled: Vec<Modality>,
     transform: ScoreTransform,
     device: Device,
 }
@@ -98,17 +112,15 @@ impl BundleModels {
         let parts = &bundle.manifest().parts;
         let heads = PerModality::try_from_fn(|modality| {
             let part = &parts.heads[modality];
-            load_file(&bundle.path(&part.file), device, models::may_be_left, |vb| {
-                CrossTaskModel::load(&part.config, vb)
-            })
+            let load = |vb: VarBuilder<'_>| CrossTaskModel::load(&part.config, vb);
+            load_file(&bundle.path(&part.file), device, models::may_be_left, load).map(Some)
         })?;
         let stage1 = PerModality::try_from_fn(|modality| {
             let part = &parts.heads[modality];
             let prefixes = part.config.frozen_prefixes();
             let load = |config: &UnimodalConfig, task: Task, prefix: &str| {
                 let path = bundle.path(&part.file);
-                let build =
-                    |vb: candle_nn::VarBuilder| UnimodalModel::load(config, task, vb.pp(prefix));
+                let build = |vb: VarBuilder<'_>| UnimodalModel::load(config, task, vb.pp(prefix));
                 load_file(&path, device, |_| true, build) // the rest of the file is stage 2
             };
             Ok::<_, Error>([
@@ -121,7 +133,8 @@ impl BundleModels {
                 FusionModel::load(&parts.fusion.config, vb)
             })?;
         let transform = parts.fusion.config.score_transform;
-        Ok(Self { stage1, heads, fusion, transform, device: device.clone() })
+        let disabled = parts.fusion.config.ablation.disabled_modalities.clone();
+        Ok(Self { stage1, heads, fusion, disabled, transform, device: device.clone() })
     }
 
     /// What the models of some stages say; `on_row` hears of every clip that is read.
@@ -142,7 +155,11 @@ impl BundleModels {
         }
         if stages.contains(&Stage::Stage2) || stages.contains(&Stage::Stage3) {
             let raw = ScoreTransform::Scores;
-            let rows = clips.fusion_rows(&self.heads, raw, &self.device, &mut on_row)?;
+            let rows = clips.fusion_rows(&self.heads, raw, &self.device, |row| {
+                on_row(row);
+                Control::Continue
+            })?;
+            let Some(rows) = rows else { return Ok(all) }; // nobody stops it
             let doing = || Error::doing("reading what the models say");
             if stages.contains(&Stage::Stage2) {
                 for modality in Modality::ALL {
@@ -189,6 +206,9 @@ impl BundleModels {
     }
 
     fn fused(&self, mut rows: FusionRows) -> candle::Result<ModelScores> {
+        for modality in &self.disabled {
+            rows.input[*modality] = None;
+        }
         let is_anything = is_anything_there(&rows)?;
         for modality in Modality::ALL {
             if let Some(input) = &mut rows.input[modality] {

@@ -193,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_says_no_numbers_has_no_scores() {
+        let happy = Some([0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+        let clips = [clip("a", happy, None), clip("b", happy, None), clip("c", happy, None)];
+        let mut model = model();
+        assert_eq!(model.not_finite(), 0);
+        model.clips[2] = Some(ClipScores { emotion_logits: [f32::NAN; 7], traits: [0.5; 5] });
+        assert_eq!(model.not_finite(), 1);
+        assert!(score(&model, &clips, None).scores.emotion.unwrap().muar.is_nan());
+    }
+
+    #[test]
     fn each_clip_has_a_row_for_each_model() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("clips.csv");

@@ -8,6 +8,7 @@ use meptr_core::Modality;
 use meptr_core::bundle::{PartKind, PartNote, sha256_of};
 use meptr_core::rng::SeedStreams;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::data::Order;
 use crate::run::{Journal, ModelFolder};
@@ -25,8 +26,10 @@ pub trait Watch {
     fn step(&mut self, step: &StepReport) -> Control;
     /// After each epoch.
     fn epoch(&mut self, title: &str, report: &EpochReport);
-    /// So many of all videos have gone through the models of stage 2.
-    fn rows(&mut self, done: usize, all: usize);
+    /// So many of all videos have gone through the models of stage 2; says whether to go on.
+    fn rows(&mut self, done: usize, all: usize) -> Control;
+    /// Something that a user should know, but can live with.
+    fn warn(&mut self, text: &str);
 }
 
 /// One model's way from its state to its end.
@@ -34,6 +37,8 @@ pub(super) struct Course<'a> {
     pub(super) folder: &'a ModelFolder,
     pub(super) config: &'a CourseConfig,
     pub(super) seeds: SeedStreams,
+    /// What the model is trained with, for those who go on with it.
+    pub(super) settings: Value,
 }
 
 impl Course<'_> {
@@ -46,26 +51,34 @@ impl Course<'_> {
         train: impl FnOnce(Start, &Order, &mut Recorder<'_, '_, W>) -> Result<Outcome>,
     ) -> Result<Option<DevScore>> {
         let state = self.folder.state()?;
+        let epochs = state.as_ref().map_or(0, |state| state.progress.epochs);
         if is_finished(state.as_ref(), self.config) {
+            self.folder.ensure_logged(epochs)?;
             if !PartNote::path(&self.folder.best()).exists() {
                 // The last thing that is written was not.
-                let epochs = state.as_ref().map_or(0, |state| state.progress.epochs);
-                self.folder.journal(epochs, frozen)?.draw()?;
+                self.folder.journal(epochs, frozen, self.settings.clone())?.draw()?;
                 note(&self.folder.best(), kind, modality, config)?;
             }
             return Ok(state.and_then(|state| state.progress.best.best()).map(|(_, score)| score));
         }
-        let epochs = state.as_ref().map_or(0, |state| state.progress.epochs);
         let start = match state {
             Some(state) => Start::After(Box::new(state)),
             None => Start::Fresh(self.seeds.stream("dropout")),
         };
         let order = Order::Shuffled { batch_size: self.config.batch_size, seeds: self.seeds };
-        let mut journal = self.folder.journal(epochs, frozen)?;
+        let mut journal = self.folder.journal(epochs, frozen, self.settings.clone())?;
         let title = self.folder.title();
+        if journal.left_out() > 0 {
+            let lines = journal.left_out();
+            watch.warn(&format!("{title}: the log had {lines} lines that the checkpoint has not"));
+        }
         watch.begin(&title, epochs, self.config.max_epochs);
         let mut recorder = Recorder { journal: &mut journal, watch, title: &title };
-        let outcome = train(start, &order, &mut recorder)?;
+        let of_model = |source| Error::OfModel { model: title.clone(), source: Box::new(source) };
+        let outcome = train(start, &order, &mut recorder).map_err(|error| match error {
+            error @ Error::NoLoss { .. } => of_model(error),
+            error => error,
+        })?;
         journal.save(&outcome.state)?;
         journal.draw()?;
         if !outcome.is_finished {

@@ -1,6 +1,7 @@
 //! An experiment: corpora, a feature store and settings, trained to a whole bundle's worth of
 //! weights, one model after another, in a run folder.
 
+mod begun;
 mod config;
 mod course;
 mod devices;

@@ -10,7 +10,7 @@ use meptr_core::store::Store;
 use meptr_core::{Modality, PerModality, Task};
 
 use crate::data::{Corpus, DescribedCorpus, Dev, FusionRows, SequenceRows, StoredClips, Train};
-use crate::stage::FusionData;
+use crate::stage::{Control, FusionData};
 use crate::{Error, Result};
 
 /// Train and dev splits with their features; the test split stays closed.
@@ -137,26 +137,31 @@ impl Sources {
     }
 
     /// What stage 3 reads, with the traits' scores as the models give them; `on_row` hears of
-    /// every video.
+    /// every video, none when it says to stop.
     ///
     /// # Errors
     /// As [`StoredClips::fusion_rows`].
     pub fn fusion(
         &self,
-        heads: &PerModality<CrossTaskModel>,
+        heads: &PerModality<Option<CrossTaskModel>>,
         device: &Device,
-        mut on_row: impl FnMut(),
-    ) -> Result<FusionData> {
+        mut on_row: impl FnMut() -> Control,
+    ) -> Result<Option<FusionData>> {
         let mut rows = |clips: &StoredClips| {
             clips.fusion_rows(heads, ScoreTransform::Scores, device, |_| on_row())
         };
-        let train = self.train.iter().map(|clips| rows(clips)).collect::<Result<Vec<_>>>()?;
+        let mut train = Vec::new();
+        for clips in &self.train {
+            let Some(rows) = rows(clips)? else { return Ok(None) };
+            train.push(rows);
+        }
         let train = FusionRows::joined(&train).map_err(Error::doing("joining the corpora"))?;
-        let dev = |(name, clips): &(String, Arc<StoredClips>)| {
-            Ok(Corpus::new(name.clone(), rows(clips)?))
-        };
-        let dev = self.dev.iter().map(dev).collect::<Result<_>>()?;
-        Ok(FusionData { train: Corpus::new(self.names.join(" + "), train), dev })
+        let mut dev = Vec::new();
+        for (name, clips) in &self.dev {
+            let Some(rows) = rows(clips)? else { return Ok(None) };
+            dev.push(Corpus::new(name.clone(), rows));
+        }
+        Ok(Some(FusionData { train: Corpus::new(self.names.join(" + "), train), dev }))
     }
 
     /// Width of a modality's features; none when no video has the modality.

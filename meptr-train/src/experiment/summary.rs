@@ -32,9 +32,13 @@ impl ModelSummary {
     /// Reads the log of a model.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read, or is gone although the model was trained.
     pub fn of(folder: &ModelFolder) -> Result<Self> {
         let lines = folder.lines()?;
+        if lines.is_empty() {
+            let epochs = folder.state()?.map_or(0, |state| state.progress.epochs);
+            folder.ensure_logged(epochs)?;
+        }
         let epochs = lines.len();
         let best = lines.into_iter().rev().find(|line| line["is_best"] == true);
         Ok(Self { model: folder.title(), epochs, best })

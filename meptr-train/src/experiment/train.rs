@@ -22,6 +22,7 @@ use crate::data::{Corpus, FusionRows};
 use crate::evaluate::Stage;
 use crate::run::{ModelFolder, checkpoint};
 use crate::select::DevScore;
+use crate::settings::to_json;
 use crate::stage::{
     CrossTaskData, FusionData, PairedRows, UnimodalData, load_around, train_cross_task,
     train_fusion, train_unimodal, whole_head,
@@ -31,10 +32,10 @@ use crate::{Error, Result};
 /// Corpora, settings and a place for what comes of them.
 #[derive(Debug)]
 pub struct Experiment<'a> {
-    config: &'a ExperimentConfig,
+    pub(super) config: &'a ExperimentConfig,
     sources: &'a Sources,
-    heads: PerModality<HeadConfig>,
-    run: PathBuf,
+    pub(super) heads: PerModality<HeadConfig>,
+    pub(super) run: PathBuf,
     devices: Devices,
 }
 
@@ -79,8 +80,12 @@ impl<'a> Experiment<'a> {
         }
         if stages.contains(&Stage::Stage3) {
             problems.extend(self.tasks().iter().flat_map(|task| self.sources.unlabelled(*task)));
+            if self.fused_modalities().is_empty() {
+                problems.push("stage3: no video has a modality that is not disabled".to_owned());
+            }
         }
         problems.extend(stages.iter().flat_map(|stage| self.missing_before(*stage, stages)));
+        problems.extend(stages.iter().flat_map(|stage| self.changed_since(*stage)));
         problems.sort();
         problems.dedup(); // both tasks and stages read the same features
         problems
@@ -96,8 +101,13 @@ impl<'a> Experiment<'a> {
                 (Stage::Stage1, modalities.flat_map(both).collect())
             }
             Stage::Stage3 => {
-                (Stage::Stage2, Modality::ALL.map(|modality| modality.name().to_owned()).to_vec())
+                let modalities = self.fused_modalities().into_iter();
+                (Stage::Stage2, modalities.map(|modality| modality.name().to_owned()).collect())
             }
+        };
+        let or_without = match stage {
+            Stage::Stage3 => ", or leave them out by stage3.model.ablation.disabled_modalities",
+            _ => "",
         };
         let coming = if stages.contains(&before) { self.names(before) } else { Vec::new() };
         let is_missing =
@@ -107,13 +117,32 @@ impl<'a> Experiment<'a> {
             true => Vec::new(),
             false => vec![format!(
                 "{} needs models of {}, which are not there: {}; train {} first, or name its run \
-                 with --from",
+                 with --from{or_without}",
                 stage.name(),
                 before.name(),
                 missing.join(", "),
                 before.name()
             )],
         }
+    }
+
+    /// Modalities that stage 3 reads: those that some video has and that are not disabled.
+    fn fused_modalities(&self) -> Vec<Modality> {
+        let disabled = self.fusion_config().ablation.disabled_modalities;
+        Modality::ALL.into_iter().filter(|modality| !disabled.contains(modality)).collect()
+    }
+
+    /// Shape of the stage-3 model. A modality that no video has is disabled: nothing would train its
+    /// part.
+    pub(super) fn fusion_config(&self) -> FusionConfig {
+        let mut config = self.config.stage3.model(&self.heads);
+        let disabled = &mut config.ablation.disabled_modalities;
+        for modality in Modality::ALL {
+            if self.sources.width(modality).is_none() && !disabled.contains(&modality) {
+                disabled.push(modality);
+            }
+        }
+        config
     }
 
     /// Trains the models of a stage. Says whether all are finished; else they were interrupted.
@@ -139,11 +168,15 @@ impl<'a> Experiment<'a> {
             }
             Stage::Stage3 => {
                 let folder = self.folder(Stage::Stage3, FUSION);
-                let is_noted = PartNote::path(&folder.best()).exists();
-                if !is_noted || !is_finished(folder.state()?.as_ref(), &self.config.stage3.course) {
-                    let data = self.fusion_data(watch)?;
-                    return Ok(self.train_fusion(&data, watch)?.is_some());
+                if PartNote::path(&folder.best()).exists()
+                    && let Some(state) = folder.state()?
+                    && is_finished(Some(&state), &self.config.stage3.course)
+                {
+                    folder.ensure_logged(state.progress.epochs)?;
+                    return Ok(true);
                 }
+                let Some(data) = self.fusion_data(watch)? else { return Ok(false) };
+                return Ok(self.train_fusion(&data, watch)?.is_some());
             }
         }
         Ok(true)
@@ -164,7 +197,8 @@ impl<'a> Experiment<'a> {
         let config = self.unimodal_config(modality, task);
         let part = (PartKind::Unimodal, Some(modality));
         let seeds = self.seeds(Stage::Stage1, &folder);
-        let course = Course { folder: &folder, config: &training.course, seeds };
+        let settings = self.unimodal_settings(modality, task);
+        let course = Course { folder: &folder, config: &training.course, seeds, settings };
         course.run(BTreeMap::new(), (part, config), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
             let model = UnimodalModel::load(config, task, trainable.builder(&self.devices.heads))
@@ -196,7 +230,8 @@ impl<'a> Experiment<'a> {
         let frozen = whole_head(config, stage_one, &BTreeMap::new());
         let part = (PartKind::Head, Some(modality));
         let seeds = self.seeds(Stage::Stage2, &folder);
-        let course = Course { folder: &folder, config: &training.course, seeds };
+        let settings = self.cross_task_settings(modality);
+        let course = Course { folder: &folder, config: &training.course, seeds, settings };
         course.run(frozen, (part, config), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
             let model = load_around(config, stage_one, &trainable, &self.devices.heads)
@@ -207,25 +242,37 @@ impl<'a> Experiment<'a> {
         })
     }
 
-    /// What stage 3 is trained on: what the models of stage 2 say.
+    /// What stage 3 is trained on: what the models of stage 2 say, those of disabled modalities too,
+    /// where there are such; none when interrupted.
     ///
     /// # Errors
     /// When these models or the features cannot be read, or the device fails.
-    pub fn fusion_data(&self, watch: &mut impl Watch) -> Result<FusionData> {
+    pub fn fusion_data(&self, watch: &mut impl Watch) -> Result<Option<FusionData>> {
         let heads = PerModality::try_from_fn(|modality| {
             let config = &self.heads[modality];
             let path = self.best(Stage::Stage2, modality.name());
-            load_file(&path, &self.devices.heads, models::may_be_left, |vb| {
+            if self.sources.width(modality).is_none() || !path.exists() {
+                return Ok(None);
+            }
+            let head = load_file(&path, &self.devices.heads, models::may_be_left, |vb| {
                 CrossTaskModel::load(config, vb)
+            });
+            head.map(Some).map_err(|source| Error::OfModel {
+                model: format!(
+                    "`{}` cannot be used; delete its folder to train that model again",
+                    path.display()
+                ),
+                source: Box::new(source.into()),
             })
         })?;
         let (mut done, all) = (0, self.sources.len());
         let data = self.sources.fusion(&heads, &self.devices.heads, || {
             done += 1;
-            watch.rows(done, all);
+            watch.rows(done, all)
         })?;
-        data.try_map(|rows| rows.to_device(&self.devices.fusion))
-            .map_err(Error::doing("moving the rows of stage 3"))
+        let to_device =
+            |data: FusionData| data.try_map(|rows| rows.to_device(&self.devices.fusion));
+        data.map(to_device).transpose().map_err(Error::doing("moving the rows of stage 3"))
     }
 
     /// Trains the model of stage 3 on [`Experiment::fusion_data`]; gives its best dev score, none
@@ -240,18 +287,23 @@ impl<'a> Experiment<'a> {
     ) -> Result<Option<DevScore>> {
         let folder = self.folder(Stage::Stage3, FUSION);
         let training = self.config.stage3.training();
-        let config = self.config.stage3.model(&self.heads);
+        let config = self.fusion_config();
         let single = self.config.stage3.single_task_model(&self.heads);
+        let data = as_read(data, &config).map_err(Error::doing("transforming trait scores"))?;
         let problems = data.problems(&config.input_dims, self.tasks());
         if !problems.is_empty() {
             return Err(Error::UnfitData { problems });
         }
-        let data = transformed(data, &config).map_err(Error::doing("transforming trait scores"))?;
         let seeds = self.seeds(Stage::Stage3, &folder);
-        let course = Course { folder: &folder, config: &training.course, seeds };
-        let part = (PartKind::Fusion, None);
+        let settings = self.fusion_settings();
+        let course = Course { folder: &folder, config: &training.course, seeds, settings };
+        // What a model of one task is stands in its note; no bundle has a place for it.
+        let (kind, shape) = match &single {
+            None => (PartKind::Fusion, to_json(&config)),
+            Some(single) => (PartKind::SingleTask, to_json(single)),
+        };
         let doing = || Error::doing("making the fusion model");
-        course.run(BTreeMap::new(), (part, &config), watch, |start, order, observer| {
+        course.run(BTreeMap::new(), ((kind, None), &shape), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
             let vb = trainable.builder(&self.devices.fusion);
             match &single {
@@ -269,16 +321,22 @@ impl<'a> Experiment<'a> {
         })
     }
 
-    /// The best weights of stages 2 and 3, for a bundle: heads and fusion.
+    /// The best weights of stages 2 and 3, for a bundle: heads and fusion. A modality that stage 3
+    /// does without may have no head.
     ///
     /// # Errors
     /// When a log cannot be read.
-    pub fn trained(&self) -> Result<(PerModality<TrainedFile>, TrainedFile)> {
+    pub fn trained(&self) -> Result<(PerModality<Option<TrainedFile>>, TrainedFile)> {
         let file = |stage: Stage, name: &str| {
             let folder = self.place(stage, name);
             Ok::<_, Error>(TrainedFile { path: folder.best(), summary: ModelSummary::of(&folder)? })
         };
-        let heads = PerModality::try_from_fn(|m| file(Stage::Stage2, m.name()))?;
+        let heads = PerModality::try_from_fn(|modality| {
+            let name = modality.name();
+            let is_there =
+                self.sources.width(modality).is_some() && self.best(Stage::Stage2, name).exists();
+            is_there.then(|| file(Stage::Stage2, name)).transpose()
+        })?;
         Ok((heads, file(Stage::Stage3, FUSION)?))
     }
 
@@ -299,7 +357,7 @@ impl<'a> Experiment<'a> {
         }
     }
 
-    fn unimodal_models(&self) -> impl Iterator<Item = (Modality, Task)> {
+    pub(super) fn unimodal_models(&self) -> impl Iterator<Item = (Modality, Task)> {
         let stage1 = &self.config.stage1;
         let modalities = stage1.modalities.iter();
         modalities.flat_map(|modality| stage1.tasks.iter().map(|task| (*modality, *task)))
@@ -310,7 +368,7 @@ impl<'a> Experiment<'a> {
         self.config.stage3.training().selection.tasks()
     }
 
-    fn unimodal_config(&self, modality: Modality, task: Task) -> &UnimodalConfig {
+    pub(super) fn unimodal_config(&self, modality: Modality, task: Task) -> &UnimodalConfig {
         match task {
             Task::Emotion => &self.heads[modality].emotion,
             Task::Personality => &self.heads[modality].personality,
@@ -330,7 +388,7 @@ impl<'a> Experiment<'a> {
         }
     }
 
-    fn folder(&self, stage: Stage, name: &str) -> ModelFolder {
+    pub(super) fn folder(&self, stage: Stage, name: &str) -> ModelFolder {
         ModelFolder::new(&self.run, stage.name(), name)
     }
 
@@ -359,17 +417,20 @@ impl<'a> Experiment<'a> {
 }
 
 /// Name of the one model of stage 3.
-const FUSION: &str = "fusion";
+pub(super) const FUSION: &str = "fusion";
 
-fn unimodal(modality: Modality, task: Task) -> String {
+pub(super) fn unimodal(modality: Modality, task: Task) -> String {
     format!("{modality}-{}", task.name())
 }
 
-/// Trait scores as the fusion model reads them.
-fn transformed(data: &FusionData, config: &FusionConfig) -> candle::Result<FusionData> {
+/// Rows as the model reads them: trait scores transformed, and nothing of disabled modalities.
+fn as_read(data: &FusionData, config: &FusionConfig) -> candle::Result<FusionData> {
     let rows = |rows: &FusionRows| -> candle::Result<FusionRows> {
         let input = PerModality::try_from_fn(|modality| {
-            let Some(input) = &rows.input[modality] else { return Ok(None) };
+            let is_disabled = config.ablation.disabled_modalities.contains(&modality);
+            let Some(input) = rows.input[modality].as_ref().filter(|_| !is_disabled) else {
+                return Ok(None);
+            };
             let values = input.trait_values.as_ref();
             let values = values.map(|raw| config.score_transform.apply(raw)).transpose()?;
             Ok::<_, candle::Error>(Some(ModalityInput { trait_values: values, ..input.clone() }))

@@ -1,10 +1,13 @@
 //! Weights and everything else that a training needs to go on, in one file.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use candle::{Device, Tensor};
 use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -39,15 +42,43 @@ pub fn save(
 pub fn load<B: DeserializeOwned>(path: &Path) -> Result<(BTreeMap<String, Tensor>, B)> {
     let bytes =
         std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let unfit = |why: String| Error::NotOfARun { path: path.to_owned(), why };
-    let damaged = |error: &dyn std::fmt::Display| unfit(format!("is no checkpoint: {error}"));
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
-    let json = header.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
-    let json = json.ok_or_else(|| damaged(&"it does not say how far the training was"))?;
-    let beside = serde_json::from_str(json).map_err(|error| damaged(&error))?;
-    let tensors =
-        candle::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| damaged(&error))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(path, &error))?;
+    let beside = said_beside(path, &header)?;
+    let tensors = candle::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .map_err(|error| damaged(path, &error))?;
     Ok((tensors.into_iter().collect(), beside))
+}
+
+/// Reads what [`save`] wrote beside the tensors, and not these.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_beside<B: DeserializeOwned>(path: &Path) -> Result<B> {
+    let read = |source| Error::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(read)?;
+    let length = file.metadata().map_err(read)?.len();
+    let mut file = file.take(length);
+    let mut size = [0; 8];
+    file.read_exact(&mut size).map_err(|error| damaged(path, &error))?;
+    let mut header = Vec::new();
+    let mut head = file.take(u64::from_le_bytes(size));
+    head.read_to_end(&mut header).map_err(read)?;
+    let header: Metadata =
+        serde_json::from_slice(&header).map_err(|error| damaged(path, &error))?;
+    said_beside(path, &header)
+}
+
+fn said_beside<B: DeserializeOwned>(path: &Path, header: &Metadata) -> Result<B> {
+    let json = header.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
+    let json = json.ok_or_else(|| damaged(path, &"it does not say how far the training was"))?;
+    serde_json::from_str(json).map_err(|error| damaged(path, &error))
+}
+
+fn damaged(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    let folder = path.parent().unwrap_or(path).display();
+    let why =
+        format!("is damaged ({error}); delete the folder `{folder}` to train that model again");
+    Error::NotOfARun { path: path.to_owned(), why }
 }
 
 #[cfg(test)]
@@ -70,6 +101,7 @@ mod tests {
         let bits = |tensor: &Tensor| -> Vec<u32> {
             tensor.to_vec1::<f32>().unwrap().iter().map(|value| value.to_bits()).collect()
         };
+        assert_eq!(load_beside::<(f64, Vec<String>)>(&one).unwrap(), beside);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(bits(&found["b"]), bits(&tensors["b"]));
     }
@@ -83,8 +115,10 @@ mod tests {
         assert!(load::<f64>(&path).is_err(), "another kind of progress was taken");
         for bytes in [&b""[..], b"nothing", &[0xFF; 64], &[8, 0, 0, 0, 0, 0, 0, 0, b'{']] {
             std::fs::write(&path, bytes).unwrap();
-            let error = load::<String>(&path).unwrap_err();
-            assert!(error.to_string().contains("last.safetensors"), "{error}");
+            for error in [load::<String>(&path).err(), load_beside::<String>(&path).err()] {
+                let error = error.unwrap().to_string();
+                assert!(error.contains("last.safetensors` is damaged"), "{error}");
+            }
         }
     }
 }

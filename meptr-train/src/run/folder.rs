@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use candle::Tensor;
 use meptr_core::files::read_small_text;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::events::Events;
@@ -54,13 +54,28 @@ impl ModelFolder {
     /// When the checkpoint is damaged or cannot be read.
     pub fn state(&self) -> Result<Option<TrainingState>> {
         let path = self.path.join(LAST);
-        match checkpoint::load::<Progress>(&path) {
-            Ok((tensors, progress)) => TrainingState::from_parts(progress, tensors).map(Some),
-            Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        let saved = if_there(checkpoint::load::<Saved<Progress>>(&path))?;
+        let state = |(tensors, saved): (_, Saved<Progress>)| {
+            TrainingState::from_parts(saved.progress, tensors)
+        };
+        saved.map(state).transpose()
+    }
+
+    /// Settings that an earlier run trained with; none when there was none.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::state`].
+    pub fn settings(&self) -> Result<Option<Value>> {
+        let saved = checkpoint::load_beside::<Saved<Value>>(&self.path.join(LAST));
+        Ok(if_there(saved)?.map(|saved| saved.settings))
+    }
+
+    /// Finds out whether the log has all epochs of the checkpoint.
+    ///
+    /// # Errors
+    /// When it has not, or cannot be read.
+    pub fn ensure_logged(&self, epochs: usize) -> Result<()> {
+        kept_lines(&self.path.join(LOG), epochs).map(drop)
     }
 
     /// The log so far, one line per epoch; empty before the first.
@@ -73,13 +88,19 @@ impl ModelFolder {
 
     /// Makes the folder and starts its log, or goes on with it after `epochs` epochs.
     ///
-    /// `frozen` are the weights that the model has beside those that are trained.
+    /// `frozen` are the weights that the model has beside those that are trained, `settings` what it
+    /// is trained with.
     ///
     /// # Errors
     /// When the folder cannot be written, or the log of an earlier run cannot be read.
-    pub fn journal(&self, epochs: usize, frozen: BTreeMap<String, Tensor>) -> Result<Journal<'_>> {
+    pub fn journal(
+        &self,
+        epochs: usize,
+        frozen: BTreeMap<String, Tensor>,
+        settings: Value,
+    ) -> Result<Journal<'_>> {
         make_folder(&self.path)?;
-        let lines = kept_lines(&self.path.join(LOG), epochs)?;
+        let (lines, left_out) = kept_lines(&self.path.join(LOG), epochs)?;
         let mut text = String::new();
         let mut events = Events::head(lines.first().map_or_else(now, time_of));
         for line in &lines {
@@ -88,7 +109,7 @@ impl ModelFolder {
         }
         write_whole(&self.path.join(LOG), text.as_bytes())?;
         write_whole(&self.path.join(EVENTS), events.bytes())?;
-        Ok(Journal { folder: self, frozen, lines })
+        Ok(Journal { folder: self, frozen, settings, lines, left_out })
     }
 }
 
@@ -97,7 +118,16 @@ impl ModelFolder {
 pub struct Journal<'a> {
     folder: &'a ModelFolder,
     frozen: BTreeMap<String, Tensor>,
+    settings: Value,
     lines: Vec<Value>,
+    left_out: usize,
+}
+
+/// What stands in a checkpoint beside the tensors.
+#[derive(Serialize, Deserialize)]
+struct Saved<P> {
+    progress: P,
+    settings: Value,
 }
 
 /// A line of the log.
@@ -138,7 +168,13 @@ impl Journal<'_> {
     /// # Errors
     /// When the disk does not take it.
     pub fn save(&self, state: &TrainingState) -> Result<()> {
-        checkpoint::save(&self.folder.path.join(LAST), &state.to_tensors(), &state.progress)
+        let saved = Saved { progress: &state.progress, settings: self.settings.clone() };
+        checkpoint::save(&self.folder.path.join(LAST), &state.to_tensors(), &saved)
+    }
+
+    /// Lines of an earlier run that its checkpoint knows nothing of, and that are gone now.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Draws the curves, and the confusion counts of the best epoch.
@@ -163,15 +199,36 @@ impl Journal<'_> {
     }
 }
 
-/// The lines of an earlier run up to an epoch.
-fn kept_lines(path: &Path, epochs: usize) -> Result<Vec<Value>> {
-    let is_kept = |line: &Value| line["epoch"].as_u64().is_some_and(|one| one <= epochs as u64);
-    let lines: Vec<Value> = read_lines(path)?.into_iter().filter(is_kept).collect();
-    if lines.len() == epochs {
-        return Ok(lines);
+/// The lines of an earlier run up to an epoch, one for each, and how many others there are.
+fn kept_lines(path: &Path, epochs: usize) -> Result<(Vec<Value>, usize)> {
+    let lines = read_lines(path)?;
+    let count = lines.len();
+    let numbered = lines.into_iter().filter_map(|line| Some((line["epoch"].as_u64()?, line)));
+    let kept: BTreeMap<u64, Value> =
+        numbered.filter(|(epoch, _)| (1..=epochs as u64).contains(epoch)).collect();
+    if kept.len() == epochs {
+        return Ok((kept.into_values().collect(), count - epochs));
     }
-    let why = format!("holds {} of the {epochs} epochs that the checkpoint has", lines.len());
+    let folder = path.parent().unwrap_or(path).display();
+    let why = format!(
+        "holds {} of the {epochs} epochs that the checkpoint has; delete the folder `{folder}` to \
+         train that model again",
+        kept.len()
+    );
     Err(Error::NotOfARun { path: path.to_owned(), why })
+}
+
+/// Nothing where there is no file.
+fn if_there<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(Error::Read { source, .. })
+            if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The lines of a log. A kill may have cut off the last one.
@@ -257,7 +314,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let folder = ModelFolder::new(run.path(), "stage1", "face-emotion");
         assert!(folder.state().unwrap().is_none() && folder.lines().unwrap().is_empty());
-        let mut journal = folder.journal(0, BTreeMap::new()).unwrap();
+        let mut journal = folder.journal(0, BTreeMap::new(), Value::Null).unwrap();
         for epoch in 1..=2 {
             journal.epoch(&report(epoch, epoch == 1), &state(epoch)).unwrap();
         }
@@ -271,7 +328,7 @@ mod tests {
 
         let progress = folder.state().unwrap().unwrap().progress;
         assert_eq!(progress, state(2).progress);
-        let journal = folder.journal(progress.epochs, BTreeMap::new()).unwrap();
+        let journal = folder.journal(progress.epochs, BTreeMap::new(), Value::Null).unwrap();
         journal.draw().unwrap();
         let lines = folder.lines().unwrap();
         assert_eq!(lines.len(), 2);
@@ -281,7 +338,23 @@ mod tests {
         const FIRST_RECORD_BYTES: usize = 40;
         assert_eq!(rebuilt[FIRST_RECORD_BYTES..], events[FIRST_RECORD_BYTES..]);
         assert!(folder.path.join("curves.svg").exists());
-        assert!(folder.journal(3, BTreeMap::new()).is_err(), "an epoch is missing");
+        assert!(folder.ensure_logged(3).is_err(), "an epoch is missing");
+    }
+
+    #[test]
+    fn a_log_that_two_processes_wrote_is_gone_on_with() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = ModelFolder::new(run.path(), "stage1", "face-emotion");
+        let settings = serde_json::json!({"seed": 3});
+        let mut journal = folder.journal(0, BTreeMap::new(), settings.clone()).unwrap();
+        for epoch in [1, 1, 2, 2, 3] {
+            journal.epoch(&report(epoch, epoch == 1), &state(epoch)).unwrap();
+        }
+        journal.save(&state(2)).unwrap();
+        assert_eq!(folder.settings().unwrap(), Some(settings));
+        let journal = folder.journal(2, BTreeMap::new(), Value::Null).unwrap();
+        assert_eq!((journal.left_out(), folder.lines().unwrap().len()), (3, 2));
+        assert_eq!(folder.lines().unwrap()[1]["epoch"], 2);
     }
 
     #[test]
@@ -290,7 +363,7 @@ mod tests {
         let folder = ModelFolder::new(run.path(), "stage2", "face");
         let frozen =
             BTreeMap::from([("f".to_owned(), Tensor::new(&[9f32], &Device::Cpu).unwrap())]);
-        let mut journal = folder.journal(0, frozen).unwrap();
+        let mut journal = folder.journal(0, frozen, Value::Null).unwrap();
         journal.epoch(&report(1, true), &state(1)).unwrap();
         journal.epoch(&report(2, false), &state(2)).unwrap();
         let (tensors, epoch): (_, usize) = checkpoint::load(&folder.best()).unwrap();
@@ -304,7 +377,7 @@ mod tests {
     fn a_full_disk_is_told_with_the_file() {
         let run = tempfile::tempdir().unwrap();
         let folder = ModelFolder::new(run.path(), "stage1", "face-emotion");
-        let mut journal = folder.journal(0, BTreeMap::new()).unwrap();
+        let mut journal = folder.journal(0, BTreeMap::new(), Value::Null).unwrap();
         std::fs::remove_file(folder.path.join(LOG)).unwrap();
         std::os::unix::fs::symlink("/dev/full", folder.path.join(LOG)).unwrap();
         let error = journal.epoch(&report(1, true), &state(1)).unwrap_err();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! RUN/config.toml              the configuration in force
+//! RUN/.lock                    held by the process that writes
 //! RUN/STAGE/MODEL/
 //!   log.jsonl                  one line per epoch
 //!   events.out.tfevents.meptr  the same for TensorBoard: `tensorboard --logdir RUN`

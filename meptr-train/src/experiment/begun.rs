@@ -1,0 +1,120 @@
+//! What the models of a run were begun with, and whether its configuration still says so.
+
+use std::collections::BTreeSet;
+
+use meptr_core::{Modality, Task};
+use serde_json::{Map, Value, json};
+
+use super::config::ExperimentConfig;
+use super::sources::tell;
+use super::train::{Experiment, FUSION, unimodal};
+use crate::Result;
+use crate::evaluate::Stage;
+use crate::run::ModelFolder;
+use crate::settings::to_json;
+use crate::stage::{CrossTaskTraining, FusionTraining, UnimodalTraining};
+
+impl Experiment<'_> {
+    /// Models of a stage that were begun with other settings than there are now.
+    pub(super) fn changed_since(&self, stage: Stage) -> Vec<String> {
+        let models: Vec<(String, Value)> = match stage {
+            Stage::Stage1 => self
+                .unimodal_models()
+                .map(|(modality, task)| {
+                    (unimodal(modality, task), self.unimodal_settings(modality, task))
+                })
+                .collect(),
+            Stage::Stage2 => {
+                let modalities = self.config.stage2.modalities.iter();
+                let of = |one: &Modality| (one.name().to_owned(), self.cross_task_settings(*one));
+                modalities.map(of).collect()
+            }
+            Stage::Stage3 => vec![(FUSION.to_owned(), self.fusion_settings())],
+        };
+        let mut problems = Vec::new();
+        for (name, settings) in models {
+            match self.change(&self.folder(stage, &name), &settings, stage) {
+                Ok(change) => problems.extend(change),
+                Err(error) => tell(&mut problems, &error),
+            }
+        }
+        problems
+    }
+
+    /// How the settings of a model differ from those it was begun with.
+    fn change(&self, folder: &ModelFolder, now: &Value, stage: Stage) -> Result<Option<String>> {
+        let Some(was) = folder.settings()? else { return Ok(None) };
+        let difference = first_difference(&was, now, stage.name());
+        Ok(difference.map(|(key, was, is)| {
+            format!(
+                "`{}` says `{key}` = {is}, but {} was begun with {was}: change it back, or start \
+                 another run",
+                ExperimentConfig::file(&self.run).display(),
+                folder.title()
+            )
+        }))
+    }
+
+    /// What a model of stage 1 is trained with.
+    pub(super) fn unimodal_settings(&self, modality: Modality, task: Task) -> Value {
+        let stage = &self.config.stage1;
+        let UnimodalTraining { loss, course, .. } = stage.training(modality, task);
+        let (loss, course) = (to_json(&loss), to_json(&course));
+        let model = to_json(self.unimodal_config(modality, task));
+        json!({ "seed": stage.seed, "loss": loss, "course": course, "model": model })
+    }
+
+    /// What a model of stage 2 is trained with.
+    pub(super) fn cross_task_settings(&self, modality: Modality) -> Value {
+        let stage = &self.config.stage2;
+        let CrossTaskTraining { loss, course, selection } = stage.training(modality);
+        json!({
+            "seed": stage.seed,
+            "pairing": stage.pairing,
+            "selection": selection,
+            "loss": to_json(&loss),
+            "course": to_json(&course),
+            "model": to_json(&self.heads[modality]),
+        })
+    }
+
+    /// What the model of stage 3 is trained with.
+    pub(super) fn fusion_settings(&self) -> Value {
+        let stage = &self.config.stage3;
+        let FusionTraining { objective, course, selection } = stage.training();
+        json!({
+            "seed": stage.seed,
+            "single_task": stage.single_task,
+            "selection": selection,
+            "objective": to_json(&objective),
+            "course": to_json(&course),
+            "model": to_json(&self.fusion_config()),
+        })
+    }
+}
+
+/// The first key whose values differ, with both of them.
+fn first_difference(was: &Value, is: &Value, place: &str) -> Option<(String, Value, Value)> {
+    let (Value::Object(was), Value::Object(is)) = (was, is) else {
+        return (was != is).then(|| (place.to_owned(), was.clone(), is.clone()));
+    };
+    let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    names.into_iter().find_map(|name| {
+        let of = |fields: &Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
+        first_difference(&of(was), &of(is), &format!("{place}.{name}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_differing_key_is_named() {
+        let was = json!({ "course": { "rate": 0.1, "steps": 4 }, "seed": 1 });
+        let is = json!({ "course": { "rate": 0.1, "steps": 5, "most": 2 }, "seed": 1 });
+        assert_eq!(first_difference(&was, &was, "stage1"), None);
+        let expected = ("stage1.course.most".to_owned(), Value::Null, json!(2));
+        assert_eq!(first_difference(&was, &is, "stage1"), Some(expected));
+    }
+}
