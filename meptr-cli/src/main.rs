@@ -4,7 +4,6 @@
 
 mod commands;
 mod demo;
-mod inputs;
 mod interrupt;
 mod output;
 mod progress;

@@ -38,6 +38,25 @@ pub fn leads_to(output: Option<&Path>, file: &Path) -> bool {
         || is_one_file(output.metadata().ok(), file.metadata().ok())
 }
 
+/// Refuses to write over a file that the run reads, by whatever names the two go.
+///
+/// # Errors
+/// When `output` is one of `inputs`; a file that is not there is none.
+pub fn must_not_be(
+    output: &Path,
+    inputs: impl IntoIterator<Item = impl AsRef<Path>>,
+) -> anyhow::Result<()> {
+    for input in inputs {
+        let (input, name) = (input.as_ref(), output.display());
+        anyhow::ensure!(
+            !input.exists() || !leads_to(Some(output), input),
+            "`{name}` would be written over, but it is `{}`, which this run reads",
+            input.display()
+        );
+    }
+    Ok(())
+}
+
 /// Where a file is, or would be, without links.
 fn place(path: &Path) -> Option<PathBuf> {
     path.canonicalize().ok().or_else(|| {
@@ -123,4 +142,29 @@ pub fn reader_left(error: &anyhow::Error) -> bool {
 /// When standard output takes no more.
 pub fn line(text: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(Results::new(), "{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_of_several_names_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert!(must_not_be(&at("new"), [at("new")]).is_ok());
+        for name in ["a", "b"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        assert!(must_not_be(&at("a"), [at("b"), at("gone")]).is_ok());
+        assert!(must_not_be(&at("./a"), [at("b"), at("a")]).is_err());
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("a", at("link")).unwrap();
+            std::fs::hard_link(at("a"), at("second")).unwrap();
+            for name in ["link", "second"] {
+                assert!(must_not_be(&at(name), [at("a")]).is_err(), "{name}");
+            }
+        }
+    }
 }

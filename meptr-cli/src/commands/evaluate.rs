@@ -18,7 +18,7 @@ use meptr_train::evaluate::{
 use super::experiment::StageArg;
 use super::train::SummaryFormat;
 use super::weights::{FirstUseArgs, asked};
-use crate::inputs::must_not_be;
+use crate::output::must_not_be;
 use crate::progress::Bars;
 use crate::{Finish, output};
 

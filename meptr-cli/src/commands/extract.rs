@@ -102,11 +102,8 @@ impl ExtractArgs {
         let Some(report) = &self.report else { return Ok(()) };
         let media = corpus.splits().iter().flat_map(|split| &split.media).flatten();
         let media = media.flat_map(|media| iter::once(&media.video).chain(&media.audio));
-        let inputs = iter::once(&self.corpus).chain(&corpus.tables).chain(media);
-        let is_input = inputs.into_iter().any(|input| output::leads_to(Some(report), input));
-        let name = report.display();
-        anyhow::ensure!(!is_input, "cannot write the report to `{name}`: it is part of the corpus");
-        Ok(())
+        let tables = corpus.splits().iter().map(|split| &split.table);
+        output::must_not_be(report, iter::once(&self.corpus).chain(tables).chain(media))
     }
 }
 

@@ -15,7 +15,7 @@ use meptr_train::stage::FusionData;
 
 use super::experiment::{ExperimentArgs, Prepared, StageArg, modality, task};
 use super::weights::asked;
-use crate::inputs::must_not_be;
+use crate::output::must_not_be;
 use crate::progress::TrainingBars;
 use crate::{Finish, interrupt, output};
 

@@ -17,8 +17,6 @@ use crate::{Error, Result};
 pub struct DescribedCorpus {
     /// Its name, and that of its folder in a feature store.
     pub name: String,
-    /// The files of its tables.
-    pub tables: Vec<PathBuf>,
     /// What a user should know, but can live with.
     pub warnings: Vec<String>,
     splits: Vec<DescribedSplit>,
@@ -59,7 +57,7 @@ impl DescribedCorpus {
         let (config, mut problems) = read_toml::<CorpusConfig>(path)?;
         problems.extend(config.problems());
         let base = path.parent().unwrap_or(Path::new("")).join(&config.base);
-        let (mut tables, mut warnings) = (Vec::new(), Vec::new());
+        let mut warnings = Vec::new();
         let mut splits = Vec::new();
         let mut labelled = Vec::new();
         for (key, file) in config.splits.given() {
@@ -69,7 +67,6 @@ impl DescribedCorpus {
                 let (file, dropped) = (file.display(), table.dropped);
                 warnings.push(format!("`{file}`: {dropped} rows with an empty cell are left out"));
             }
-            tables.push(file);
             labelled.push((key, table.tasks));
             let name = if key == "val" { Dev::NAME } else { key };
             let clips = table.clips;
@@ -83,7 +80,7 @@ impl DescribedCorpus {
         warnings.extend(unlabelled(&labelled));
         warnings.extend(shared_names(&splits));
         match problems.is_empty() {
-            true => Ok(Self { name: config.name, tables, warnings, splits }),
+            true => Ok(Self { name: config.name, warnings, splits }),
             false => Err(Error::Unfit { path: path.to_owned(), problems }),
         }
     }

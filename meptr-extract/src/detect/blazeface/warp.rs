@@ -55,18 +55,19 @@ fn solve(mut rows: [[f64; 8]; 8], mut sums: [f64; 8]) -> [f64; 8] {
         }
         rows.swap(column, pivot);
         sums.swap(column, pivot);
-        let factor = -1.0 / rows[column][column];
-        for row in column + 1..8 {
-            let share = rows[row][column] * factor;
-            for at in column + 1..8 {
-                rows[row][at] += share * rows[column][at];
+        let (above, sum) = (rows[column], sums[column]);
+        let factor = -1.0 / above[column];
+        for (row, below) in rows.iter_mut().enumerate().skip(column + 1) {
+            let share = below[column] * factor;
+            for (number, above) in below.iter_mut().zip(above).skip(column + 1) {
+                *number += share * above;
             }
-            sums[row] += share * sums[column];
+            sums[row] += share * sum;
         }
     }
     for row in (0..8).rev() {
-        let known: Vec<f64> = (row + 1..8).map(|at| rows[row][at] * sums[at]).collect();
-        let rest = known.into_iter().fold(sums[row], |sum, term| sum - term);
+        let known = rows[row].iter().zip(sums).skip(row + 1);
+        let rest = known.fold(sums[row], |rest, (number, sum)| rest - number * sum);
         sums[row] = rest / rows[row][row];
     }
     sums
