@@ -10,7 +10,7 @@ use meptr_core::weights::Trainable;
 use meptr_core::{Modality, PerModality};
 use meptr_train::Error;
 use meptr_train::data::{Corpus, FusionRows, Labels, Order};
-use meptr_train::loss::{ObjectiveConfig, PersonalityLoss};
+use meptr_train::loss::{Component, ObjectiveConfig, PersonalityLoss};
 use meptr_train::optim::{OptimiserConfig, ScheduleConfig};
 use meptr_train::stage::{
     CourseConfig, EpochReport, FusionData, FusionTraining, Start, TrainingState, train_fusion,
@@ -157,7 +157,8 @@ fn two_and_two_epochs_equal_four_bit_for_bit() -> Result<()> {
 #[test]
 fn it_learns_what_the_vectors_tell() -> Result<()> {
     // Without pseudo-labels: on so few rows they pull trait scores towards 0 and 1.
-    let objective = ObjectiveConfig { lambda: 0.0, ..ObjectiveConfig::default() };
+    let components = vec![Component::EmotionSupervised, Component::PersonalitySupervised];
+    let objective = ObjectiveConfig { components, ..ObjectiveConfig::default() };
     let result = train(1, &FusionTraining { objective, ..quick() }, None)?;
     let ((first, _), (last, _)) = (&result.epochs[0], result.epochs.last().context("epochs")?);
     ensure!(last.loss < first.loss / 2.0, "{} to {}", first.loss, last.loss);

@@ -121,10 +121,10 @@ fn ccc(truth: &Tensor, prediction: &Tensor) -> Result<Tensor> {
         (truth.sqr()?.sum_all()?, prediction.sqr()?.sum_all()?);
     let variances = over_freedom((&truth_squares + &prediction_squares)?)?;
     let shift = (truth_mean - prediction_mean)?.sqr()?;
-    let product = (truth_squares * prediction_squares)?;
-    let has_spread = product.gt(0f64)?;
-    let ones = product.ones_like()?;
-    let spread = has_spread.where_cond(&product, &ones)?.sqrt()?;
+    let has_spread = truth_squares.minimum(&prediction_squares)?.gt(0f64)?;
+    let ones = truth_squares.ones_like()?;
+    let root = |squares: &Tensor| has_spread.where_cond(squares, &ones)?.sqrt();
+    let spread = (root(&truth_squares)? * root(&prediction_squares)?)?;
     let share = has_spread.where_cond(&(&spread / (&spread + CORRELATION_EPS)?)?, &ones)?;
     let covariance = (covariance * share)?;
     1.0 - ((covariance * 2.0)? / (variances + shift)?)?
