@@ -117,7 +117,10 @@ fn corpora_without_a_modality_give_a_bundle() -> Result<()> {
     std::fs::write(features.at("clip.txt"), "said")?;
     let mut predict = meptr(["predict", "--format", "json", "--weights"]);
     predict.0.arg(features.at("run/bundle")).arg(&clip);
-    predict.ends_with(0)?;
+    let result: Value = serde_json::from_str(&predict.ends_with(0)?.out)?;
+    let text = &result["videos"][0]["predictions"][0]["modalities"]["text"];
+    assert_eq!(text["available"], false, "{text}");
+    assert_eq!(text["reason"], "the fusion model was trained without it");
     Ok(())
 }
 

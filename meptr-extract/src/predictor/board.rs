@@ -205,11 +205,15 @@ struct Fused {
 impl Parts {
     /// Fuses the modalities; `None` when there is none.
     fn fused(&self, scorer: &Scorer) -> Result<Option<Fused>> {
-        let heads = PerModality::from_fn(|modality| self.0[modality].scores.clone());
+        let parts = PerModality::from_fn(|modality| match scorer.reads(modality) {
+            true => self.0[modality].clone(),
+            false => Part::missing("the fusion model was trained without it"),
+        });
+        let heads = PerModality::from_fn(|modality| parts[modality].scores.clone());
         if heads.iter().all(|(_, head)| head.is_none()) {
             return Ok(None);
         }
-        let modalities = PerModality::from_fn(|modality| self.0[modality].report.clone());
+        let modalities = PerModality::from_fn(|modality| parts[modality].report.clone());
         Ok(Some(Fused { scores: scorer.fuse(&heads)?, modalities }))
     }
 }

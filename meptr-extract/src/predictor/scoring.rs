@@ -29,6 +29,7 @@ pub struct FusedScores {
 pub struct Scorer {
     heads: PerModality<CrossTaskModel>,
     fusion: FusionModel,
+    disabled: Vec<Modality>,
     score_transform: ScoreTransform,
 }
 
@@ -50,6 +51,7 @@ impl Scorer {
         })?;
         let fusion = &parts.fusion;
         let score_transform = fusion.config.score_transform;
+        let disabled = fusion.config.ablation.disabled_modalities.clone();
         let path = bundle.path(&fusion.file);
         let fusion = load_file(&path, device, models::may_be_left, |vb| {
             FusionModel::load(&fusion.config, vb)
@@ -60,7 +62,12 @@ impl Scorer {
         let [body, face, scene, audio, text] =
             [body, face, scene, audio, text].map(|head| head.expect(NOTED));
         let heads = PerModality { body, face, scene, audio, text };
-        Ok(Self { heads, fusion: fusion.expect(NOTED), score_transform })
+        Ok(Self { heads, fusion: fusion.expect(NOTED), disabled, score_transform })
+    }
+
+    /// Whether the fusion model takes a modality in; one it was trained without, it leaves out.
+    pub fn reads(&self, modality: Modality) -> bool {
+        !self.disabled.contains(&modality)
     }
 
     /// Runs one modality's model over its sequence.
