@@ -40,6 +40,6 @@ train() { # STAGE RUN OPTIONS..
 mkdir -p runs
 for seed in "${seeds[@]}"; do
     train all "runs/seed-$seed" --config synthetic.toml --seed "$seed"
-    train stage3 "runs/seed-$seed-supervised" --from "runs/seed-$seed" --seed "$seed" --set stage3.objective.lambda=0
+    train stage3 "runs/seed-$seed-supervised" --from "runs/seed-$seed" --seed "$seed" --set 'stage3.objective.components=["emo_sup", "per_sup"]'
 done
 python3 "$OLDPWD/scripts/learning_table.py" "${seeds[@]}"
