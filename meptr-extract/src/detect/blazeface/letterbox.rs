@@ -10,7 +10,7 @@ use crate::image::sampling::{Blending, Pair, Sampling};
 /// Sampled as OpenCV's `warpPerspective` does it: bilinear, at positions rounded to 1/32 pixel,
 /// without smoothing, with black outside. The output pixel (u, v) looks at the picture's
 /// `(left + u * side / size, top + v * side / size)`, both counted from the middle of a pixel; half-way
-/// between two steps, OpenCV's own rounding decides ([`PerspectiveWarp`]).
+/// between two steps, OpenCV's own rounding decides.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Letterbox {
     /// Side of the square, in pixels of the picture.
