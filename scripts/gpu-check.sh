@@ -2,7 +2,7 @@
 # Checks and measures meptr on a machine with an NVIDIA GPU. Builds nothing: it takes
 # target/cuda/gpu-check.tar.xz, which `scripts/build-cuda.sh --checks` makes anywhere.
 #
-#   scripts/gpu-check.sh            everything: about 6 minutes
+#   scripts/gpu-check.sh            everything (an earlier state, with fewer tests: 220 s on an H200)
 #   scripts/gpu-check.sh --quick    small models and few repeats, to see that it runs
 #
 # Ends with the table of times and the steps that failed, also when it is stopped.
