@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The learning experiment: makes synthetic corpora, extracts their features with the demo backbones, trains the three stages for several seeds,
-# with and without the semi-supervised part, and prints a table of scores on visible and hidden labels (Markdown; see docs/LEARNING.md).
+# The learning experiment: makes synthetic corpora, extracts their features with the demo backbones, trains
+# the three stages for several seeds, stage 3 with each kind of objective, and prints a table of scores on
+# visible and hidden labels (Markdown; see docs/LEARNING.md).
 #
 #   scripts/learn.sh OUT [VIDEOS] [SEEDS..]      for example: scripts/learn.sh target/learn 400 1 2 3
 #
@@ -40,6 +41,8 @@ train() { # STAGE RUN OPTIONS..
 mkdir -p runs
 for seed in "${seeds[@]}"; do
     train all "runs/seed-$seed" --config synthetic.toml --seed "$seed"
-    train stage3 "runs/seed-$seed-supervised" --from "runs/seed-$seed" --seed "$seed" --set 'stage3.objective.components=["emo_sup", "per_sup"]'
+    for kind in published fixed; do
+        train stage3 "runs/seed-$seed-$kind" --from "runs/seed-$seed" --seed "$seed" --set "stage3.objective=$kind"
+    done
 done
 python3 "$OLDPWD/scripts/learning_table.py" "${seeds[@]}"

@@ -65,5 +65,6 @@ chance()
 for stage in ("stage1", "stage2"):
     for modality in ("body", "face", "scene", "audio", "text"):
         row(f"{stage} {modality}", lambda seed: f"seed-{seed}", stage, modality)
-row("stage 3, labelled rows alone", lambda seed: f"seed-{seed}-supervised", "stage3", "fusion")
-row("stage 3, semi-supervised", lambda seed: f"seed-{seed}", "stage3", "fusion")
+row("stage 3, `supervised`", lambda seed: f"seed-{seed}", "stage3", "fusion")
+for kind in ("published", "fixed"):
+    row(f"stage 3, `{kind}`", lambda seed: f"seed-{seed}-{kind}", "stage3", "fusion")

@@ -67,7 +67,7 @@ fn all_stages_give_a_bundle_and_a_run_folder() -> Result<()> {
         assert_eq!((text(&line["stage"]), text(&line["model"])), ("stage3", "fusion"));
         assert!(number(&line["time"]) > 1e9 && number(&line["loss"]).is_finite());
     }
-    let files = ["curves.svg", "confusion.svg", "wallets.svg", "last.safetensors"];
+    let files = ["curves.svg", "confusion.svg", "last.safetensors"];
     for name in files.into_iter().chain(["best.safetensors", "events.out.tfevents.meptr"]) {
         assert!(run.join("stage3/fusion").join(name).is_file(), "{name}");
     }
@@ -216,7 +216,8 @@ fn settings_can_be_changed_by_key_and_stages_built_upon_another_run() -> Result<
     let from = trained.run().display().to_string();
     let mut run = meptr(["train", "stage3", "--from", &from, "--out"]);
     run.0.arg(features.at("other")).args(["--set", "stage3.course.max_epochs=2"]);
-    run.0.args(["--set", "stage3.objective.lambda=0", "--seed", "9"]);
+    let objective = "stage3.objective={ kind = \"published\", lambda = 0 }";
+    run.0.args(["--set", objective, "--seed", "9"]);
     let done = run.ends_with(0)?;
     assert!(done.err.contains("stage3 fusion: epoch 2: loss"), "{}", done.err);
     assert_eq!(log(&features.at("other"), "stage3/fusion")?.len(), 2);

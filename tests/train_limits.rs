@@ -83,9 +83,9 @@ fn a_run_whose_files_were_changed_says_so() -> Result<()> {
 
     let config = features.at("changed/config.toml");
     let text = std::fs::read_to_string(&config)?;
-    std::fs::write(&config, text.replace("lambda = 0.4", "lambda = 0.3"))?;
+    std::fs::write(&config, text.replace("emotion_weight = 1.0", "emotion_weight = 0.5"))?;
     let done = resume(features, "changed").ends_with(2)?;
-    let expected = "`stage3.objective.lambda` = 0.3, but stage3 fusion was begun with 0.4";
+    let expected = "`stage3.objective.emotion_weight` = 0.5, but stage3 fusion was begun with 1.0";
     assert!(done.err.contains(expected), "{}", done.err);
     std::fs::write(&config, &text)?;
     std::fs::remove_file(features.at("changed/stage3/fusion/log.jsonl"))?;
@@ -94,7 +94,7 @@ fn a_run_whose_files_were_changed_says_so() -> Result<()> {
 
     // The bundle stays until there is another.
     std::fs::remove_dir_all(features.at("changed/stage3"))?;
-    std::fs::write(&config, text.replace("lambda = 0.4", "lambda = 0.3"))?;
+    std::fs::write(&config, text.replace("emotion_weight = 1.0", "emotion_weight = 0.5"))?;
     std::fs::write(features.at("changed/.bundle.new"), "in the way")?;
     let done = resume(features, "changed").ends_with(2)?;
     assert!(done.err.contains("cannot replace"), "{}", done.err);
@@ -144,7 +144,8 @@ fn a_model_of_one_task_gives_no_bundle_and_says_so() -> Result<()> {
 fn settings_that_would_do_nothing_are_refused() -> Result<()> {
     let trained = Trained::shared();
     for (setting, part) in [
-        ("stage3.objective={ components = [\"per_ssl\"], lambda = 0.0 }", "nothing to learn from"),
+        ("stage3.objective.lambda=0.4", "write `kind = \"published\"`"),
+        ("stage3.objective.components=[\"emo_sup\"]", "write `kind = \"supervised\"` instead"),
         ("stage3.model.input_dims.body=7", "`stage3.model.input_dims`"),
         ("stage3.model.hidden_dim=100000000", "at most 8192"),
         ("stage3=[]", "it is a table of settings"),
@@ -196,12 +197,13 @@ fn what_is_read_is_not_written_over() -> Result<()> {
 fn a_greedy_search_knows_the_settings_it_starts_from() -> Result<()> {
     let trained = Trained::shared();
     let grid = trained.features.at("small.toml");
-    let lines = "stage3.objective.lambda = [0.4, 0.2]\nstage3.model.dropout = [0.1, 0.3]\n";
+    let lines = "stage3.objective.emotion_weight = [0.4, 1.0]\nstage3.model.dropout = [0.1, 0.3]\n";
     std::fs::write(&grid, lines)?;
     let mut search = meptr(["search", "greedy", "--quiet", "--format", "jsonl", "--from"]);
     search.0.arg(trained.run()).arg("--grid").arg(&grid);
     search.0.arg("--out").arg(trained.features.at("small-search"));
     search.0.args(["--set", "stage3.course.max_epochs=1"]);
+    search.0.args(["--set", "stage3.objective.emotion_weight=0.4"]);
     let trials: Vec<Value> = search.ends_with(0)?.json_lines()?;
     assert_eq!(trials.len(), 3, "{trials:?}");
     Ok(())

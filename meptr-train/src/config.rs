@@ -85,6 +85,7 @@ mod tests {
                 "stage1.toml" => shows_the_defaults::<StageOne>(&path, StageOne::problems),
                 "stage2.toml" => shows_the_defaults::<StageTwo>(&path, StageTwo::problems),
                 "stage3.toml" => shows_the_defaults::<StageThree>(&path, StageThree::problems),
+                name if name.starts_with("objective-") => shows_an_objective(&path),
                 other => panic!("no test reads configs/{other}"),
             };
             assert!(unknown.is_empty(), "{}: {unknown:?}", path.display());
@@ -102,10 +103,7 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         let is_assignment = |line: &str| {
             let mut words = line.split(' ');
-            let is_key = words.next().is_some_and(|key| {
-                !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-            });
-            is_key && words.next() == Some("=") || line.starts_with('[')
+            words.next().is_some_and(is_key) && words.next() == Some("=") || line.starts_with('[')
         };
         let on = |mark: &str| -> String {
             let line = |line: &str| match line.strip_prefix(mark) {
@@ -126,6 +124,37 @@ mod tests {
         unknown
     }
 
+    /// A file of an objective says what the defaults of its kind say, as it is and with every key
+    /// switched on.
+    fn shows_an_objective(path: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap();
+        let switched_on: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| is_key(key)) => {
+                    format!("{rest}\n")
+                }
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        assert!(switched_on != text);
+        let of = |text: &str| {
+            let (config, unknown) =
+                crate::experiment::ExperimentConfig::of(&[parse(path, text).unwrap()]);
+            (config.stage3.objective, unknown)
+        };
+        let (given, (shown, unknown)) = (of(&text).0, of(&switched_on));
+        assert_eq!(given, shown, "{}", path.display());
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let kind = crate::settings::to_json(&shown)["kind"].as_str().unwrap().to_owned();
+        assert_eq!(name, format!("objective-{kind}"));
+        unknown.into_iter().filter(|problem| problem.contains("objective")).collect()
+    }
+
+    fn is_key(text: &str) -> bool {
+        !text.is_empty() && text.chars().all(|one| one.is_ascii_lowercase() || one == '_')
+    }
+
     #[test]
     fn five_mistakes_are_five_problems() {
         let text = "seed = 1\nmodalitys = ['face']\ntasks = []\n[loss]\npersonality_weight = -1.0\n\
@@ -142,7 +171,7 @@ mod tests {
                 "`course_of.face.learning_rate` must be above 0",
             ]
         );
-        let text = "[objective]\nlamda = 0.4\nmin_trait_confidence = 0.3\ncomponents = []\n\
+        let text = "[objective]\nkind = 'published'\nlambda = -0.4\nmin_trait_confidence = 0.3\n\
                     [model]\nhidden_dim = 30\nnum_heads = 8\ndropout = 1.0\n";
         let (config, mut problems) = understood::<StageThree>(Path::new(""), text).unwrap();
         problems.extend(config.problems());

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use toml::{Table, Value};
 
 /// Key of the tag in a table that stands for one of several kinds of things.
-const KIND: &str = "kind";
+pub(crate) const KIND: &str = "kind";
 
 /// Reads `KEY=VALUE`, where the value is written as in TOML; text needs no quotes.
 ///

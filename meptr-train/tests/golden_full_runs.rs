@@ -17,7 +17,8 @@ use meptr_train::stage::{
 };
 use reference::golden::Case;
 use reference::{
-    cases, ensure_wallet, number, objective_config, optimiser, rows_of, trained, weight_difference,
+    cases, ensure_grad_norm, number, objective_config, optimiser, rows_of, trained,
+    weight_difference,
 };
 use serde_json::Value;
 
@@ -28,7 +29,7 @@ mod reference;
 /// weights whose gradient is near 0 move by rounding noise: by 1e-5 to 4e-4 with the order of sums, and
 /// PyTorch's f32 differs as much from its f64.
 const WEIGHT_TOLERANCE: f32 = 1e-3;
-/// Of wallets after some epochs, and of scores, where such a weight has its say.
+/// Of GradNorm's weights after some epochs, and of scores, where such a weight has its say.
 const EPOCH_TOLERANCE: f64 = 1e-4;
 
 #[test]
@@ -131,9 +132,9 @@ fn training(settings: &Value) -> Result<FusionTraining> {
 }
 
 fn ensure_epoch(what: &str, report: &EpochReport, expected: &Value) -> Result<()> {
-    let wallets = report.wallets.as_ref().context("wallets")?;
-    ensure_wallet(what, &wallets.supervised, (&expected["wallets"], "sup"), EPOCH_TOLERANCE)?;
-    ensure_wallet(what, &wallets.pseudo, (&expected["wallets"], "ssl"), EPOCH_TOLERANCE)?;
+    let grad_norm = report.grad_norm.as_ref().context("GradNorm weights")?;
+    ensure_grad_norm(what, &grad_norm.supervised, (&expected["wallets"], "sup"), EPOCH_TOLERANCE)?;
+    ensure_grad_norm(what, &grad_norm.pseudo, (&expected["wallets"], "ssl"), EPOCH_TOLERANCE)?;
     let line = expected["train_line"].as_str().context("a line")?;
     ensure_train_line(what, line, report.loss, &report.train)
 }

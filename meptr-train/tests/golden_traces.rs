@@ -7,12 +7,11 @@ use meptr_core::models::{FusionConfig, FusionModel, FusionOutput};
 use meptr_core::nn::{Mode, Tape};
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::Trainable;
-use meptr_train::loss::semi_supervised::Balanced;
-use meptr_train::loss::{Gradients, Objective, norm_of};
+use meptr_train::loss::{Balanced, Gradients, Objective, norm_of};
 use meptr_train::optim::{Optimiser, Rates};
 use reference::golden::{self, Case};
 use reference::{
-    TOLERANCE, cases, ensure_near, ensure_wallet, number, objective_config, optimiser, rows_of,
+    TOLERANCE, cases, ensure_grad_norm, ensure_near, number, objective_config, optimiser, rows_of,
     trained, weight_difference,
 };
 use serde_json::Value;
@@ -50,14 +49,14 @@ fn replay(case: &Case, is_taped: bool) -> Result<(f32, f32)> {
     ensure!(trainable.unused().is_empty(), "unused: {:?}", trainable.unused());
 
     let loss = objective_config(&case.json["loss"], "personality_loss_type", "weight_emotion")?;
-    let mut objective = Objective::new(loss, &golden::device())?;
+    let mut objective = Objective::new(&loss, &golden::device())?;
     let settings = &case.json["optimizer"];
     let kind = settings["kind"].as_str().context("an optimiser")?.to_lowercase();
     let momentum = settings["momentum"].as_f64().unwrap_or(0.0);
     let rule = optimiser(&kind, number(settings, "weight_decay")?, momentum)?;
     let learning_rate = number(settings, "lr")?;
     let mut optimiser = Optimiser::new(rule, trainable.by_name());
-    ensure_wallets("start", &objective, &case.json["wallets_before_first_step"])?;
+    ensure_balance("start", &objective, &case.json["wallets_before_first_step"])?;
 
     let tape = Tape::default();
     let mut mode = match is_taped {
@@ -75,7 +74,7 @@ fn replay(case: &Case, is_taped: bool) -> Result<(f32, f32)> {
         let parts = objective.components(logits, scores, &batch.labels)?;
         let balanced = objective.balance(&parts, optimiser.parameters(), &tape)?;
         ensure_parts(&what, &balanced, step)?;
-        ensure_wallets(&what, &objective, &step["weights_after_update"])?;
+        ensure_balance(&what, &objective, &step["weights_after_update"])?;
         ensure_gradient_norms(&what, &balanced.gradients, &step["param_grad_norms"])?;
         optimiser.step(&balanced.gradients, Rates { learning_rate, momentum: None })?;
     }
@@ -98,26 +97,23 @@ fn ensure_output(case: &Case, index: usize, output: &FusionOutput) -> Result<()>
 
 fn ensure_parts(what: &str, found: &Balanced, step: &Value) -> Result<()> {
     let expected = step["components"].as_object().context("components")?;
-    let names: Vec<&str> = found.measured.keys().map(|component| component.name()).collect();
+    let names: Vec<&str> = found.losses.keys().map(|component| component.name()).collect();
     ensure!(names.len() == expected.len(), "{what}: parts {names:?}");
-    for (component, measured) in &found.measured {
+    for (component, found_loss) in &found.losses {
         let name = component.name();
         let loss = number(&step["components"], name)?;
-        ensure_near(&format!("{what} {name}"), measured.loss.into(), loss, TOLERANCE)?;
+        ensure_near(&format!("{what} {name}"), (*found_loss).into(), loss, TOLERANCE)?;
         let norm = number(&step["grad_norm_of_component"], name)?;
-        ensure_near(
-            &format!("{what} norm of {name}"),
-            measured.gradient_norm.into(),
-            norm,
-            TOLERANCE,
-        )?;
+        let found_norm = found.gradient_norms[component];
+        ensure_near(&format!("{what} norm of {name}"), found_norm.into(), norm, TOLERANCE)?;
     }
     ensure_near(&format!("{what} total"), found.total.into(), number(step, "total")?, TOLERANCE)
 }
 
-fn ensure_wallets(what: &str, objective: &Objective, expected: &Value) -> Result<()> {
-    ensure_wallet(what, &objective.wallets().supervised, (expected, "sup"), TOLERANCE)?;
-    ensure_wallet(what, &objective.wallets().pseudo, (expected, "ssl"), TOLERANCE)
+fn ensure_balance(what: &str, objective: &Objective, expected: &Value) -> Result<()> {
+    let state = objective.grad_norm().context("GradNorm weights")?;
+    ensure_grad_norm(what, &state.supervised, (expected, "sup"), TOLERANCE)?;
+    ensure_grad_norm(what, &state.pseudo, (expected, "ssl"), TOLERANCE)
 }
 
 fn ensure_gradient_norms(what: &str, gradients: &Gradients, expected: &Value) -> Result<()> {

@@ -5,7 +5,7 @@ use candle::{Device, Tensor, Var};
 use meptr_train::data::Labels;
 use meptr_train::loss::{
     Component, EmotionLoss, EmotionTargets, MultiTaskLoss, Objective, ObjectiveConfig,
-    PartlyLabelledLoss, PersonalityLoss,
+    PersonalityLoss, PublishedObjective, SupervisedObjective,
 };
 use proptest::prelude::*;
 
@@ -85,16 +85,19 @@ fn losses_with_fixed_weights_have_the_gradient_of_finite_differences() -> Result
             loss.context("a loss")
         })?;
         for emotion_loss in [EmotionLoss::CrossEntropy, EmotionLoss::BinaryCrossEntropy] {
-            let loss = PartlyLabelledLoss {
-                emotion_weight: 0.7,
-                personality_weight: 1.3,
-                class_weights: Some(class_weights()?),
+            let config = SupervisedObjective {
                 emotion_loss,
                 personality_loss,
+                class_weights: true,
+                ..SupervisedObjective::default()
             };
-            ensure_gradient("partly labelled", &|logits, scores| {
-                Ok(loss.of(logits, scores, &labels)?)
-            })?;
+            let objective = Objective::new(&ObjectiveConfig::Supervised(config), &Device::Cpu)?;
+            for component in [Component::EmotionSupervised, Component::PersonalitySupervised] {
+                ensure_gradient("partly labelled", &|logits, scores| {
+                    let parts = objective.components(logits, scores, &labels)?;
+                    parts.get(&component).cloned().context("the part")
+                })?;
+            }
         }
     }
     Ok(())
@@ -102,8 +105,8 @@ fn losses_with_fixed_weights_have_the_gradient_of_finite_differences() -> Result
 
 fn objective(emotion_loss: EmotionLoss) -> Result<Objective> {
     let personality_loss = PersonalityLoss::RmseLogcosh;
-    let config = ObjectiveConfig { emotion_loss, personality_loss, ..Default::default() };
-    Ok(Objective::new(config, &Device::Cpu)?)
+    let config = PublishedObjective { emotion_loss, personality_loss, ..Default::default() };
+    Ok(Objective::new(&ObjectiveConfig::Published(config), &Device::Cpu)?)
 }
 
 #[test]

@@ -18,6 +18,7 @@ use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
 use meptr_core::{Modality, PerModality, Task};
 use meptr_train::data::{Corpus, Dev, FusionRows, Order, SequenceRows, StoredClips, Train};
+use meptr_train::loss::{ObjectiveConfig, PublishedObjective};
 use meptr_train::select::SelectionMetric;
 use meptr_train::stage::{
     Control, CourseConfig, CrossTaskData, CrossTaskTraining, FusionData, FusionTraining,
@@ -152,7 +153,7 @@ fn stage_1_learns_and_every_parameter_takes_part() -> Result<()> {
             eprintln!("{what}: loss {from:.4} to {to:.4}, dev {:.3}", last.dev_score.value());
             ensure!(to < 0.6 * from, "{what}: {from} to {to}");
             ensure!(last.train.emotion.is_some() == (task == Task::Emotion));
-            ensure!(last.wallets.is_none());
+            ensure!(last.grad_norm.is_none());
         }
     }
     Ok(())
@@ -296,7 +297,10 @@ fn heads() -> Result<(PerModality<HeadConfig>, Heads)> {
 fn third_stage(max_epochs: usize) -> StageThree {
     let mut stage = StageThree { course: course(max_epochs), ..StageThree::default() };
     (stage.model.hidden_dim, stage.model.num_heads) = (16, 4);
-    stage.objective.lambda = 0.2;
+    stage.objective = ObjectiveConfig::Published(PublishedObjective {
+        lambda: 0.2,
+        ..PublishedObjective::default()
+    });
     stage
 }
 
@@ -319,7 +323,7 @@ fn stage_3_learns_and_goes_on_after_any_step() -> Result<()> {
     ensure_all_trained(&outcome.state, |name| name == "guide_bank_pkl.embeddings")?;
     let (first, last) = (&watcher.reports[0], watcher.reports.last().context("epochs")?);
     ensure!(last.loss < 0.7 * first.loss, "{} to {}", first.loss, last.loss);
-    ensure!(last.wallets.is_some());
+    ensure!(last.grad_norm.is_some());
     let stage = third_stage(2);
     ensure_resumes(&[1, 4, 5, 7], |start, watcher| train(&stage, start, watcher))
 }

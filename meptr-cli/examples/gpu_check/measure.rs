@@ -301,7 +301,7 @@ impl Measuring<'_> {
         let streams = SeedStreams::new(1);
         let trainable = Trainable::new(SeedStreams::new(1));
         let model = FusionModel::load(&config, trainable.builder(self.device))?;
-        let mut objective = Objective::new(ObjectiveConfig::default(), self.device)?;
+        let mut objective = Objective::new(&ObjectiveConfig::default(), self.device)?;
         let rule = OptimiserConfig::Adam { weight_decay: 1e-5 };
         let mut optimiser = Optimiser::new(rule, trainable.by_name());
         let input = self.fusion_input(&config)?;

@@ -9,6 +9,7 @@ use meptr_core::bundle::Manifest;
 use meptr_core::store::{Store, weights_digests};
 use meptr_core::{Bundle, Task};
 use meptr_extract::{DeviceChoice, Progress};
+use meptr_train::data::emotion_labels::EmotionsAs;
 use meptr_train::data::table::read_labels;
 use meptr_train::data::{Clip, Corpus, DescribedCorpus, Dev, Split, StoredClips, Test, Train};
 use meptr_train::evaluate::{
@@ -83,7 +84,7 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
         SplitArg::Dev => (Dev::NAME, args.open(&bundle, corpus.dev())?),
         SplitArg::Test => (Test::NAME, args.open(&bundle, corpus.test())?),
     };
-    let truth = args.truth(clips.clips())?;
+    let truth = args.truth(clips.clips(), corpus.emotions_as)?;
     args.must_not_write_over(&bundle, &corpus, &clips)?;
     let device = args.device.open()?;
     let models = BundleModels::open(&bundle, &device)?;
@@ -145,7 +146,7 @@ impl EvaluateArgs {
     }
 
     /// Labels that are not the corpus's own; they must be of the clips.
-    fn truth(&self, clips: &[Clip]) -> anyhow::Result<Option<Vec<Clip>>> {
+    fn truth(&self, clips: &[Clip], emotions_as: EmotionsAs) -> anyhow::Result<Option<Vec<Clip>>> {
         let Some(path) = &self.truth else {
             let has_labels = |clip: &Clip| Task::ALL.iter().any(|task| clip.has_labels(*task));
             let corpus = self.corpus.display();
@@ -153,7 +154,7 @@ impl EvaluateArgs {
             anyhow::ensure!(is_labelled, "`{corpus}` has no labels in that split; give --truth");
             return Ok(None);
         };
-        let truth = read_labels(path)?;
+        let truth = read_labels(path, emotions_as)?;
         let known: BTreeSet<&str> = truth.iter().map(|clip| clip.name.as_str()).collect();
         let missing = clips.iter().filter(|clip| !known.contains(&*clip.name)).count();
         let file = path.display();

@@ -11,7 +11,7 @@ use candle::{Tensor, TensorId};
 /// The gradient of a weight `(outputs, inputs)` over a batch of `rows` is a product of a matrix
 /// `(outputs, rows)` and one `(rows, inputs)`, both much smaller than it as long as rows are few.
 /// Norms and weighted sums of the gradients of several losses follow from the factors without
-/// these matrices; see `loss::grad_norm` of `meptr-train`.
+/// these matrices; see `loss::factored_gradients` of `meptr-train`.
 ///
 /// Clones share what they hold; backward passes on several threads do not mix. A weight used on a tape gets no gradient from Candle's backward
 /// pass.

@@ -184,9 +184,9 @@ fn table(clips: &[&SyntheticClip], task: Task) -> String {
     };
     let mut table = format!("video_name,text,{}\n", names.join(","));
     for SyntheticClip { name, text, plan, .. } in clips {
-        let labels: &[f32] = match task {
-            Task::Emotion => &plan.emotions,
-            Task::Personality => &plan.traits,
+        let labels = match task {
+            Task::Emotion => plan.shares().to_vec(),
+            Task::Personality => plan.traits.to_vec(),
         };
         let _ = write!(table, "{name},\"{text}\""); // writing to a String cannot fail
         for label in labels {

@@ -80,8 +80,8 @@ pub struct Cue {
 /// Everything about a clip that has a meaning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// How much of each emotion, 0 to 3 in thirds (CMU-MOSEI's scale).
-    pub emotions: [f32; Emotion::COUNT],
+    /// Intensity of each emotion, 0 to 3 in thirds (CMU-MOSEI's scale); see [`Plan::shares`].
+    pub intensities: [f32; Emotion::COUNT],
     /// Trait scores, 0 to 1.
     pub traits: [f32; PersonalityTrait::COUNT],
     /// What the modalities show.
@@ -95,14 +95,15 @@ impl Plan {
         let main = Emotion::ALL[causes.below(Emotion::COUNT)];
         let intensity = causes.uniform() as f32;
         let second = second_emotion(&mut causes, main);
-        let mut emotions = [0.0; Emotion::COUNT];
-        emotions[main as usize] = in_thirds(1.0 + 2.0 * intensity);
+        let mut intensities = [0.0; Emotion::COUNT];
+        intensities[main as usize] = in_thirds(1.0 + 2.0 * intensity);
         if let Some(second) = second {
-            emotions[second as usize] = in_thirds(1.0 / 3.0 + 2.0 / 3.0 * causes.uniform() as f32);
+            intensities[second as usize] =
+                in_thirds(1.0 / 3.0 + 2.0 / 3.0 * causes.uniform() as f32);
         }
         let own = [(); PersonalityTrait::COUNT]
             .map(|()| (causes.normal() as f32).clamp(-MAX_CAUSE, MAX_CAUSE));
-        let traits = traits_of(&emotions, &own, &mut causes);
+        let traits = traits_of(&intensities, &own, &mut causes);
         let cues = PerModality::from_fn(|modality| {
             let mut random = streams.stream(&format!("{clip}/shown by {modality}"));
             let felt = match second {
@@ -112,7 +113,13 @@ impl Plan {
             let clearness = 0.6 + 0.4 * intensity;
             show(felt, clearness, &own, reliability(modality), &mut random)
         });
-        Self { emotions, traits, cues }
+        Self { intensities, traits, cues }
+    }
+
+    /// Emotion labels: the intensities divided by their sum, so that they sum to 1.
+    pub fn shares(&self) -> [f32; Emotion::COUNT] {
+        let sum: f32 = self.intensities.iter().sum();
+        self.intensities.map(|intensity| intensity / sum)
     }
 }
 
@@ -126,15 +133,15 @@ fn in_thirds(value: f32) -> f32 {
     (value * 3.0).round() / 3.0
 }
 
-/// `0.5 + sum of the emotions' effects + own cause + noise`, an emotion of label 3 counting in full.
+/// `0.5 + sum of the emotions' effects + own cause + noise`, an emotion of intensity 3 counting in full.
 fn traits_of(
-    emotions: &[f32; Emotion::COUNT],
+    intensities: &[f32; Emotion::COUNT],
     own: &[f32; PersonalityTrait::COUNT],
     random: &mut RandomStream,
 ) -> [f32; PersonalityTrait::COUNT] {
     std::array::from_fn(|index| {
         let effect = |emotion: Emotion| {
-            let intensity = emotions[emotion as usize] / 3.0;
+            let intensity = intensities[emotion as usize] / 3.0;
             let felt = if intensity > 0.0 { 0.4 + 0.6 * intensity } else { 0.0 };
             felt * trait_effects(emotion)[index]
         };
@@ -175,14 +182,17 @@ mod tests {
     fn labels_are_in_range_and_every_emotion_occurs() {
         let plans = plans(500);
         for plan in &plans {
-            assert!(plan.emotions.iter().all(|label| (0.0..=3.0).contains(label)));
+            assert!(plan.intensities.iter().all(|label| (0.0..=3.0).contains(label)));
+            let sum: f32 = plan.shares().iter().sum();
+            assert!((sum - 1.0).abs() < 1e-6, "{:?}", plan.shares());
             assert!(plan.traits.iter().all(|score| (0.0..=1.0).contains(score)));
-            let shown = plan.emotions.iter().filter(|label| **label > 0.0).count();
-            assert!((1..=2).contains(&shown), "{:?}", plan.emotions);
-            assert!(plan.emotions[0] == 0.0 || shown == 1, "{:?}", plan.emotions);
+            let shown = plan.intensities.iter().filter(|label| **label > 0.0).count();
+            assert!((1..=2).contains(&shown), "{:?}", plan.intensities);
+            assert!(plan.intensities[0] == 0.0 || shown == 1, "{:?}", plan.intensities);
         }
         for emotion in Emotion::ALL {
-            let count = plans.iter().filter(|plan| plan.emotions[emotion as usize] > 0.0).count();
+            let count =
+                plans.iter().filter(|plan| plan.intensities[emotion as usize] > 0.0).count();
             assert!(count > 40, "{}: {count}", emotion.name());
         }
     }
@@ -191,7 +201,7 @@ mod tests {
     fn traits_follow_emotions_as_in_the_paper() {
         let plans = plans(2000);
         let mean = |emotion: Emotion, one: PersonalityTrait| {
-            let with = plans.iter().filter(|plan| plan.emotions[emotion as usize] >= 1.0);
+            let with = plans.iter().filter(|plan| plan.intensities[emotion as usize] >= 1.0);
             let scores: Vec<f32> = with.map(|plan| plan.traits[one as usize]).collect();
             scores.iter().sum::<f32>() / scores.len() as f32
         };
@@ -206,7 +216,8 @@ mod tests {
     fn no_modality_shows_everything() {
         let plans = plans(2000);
         for modality in Modality::ALL {
-            let is_true = |plan: &&Plan| plan.emotions[plan.cues[modality].emotion as usize] >= 1.0;
+            let is_true =
+                |plan: &&Plan| plan.intensities[plan.cues[modality].emotion as usize] >= 1.0;
             let share = plans.iter().filter(is_true).count() as f64 / plans.len() as f64;
             assert!((0.5..0.8).contains(&share), "{modality}: {share}");
         }

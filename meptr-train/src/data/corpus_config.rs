@@ -6,6 +6,8 @@ use meptr_core::paths::is_file_name;
 use meptr_core::{Emotion, PersonalityTrait, Task};
 use serde::{Deserialize, Serialize};
 
+use super::emotion_labels::EmotionsAs;
+
 /// A corpus of videos, described by one CSV file per split. Every key is explained in
 /// `configs/corpus.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +22,9 @@ pub struct CorpusConfig {
     /// Tasks that every split has labels of; without it, those whose columns are there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<Vec<Task>>,
+    /// Scale of the emotion labels.
+    #[serde(default)]
+    pub emotions_as: EmotionsAs,
     /// What to do about rows without a video.
     #[serde(default)]
     pub missing_videos: MissingVideos,
@@ -153,7 +158,8 @@ mod tests {
     fn the_commented_file_shows_the_defaults() {
         let text = include_str!("../../../configs/corpus.toml");
         let switched_on = text.replace("\n# tasks", "\ntasks").replace("\n# ignored", "\nignored");
-        let keys = ["base", "missing_videos", "video_name", "text", "emotions", "traits"];
+        let keys =
+            ["base", "emotions_as", "missing_videos", "video_name", "text", "emotions", "traits"];
         let switched_on = keys.iter().fold(switched_on, |text, key| {
             text.replace(&format!("\n# {key} = "), &format!("\n{key} = "))
         });
@@ -171,6 +177,7 @@ mod tests {
             base: same_folder(),
             splits: SplitFiles::default(),
             tasks: None,
+            emotions_as: EmotionsAs::default(),
             missing_videos: MissingVideos::Error,
             columns: Columns {
                 video_name: String::new(),

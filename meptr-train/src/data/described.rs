@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use meptr_core::Task;
 
 use super::corpus_config::{CorpusConfig, MissingVideos};
+use super::emotion_labels::EmotionsAs;
 use super::media::{Media, Stems};
-use super::table::{Clip, read_table, some_of};
+use super::table::{Clip, TableFormat, read_table, some_of};
 use super::{Corpus, Dev, Split, Test, Train};
 use crate::config::read_toml;
 use crate::{Error, Result};
@@ -19,6 +20,8 @@ pub struct DescribedCorpus {
     pub name: String,
     /// What a user should know, but can live with.
     pub warnings: Vec<String>,
+    /// Scale of the emotion labels in its tables; those of [`Clip`] are shares in any case.
+    pub emotions_as: EmotionsAs,
     splits: Vec<DescribedSplit>,
 }
 
@@ -61,8 +64,13 @@ impl DescribedCorpus {
         let mut splits = Vec::new();
         let mut labelled = Vec::new();
         for (key, file) in config.splits.given() {
-            let (file, tasks) = (base.join(file), config.tasks.as_deref());
-            let table = read_table(&file, &config.columns, tasks, &mut problems);
+            let file = base.join(file);
+            let format = TableFormat {
+                columns: &config.columns,
+                tasks: config.tasks.as_deref(),
+                emotions_as: config.emotions_as,
+            };
+            let table = read_table(&file, format, &mut problems);
             if table.dropped > 0 && !table.clips.is_empty() {
                 let (file, dropped) = (file.display(), table.dropped);
                 warnings.push(format!("`{file}`: {dropped} rows with an empty cell are left out"));
@@ -80,7 +88,10 @@ impl DescribedCorpus {
         warnings.extend(unlabelled(&labelled));
         warnings.extend(shared_names(&splits));
         match problems.is_empty() {
-            true => Ok(Self { name: config.name, warnings, splits }),
+            true => {
+                let emotions_as = config.emotions_as;
+                Ok(Self { name: config.name, warnings, emotions_as, splits })
+            }
             false => Err(Error::Unfit { path: path.to_owned(), problems }),
         }
     }

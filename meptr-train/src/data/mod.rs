@@ -7,6 +7,7 @@ pub mod corpus;
 pub mod corpus_config;
 mod derive;
 pub mod described;
+pub mod emotion_labels;
 pub mod fusion;
 pub mod labels;
 mod media;

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::stored::EXTRACT_AGAIN;
 use super::table::some_of;
 use super::{Labels, StoredClips};
+use crate::loss::emotion;
 use crate::{Error, Result};
 
 /// Videos that have a modality and labels; their sequences stay in the store until they are asked
@@ -99,24 +100,11 @@ impl SequenceRows {
         join().map_err(Error::doing(format!("joining {} sequences to a batch", self.modality)))
     }
 
-    /// How often an emotion is absent per time it is there, in the rows with emotion labels; 1 for
-    /// one that is never there.
+    /// Class weights of the emotions in the rows with emotion labels; see
+    /// [`emotion::class_weights`].
     pub fn class_weights(&self) -> [f32; Emotion::COUNT] {
-        let labelled = self.rows.iter().filter_map(|(source, row)| {
-            let clip = &self.sources[*source].clips()[*row];
-            clip.emotion
-        });
-        let (mut rows, mut positives) = (0.0f32, [0.0f32; Emotion::COUNT]);
-        for labels in labelled {
-            rows += 1.0;
-            for (positives, label) in positives.iter_mut().zip(labels) {
-                *positives += f32::from(u8::from(label > 0.0));
-            }
-        }
-        positives.map(|positives| match positives > 0.0 {
-            true => (rows - positives) / positives,
-            false => 1.0,
-        })
+        let clips = self.rows.iter().map(|(source, row)| &self.sources[*source].clips()[*row]);
+        emotion::class_weights(clips.filter_map(|clip| clip.emotion))
     }
 
     /// Everything that keeps a model of this input width from reading the rows, without reading

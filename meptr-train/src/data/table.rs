@@ -8,6 +8,7 @@ use meptr_core::paths::is_file_name;
 use meptr_core::{Emotion, PersonalityTrait, Task};
 
 use super::corpus_config::Columns;
+use super::emotion_labels::EmotionsAs;
 use crate::{Error, Result};
 
 /// A video and what is known about it.
@@ -17,7 +18,7 @@ pub struct Clip {
     pub name: String,
     /// What is said; absent when the table has no text.
     pub text: Option<String>,
-    /// How much of each emotion, 0 to 3 (CMU-MOSEI's scale).
+    /// Share of each emotion, 0 to 1, in the order of [`Emotion::ALL`]; they sum to 1.
     pub emotion: Option<[f32; Emotion::COUNT]>,
     /// Trait scores, 0 to 1.
     pub personality: Option<[f32; PersonalityTrait::COUNT]>,
@@ -46,15 +47,25 @@ pub(super) struct Table {
 const UNKNOWN_COLUMNS: &str =
     "has unknown columns (name them in `columns.ignored` if they do not matter)";
 
+/// Columns of a table, and how its emotion labels are scaled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TableFormat<'a> {
+    pub(super) columns: &'a Columns,
+    /// Tasks that the table must have labels of; without it, those whose columns are there.
+    pub(super) tasks: Option<&'a [Task]>,
+    pub(super) emotions_as: EmotionsAs,
+}
+
 /// Reads labels alone, by the default names of their columns; a column of text does not matter.
 ///
 /// # Errors
 /// [`Error::Unfit`] lists everything that is wrong with the table.
-pub fn read_labels(path: &Path) -> Result<Vec<Clip>> {
+pub fn read_labels(path: &Path, emotions_as: EmotionsAs) -> Result<Vec<Clip>> {
     let columns =
         Columns { text: String::new(), ignored: vec!["text".to_owned()], ..Columns::default() };
     let mut problems = Vec::new();
-    let table = read_table(path, &columns, None, &mut problems);
+    let format = TableFormat { columns: &columns, tasks: None, emotions_as };
+    let table = read_table(path, format, &mut problems);
     if table.tasks.is_empty() && problems.is_empty() {
         problems.push("it has no column of labels".to_owned());
     }
@@ -64,26 +75,16 @@ pub fn read_labels(path: &Path) -> Result<Vec<Clip>> {
     }
 }
 
-/// Largest label of each task.
-fn largest(task: Task) -> f32 {
-    match task {
-        Task::Emotion => 3.0,
-        Task::Personality => 1.0,
-    }
-}
-
 /// Reads a table; everything wrong with it goes to `problems`.
 ///
-/// `tasks` are those it must have labels of; without them, it has those whose columns are there.
 /// A row with an empty cell (or a label that is NaN) is left out, ignored columns aside.
 pub(super) fn read_table(
     path: &Path,
-    columns: &Columns,
-    tasks: Option<&[Task]>,
+    format: TableFormat<'_>,
     problems: &mut Vec<String>,
 ) -> Table {
     let mut told = Told { path, notes: BTreeMap::new() };
-    let table = read(path, columns, tasks, &mut told).unwrap_or_else(|error| {
+    let table = read(path, format, &mut told).unwrap_or_else(|error| {
         told.note("cannot be read", error.to_string());
         Table::default()
     });
@@ -91,12 +92,7 @@ pub(super) fn read_table(
     table
 }
 
-fn read(
-    path: &Path,
-    columns: &Columns,
-    tasks: Option<&[Task]>,
-    told: &mut Told<'_>,
-) -> csv::Result<Table> {
+fn read(path: &Path, format: TableFormat<'_>, told: &mut Told<'_>) -> csv::Result<Table> {
     let bytes = read_small(path)?;
     if bytes.contains(&0) || std::str::from_utf8(&bytes).is_err() {
         told.note("is no text in UTF-8", "save it as UTF-8".to_owned());
@@ -112,7 +108,7 @@ fn read(
         told.note("has no columns", fix);
         return Ok(Table::default());
     }
-    let places = Places::find(&header, columns, tasks, told);
+    let places = Places::find(&header, format, told);
     let tasks = places.labels.iter().map(|(task, _)| *task).collect();
     let mut table = Table { tasks, ..Table::default() };
     if told.has_notes() {
@@ -152,23 +148,20 @@ struct Places {
     name: usize,
     text: Option<usize>,
     labels: Vec<(Task, Vec<usize>)>,
+    emotions_as: EmotionsAs,
     /// Places whose cells do not matter.
     ignored: BTreeSet<usize>,
 }
 
 impl Places {
-    fn find(
-        header: &[String],
-        columns: &Columns,
-        tasks: Option<&[Task]>,
-        told: &mut Told<'_>,
-    ) -> Self {
+    fn find(header: &[String], format: TableFormat<'_>, told: &mut Told<'_>) -> Self {
+        let TableFormat { columns, tasks, emotions_as } = format;
         let place = |name: &String| header.iter().position(|column| column == name);
         let mut ignored: BTreeSet<usize> = columns.ignored.iter().filter_map(place).collect();
         let mut needed = |name: &String| {
             place(name).unwrap_or_else(|| {
                 told.note("lacks the columns", format!("`{name}`"));
-                usize::MAX // never read: a table that lacks a column is not read on
+                ABSENT // never read: a table that lacks a column is not read on
             })
         };
         let video = needed(&columns.video_name);
@@ -177,12 +170,23 @@ impl Places {
         for task in [Task::Emotion, Task::Personality] {
             let there: Vec<usize> = columns.of(task).iter().filter_map(place).collect();
             if tasks.map_or(!there.is_empty(), |tasks| tasks.contains(&task)) {
-                labels.push((task, columns.of(task).iter().map(&mut needed).collect()));
+                let names = columns.of(task).iter().enumerate();
+                let places = names.map(|(number, name)| match place(name) {
+                    // Raw CMU-MOSEI has no column for Neutral.
+                    None if task == Task::Emotion
+                        && emotions_as == EmotionsAs::Intensities
+                        && number == Emotion::Neutral as usize =>
+                    {
+                        ABSENT
+                    }
+                    _ => needed(name),
+                });
+                labels.push((task, places.collect()));
             } else {
                 ignored.extend(there);
             }
         }
-        let places = Self { name: video, text, labels, ignored };
+        let places = Self { name: video, text, labels, emotions_as, ignored };
         for (number, name) in header.iter().enumerate() {
             if header[..number].contains(name) {
                 told.note("has columns twice", format!("`{name}`"));
@@ -214,36 +218,62 @@ impl Places {
             personality: None,
         };
         for (task, places) in &self.labels {
-            let values = places.iter().map(|place| label(*task, cell(*place), line, told));
+            let values = places.iter().map(|place| match *place {
+                ABSENT => Some(0.0),
+                place => number(cell(place), line, told),
+            });
             let values = values.collect::<Option<Vec<f32>>>()?;
             match task {
-                Task::Emotion => clip.emotion = values.try_into().ok(),
-                Task::Personality => clip.personality = values.try_into().ok(),
+                Task::Emotion => clip.emotion = self.shares(&values, line, told),
+                Task::Personality => clip.personality = scores(&values, line, told),
             }
         }
         Some(clip)
     }
+
+    /// Emotion labels of a row as shares; what does not fit their scale is noted.
+    fn shares(
+        &self,
+        values: &[f32],
+        line: u64,
+        told: &mut Told<'_>,
+    ) -> Option<[f32; Emotion::COUNT]> {
+        match self.emotions_as.shares(values.try_into().ok()?) {
+            Ok(shares) => Some(shares),
+            Err(why) => {
+                told.note(self.emotions_as.misfit(), format!("line {line}: {why}"));
+                None
+            }
+        }
+    }
 }
 
-/// The number in a cell; `None` when it is NaN. One that is wrong is noted and counts as 0.
-fn label(task: Task, cell: &str, line: u64, told: &mut Told<'_>) -> Option<f32> {
+/// Place of a column that is not there.
+const ABSENT: usize = usize::MAX;
+
+/// The number in a cell; `None` when it is NaN. Text is noted and counts as 0.
+fn number(cell: &str, line: u64, told: &mut Told<'_>) -> Option<f32> {
     match cell.parse::<f32>() {
         Ok(value) if value.is_nan() => None,
-        Ok(value) if (0.0..=largest(task)).contains(&value) => Some(value),
-        Ok(value) => {
-            let largest = largest(task);
-            let what = match task {
-                Task::Emotion => "has emotion labels out of range",
-                Task::Personality => "has trait labels out of range",
-            };
-            told.note(what, format!("line {line}: {value} is not in 0 to {largest}"));
-            Some(0.0)
-        }
+        Ok(value) => Some(value),
         Err(_) => {
             told.note("has labels that are no numbers", format!("line {line}: {cell:?}"));
             Some(0.0)
         }
     }
+}
+
+/// Trait scores of a row; what is out of range is noted.
+fn scores(
+    values: &[f32],
+    line: u64,
+    told: &mut Told<'_>,
+) -> Option<[f32; PersonalityTrait::COUNT]> {
+    for value in values.iter().filter(|value| !(0.0..=1.0).contains(*value)) {
+        let place = format!("line {line}: {value} is not in 0 to 1");
+        told.note("has trait labels out of range", place);
+    }
+    values.try_into().ok()
 }
 
 /// What is wrong with a table: for each kind of mistake, where it was made.
@@ -290,8 +320,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("train.csv");
         std::fs::write(&path, text).unwrap();
+        read_as(&path, TableFormat { columns, tasks, emotions_as: EmotionsAs::Shares })
+    }
+
+    fn read_as(path: &Path, format: TableFormat<'_>) -> (Table, Vec<String>) {
         let mut problems = Vec::new();
-        let table = read_table(&path, columns, tasks, &mut problems);
+        let table = read_table(path, format, &mut problems);
         (table, problems)
     }
 
@@ -307,10 +341,10 @@ mod tests {
         assert_eq!(table.clips[0].text.as_deref(), Some("Hi, you"));
         assert!(table.tasks.is_empty());
 
-        let text = format!("text,{EMOTIONS},video_name\nHi,0,0,0,0,1,0.5,0,a\n");
+        let text = format!("text,{EMOTIONS},video_name\nHi,0,0,0,0,0.75,0.25,0,a\n");
         let (table, problems) = read(&text, &columns, None);
         assert!(problems.is_empty(), "{problems:?}");
-        assert_eq!(table.clips[0].emotion, Some([0.0, 0.0, 0.0, 0.0, 1.0, 0.5, 0.0]));
+        assert_eq!(table.clips[0].emotion, Some([0.0, 0.0, 0.0, 0.0, 0.75, 0.25, 0.0]));
         assert_eq!(table.clips[0].personality, None);
 
         let text =
@@ -361,6 +395,40 @@ mod tests {
     }
 
     #[test]
+    fn labels_on_the_other_scale_are_refused_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.csv");
+        let columns = &Columns::default();
+        let rows = format!("video_name,text,{EMOTIONS}\na,x,0,2,0,0,0,0,0\nb,x,0,0,0,0,0,0,0\n");
+        std::fs::write(&path, rows).unwrap();
+        let format = TableFormat { columns, tasks: None, emotions_as: EmotionsAs::Shares };
+        let (_, problems) = read_as(&path, format);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        for part in ["emotions_as = \"intensities\"", "line 2: 2 is not", "line 3: the labels sum"]
+        {
+            assert!(problems[0].contains(part), "{part} is not in {problems:?}");
+        }
+        let format = TableFormat { emotions_as: EmotionsAs::Intensities, ..format };
+        let (table, problems) = read_as(&path, format);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(table.clips[0].emotion.unwrap()[1], 1.0);
+        assert_eq!(table.clips[1].emotion.unwrap()[0], 1.0);
+        let rows = format!("video_name,text,{EMOTIONS}\na,x,0.5,0.5,0,0,0,0,0\n");
+        std::fs::write(&path, rows).unwrap();
+        let (_, problems) = read_as(&path, format);
+        assert!(problems[0].contains("emotions_as = \"shares\""), "{problems:?}");
+        // Raw tables of CMU-MOSEI have no column for Neutral; shares need all seven.
+        let six = EMOTIONS.replace("Neutral,", "");
+        std::fs::write(&path, format!("video_name,text,{six}\na,x,1,0,0,0,1,0\n")).unwrap();
+        let (table, problems) = read_as(&path, format);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(table.clips[0].emotion, Some([0.0, 0.5, 0.0, 0.0, 0.0, 0.5, 0.0]));
+        let (_, problems) =
+            read_as(&path, TableFormat { emotions_as: EmotionsAs::Shares, ..format });
+        assert!(problems[0].contains("lacks the columns: `Neutral`"), "{problems:?}");
+    }
+
+    #[test]
     fn other_encodings_are_named_with_the_fix() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("train.csv");
@@ -370,8 +438,9 @@ mod tests {
             .collect();
         for bytes in [&b"video_name,text\na,caf\xE9\n"[..], &utf_16] {
             std::fs::write(&path, bytes).unwrap();
-            let mut problems = Vec::new();
-            read_table(&path, &Columns::default(), None, &mut problems);
+            let columns = &Columns::default();
+            let format = TableFormat { columns, tasks: None, emotions_as: EmotionsAs::Shares };
+            let (_, problems) = read_as(&path, format);
             assert_eq!(problems.len(), 1, "{problems:?}");
             assert!(problems[0].contains("save it as UTF-8"), "{problems:?}");
         }

@@ -44,6 +44,9 @@ impl Experiment<'_> {
     /// How the settings of a model differ from those it was begun with.
     fn change(&self, folder: &ModelFolder, now: &Value, stage: Stage) -> Result<Option<String>> {
         let Some(was) = folder.settings()? else { return Ok(None) };
+        if let Some(problem) = self.other_labels(&was, folder) {
+            return Ok(Some(problem));
+        }
         let difference = first_difference(&was, now, stage.name());
         Ok(difference.map(|(key, was, is)| {
             format!(
@@ -55,13 +58,51 @@ impl Experiment<'_> {
         }))
     }
 
+    /// Problem with a model whose training began on other labels than there are now.
+    fn other_labels(&self, was: &Value, folder: &ModelFolder) -> Option<String> {
+        let title = folder.title();
+        match &was[LABELS] {
+            Value::String(labels) if *labels == self.labels => None,
+            Value::Null => Some(format!("{title} {OLD_LABELS}: start another run")),
+            _ => Some(format!(
+                "{title} was begun with other labels: a table or the description of a corpus has \
+                 changed since; change it back, or start another run"
+            )),
+        }
+    }
+
+    /// Models of the run that this one builds upon whose labels were read otherwise. Other corpora
+    /// are no problem there.
+    pub(super) fn outdated_before(&self, stage: Stage) -> Vec<String> {
+        let before = match stage {
+            Stage::Stage1 => return Vec::new(),
+            Stage::Stage2 => Stage::Stage1,
+            Stage::Stage3 => Stage::Stage2,
+        };
+        let mut problems = Vec::new();
+        for folder in self.borrowed(before) {
+            match folder.settings() {
+                Ok(Some(settings)) if settings[LABELS].is_null() => {
+                    let title = folder.title();
+                    problems.push(format!(
+                        "{title} of the run named by --from {OLD_LABELS}: train that run again"
+                    ));
+                }
+                Ok(_) => {}
+                Err(error) => tell(&mut problems, &error),
+            }
+        }
+        problems
+    }
+
     /// What a model of stage 1 is trained with.
     pub(super) fn unimodal_settings(&self, modality: Modality, task: Task) -> Value {
         let stage = &self.config.stage1;
         let UnimodalTraining { loss, course, .. } = stage.training(modality, task);
         let (loss, course) = (to_json(&loss), to_json(&course));
         let model = to_json(self.unimodal_config(modality, task));
-        json!({ "seed": stage.seed, "loss": loss, "course": course, "model": model })
+        let labels = &self.labels;
+        json!({ "labels": labels, "seed": stage.seed, "loss": loss, "course": course, "model": model })
     }
 
     /// What a model of stage 2 is trained with.
@@ -69,6 +110,7 @@ impl Experiment<'_> {
         let stage = &self.config.stage2;
         let CrossTaskTraining { loss, course, selection } = stage.training(modality);
         json!({
+            "labels": self.labels,
             "seed": stage.seed,
             "pairing": stage.pairing,
             "selection": selection,
@@ -83,6 +125,7 @@ impl Experiment<'_> {
         let stage = &self.config.stage3;
         let FusionTraining { objective, course, selection } = stage.training();
         json!({
+            "labels": self.labels,
             "seed": stage.seed,
             "single_task": stage.single_task,
             "selection": selection,
@@ -92,6 +135,12 @@ impl Experiment<'_> {
         })
     }
 }
+
+/// Key of the digest of the labels among a model's settings.
+const LABELS: &str = "labels";
+/// Continues a sentence about a model that an earlier version trained.
+const OLD_LABELS: &str = "was trained by an earlier version of meptr, which took emotion labels for \
+                          intensities and counted class weights by rows";
 
 /// The first key whose values differ, with both of them.
 fn first_difference(was: &Value, is: &Value, place: &str) -> Option<(String, Value, Value)> {

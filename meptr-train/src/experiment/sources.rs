@@ -8,6 +8,7 @@ use candle::Device;
 use meptr_core::models::{CrossTaskModel, ScoreTransform};
 use meptr_core::store::Store;
 use meptr_core::{Modality, PerModality, Task};
+use sha2::{Digest, Sha256};
 
 use crate::data::{Corpus, DescribedCorpus, Dev, FusionRows, SequenceRows, StoredClips, Train};
 use crate::stage::{Control, FusionData};
@@ -91,6 +92,28 @@ impl Sources {
                 None
             }
         }
+    }
+
+    /// Digest of everything that training learns from labels: names and labels of the clips of the
+    /// train and dev splits, in order. Equal digests mean equal labels.
+    pub fn labels_digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        for clips in self.train.iter().chain(self.dev.iter().map(|(_, clips)| clips)) {
+            hasher.update(clips.place());
+            for clip in clips.clips() {
+                hasher.update((clip.name.len() as u64).to_le_bytes());
+                hasher.update(&clip.name);
+                for label in clip.emotion.into_iter().flatten() {
+                    hasher.update(label.to_le_bytes());
+                }
+                hasher.update([u8::from(clip.emotion.is_some())]);
+                for label in clip.personality.into_iter().flatten() {
+                    hasher.update(label.to_le_bytes());
+                }
+                hasher.update([u8::from(clip.personality.is_some())]);
+            }
+        }
+        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Train rows of a modality with labels of any of the tasks, and dev rows of each corpus.

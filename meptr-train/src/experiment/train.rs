@@ -36,6 +36,8 @@ pub struct Experiment<'a> {
     sources: &'a Sources,
     pub(super) heads: PerModality<HeadConfig>,
     pub(super) run: PathBuf,
+    /// Digest of the labels that models are trained on.
+    pub(super) labels: String,
     devices: Devices,
 }
 
@@ -56,8 +58,8 @@ impl<'a> Experiment<'a> {
         run: impl Into<PathBuf>,
         devices: &Devices,
     ) -> Self {
-        let heads = config.heads(sources);
-        Self { config, sources, heads, run: run.into(), devices: devices.clone() }
+        let (heads, labels) = (config.heads(sources), sources.labels_digest());
+        Self { config, sources, heads, run: run.into(), labels, devices: devices.clone() }
     }
 
     /// Everything that keeps some stages from being trained, without reading the numbers.
@@ -86,6 +88,7 @@ impl<'a> Experiment<'a> {
         }
         problems.extend(stages.iter().flat_map(|stage| self.missing_before(*stage, stages)));
         problems.extend(stages.iter().flat_map(|stage| self.changed_since(*stage)));
+        problems.extend(stages.iter().flat_map(|stage| self.outdated_before(*stage)));
         problems.sort();
         problems.dedup(); // both tasks and stages read the same features
         problems
@@ -399,6 +402,14 @@ impl<'a> Experiment<'a> {
             Some(from) if !here.best().exists() => ModelFolder::new(from, stage.name(), name),
             _ => here,
         }
+    }
+
+    /// Folders of the run that this one builds upon whose models it uses.
+    pub(super) fn borrowed(&self, stage: Stage) -> Vec<ModelFolder> {
+        let Some(from) = &self.config.from else { return Vec::new() };
+        let names = self.names(stage).into_iter();
+        let is_used = |name: &String| !self.folder(stage, name).best().exists();
+        names.filter(is_used).map(|name| ModelFolder::new(from, stage.name(), name)).collect()
     }
 
     fn best(&self, stage: Stage, name: &str) -> PathBuf {

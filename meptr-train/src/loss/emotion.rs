@@ -16,11 +16,27 @@ pub enum EmotionLoss {
     BinaryCrossEntropy,
 }
 
-/// Class weights of stage 3: rows without the emotion per row with it, in CMU-MOSEI's training split.
+/// Class weights of stage 3, as published: those of [`class_weights`] on CMU-MOSEI's training split.
+/// They obey `sum 1 / (1 + weight) = 1`, which only shares that sum to 1 per row give.
 pub const STAGE_3_CLASS_WEIGHTS: [f32; 7] =
     [5.890161, 7.534918, 11.228363, 27.722221, 1.3049748, 5.6189237, 26.639517];
 
-/// What the logits of a batch should have been.
+/// Class weights of stages 1 and 2: `(rows - sum of shares) / sum of shares` per emotion, 1 for an
+/// emotion that no row has a share of.
+///
+/// - `shares`: one row of shares per labelled clip, in the order of `Emotion::ALL`
+pub fn class_weights(shares: impl IntoIterator<Item = [f32; 7]>) -> [f32; 7] {
+    let (mut rows, mut sums) = (0.0f64, [0.0f64; 7]);
+    for row in shares {
+        rows += 1.0;
+        for (sum, share) in sums.iter_mut().zip(row) {
+            *sum += f64::from(share);
+        }
+    }
+    sums.map(|sum| if sum > 0.0 { ((rows - sum) / sum) as f32 } else { 1.0 })
+}
+
+/// Targets of a batch of emotion logits.
 #[derive(Debug, Clone)]
 pub enum EmotionTargets {
     /// `(batch, 7)`, f32: the share of each class; rows need not sum to 1.
@@ -136,6 +152,25 @@ mod tests {
             losses.push(binary_cross_entropy(logits, &present, weights)?);
         }
         Ok(losses)
+    }
+
+    /// Four clips, two of them of several emotions. Shares of Anger sum to 1 + 1/2 + 1/4 = 7/4, so
+    /// its weight is (4 - 7/4) / (7/4) = 9/7; of Sadness to 3/4, so (13/4) / (3/4) = 13/3.
+    #[test]
+    fn class_weights_count_shares_and_not_rows() {
+        let found = class_weights([
+            [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [0.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0],
+            [0.0, 0.25, 0.0, 0.0, 0.0, 0.75, 0.0],
+            [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        ]);
+        let expected = [3.0, 9.0 / 7.0, 7.0, 1.0, 1.0, 13.0 / 3.0, 1.0];
+        assert!(
+            found.iter().zip(expected).all(|(a, b): (&f32, f32)| (a - b).abs() < 1e-6),
+            "{found:?}"
+        );
+        let sum: f32 = STAGE_3_CLASS_WEIGHTS.iter().map(|weight| 1.0 / (1.0 + weight)).sum();
+        assert!((sum - 1.0).abs() < 1e-4, "{sum}");
     }
 
     #[test]

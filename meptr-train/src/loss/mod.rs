@@ -1,19 +1,25 @@
-//! What training minimises: losses on one task, on both, and the semi-supervised objective.
+//! Training losses: of one task, of both, and the objectives of stage 3.
 
+pub mod config;
 pub mod emotion;
-pub mod fixed;
+pub mod factored_gradients;
 pub mod grad_norm;
+pub mod gradients;
 pub mod multitask;
-pub mod on_tape;
+pub mod objective;
+pub mod objective_config;
 pub mod personality;
-pub mod semi_supervised;
-pub mod wallet;
+pub mod pseudo_labels;
 
+pub use config::FixedLossConfig;
 pub use emotion::{EmotionLoss, EmotionTargets};
-pub use fixed::FixedLossConfig;
-pub use grad_norm::{Gradients, gradients_of, norm_of, weighted_sum};
-pub use multitask::{MultiTaskLoss, PartlyLabelledLoss};
-pub use on_tape::{TapedGradients, gradients_on};
+pub use factored_gradients::{FactoredGradients, gradients_on};
+pub use grad_norm::{GradNormConfig, GradNormState, GradNormWeights};
+pub use gradients::{Gradients, gradients_of, norm_of, weighted_sum};
+pub use multitask::MultiTaskLoss;
+pub use objective::{Balanced, Component, Components, Objective};
+pub use objective_config::{
+    FixedObjective, GradNormPair, ObjectiveConfig, PublishedObjective, SupervisedObjective,
+};
 pub use personality::PersonalityLoss;
-pub use semi_supervised::{Component, Components, Objective, ObjectiveConfig};
-pub use wallet::Wallet;
+pub use pseudo_labels::PseudoLabels;

@@ -2,7 +2,7 @@
 
 use candle::{Result, Tensor};
 
-use super::{EmotionLoss, EmotionTargets, PersonalityLoss, emotion};
+use super::{EmotionTargets, PersonalityLoss, emotion};
 use crate::data::Labels;
 use crate::data::labels::{rows_where, select_rows};
 
@@ -107,67 +107,6 @@ impl MultiTaskLoss {
     }
 }
 
-/// As [`MultiTaskLoss`], on batches in which rows may lack the labels of either task.
-///
-/// The trait part with [`PersonalityLoss::Ccc`] is the mean over traits here.
-#[derive(Debug, Clone)]
-pub struct PartlyLabelledLoss {
-    /// Weight of the emotion part.
-    pub emotion_weight: f64,
-    /// Weight of the trait part.
-    pub personality_weight: f64,
-    /// `(7,)`, f32: weights of the classes.
-    pub class_weights: Option<Tensor>,
-    /// The emotion part; as cross-entropy it takes the labels as shares.
-    pub emotion_loss: EmotionLoss,
-    /// The trait part.
-    pub personality_loss: PersonalityLoss,
-}
-
-impl PartlyLabelledLoss {
-    /// The loss over the rows that have labels.
-    ///
-    /// - `emotion_logits`: `(batch, 7)`, f32
-    /// - `personality_scores`: `(batch, 5)`, f32
-    /// - returns a scalar; 0, unconnected to the predictions, when no row has labels; NaN when a
-    ///   labelled row misses single labels (but for traits under [`PersonalityLoss::Ccc`])
-    ///
-    /// # Errors
-    /// When a shape differs from the above.
-    pub fn of(
-        &self,
-        emotion_logits: &Tensor,
-        personality_scores: &Tensor,
-        labels: &Labels,
-    ) -> Result<Tensor> {
-        let mut total = Tensor::zeros((), emotion_logits.dtype(), emotion_logits.device())?;
-        let rows = rows_where(&labels.has_emotion, true);
-        if !rows.is_empty() {
-            let logits = select_rows(emotion_logits, &rows)?;
-            let loss = self.of_emotion(&logits, &select_rows(&labels.emotion, &rows)?)?;
-            total = (total + (loss * self.emotion_weight)?)?;
-        }
-        let loss = over_labelled_traits(self.personality_loss, personality_scores, labels)?;
-        if let Some(loss) = loss {
-            total = (total + (loss * self.personality_weight)?)?;
-        }
-        Ok(total)
-    }
-
-    fn of_emotion(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-        let class_weights = self.class_weights.as_ref();
-        match self.emotion_loss {
-            EmotionLoss::CrossEntropy => emotion::cross_entropy_soft(logits, labels, class_weights),
-            EmotionLoss::BinaryCrossEntropy => {
-                let present = labels.gt(0.0)?.to_dtype(labels.dtype())?;
-                let known_or_nan = (labels * 0.0)?; // 0, or NaN where the label is
-                let present = (present + known_or_nan)?;
-                emotion::binary_cross_entropy(logits, &present, class_weights)
-            }
-        }
-    }
-}
-
 /// Trait loss over the rows with trait labels; none when there are none.
 ///
 /// With [`PersonalityLoss::Ccc`], the mean over the traits that any row has a label of, each over
@@ -177,7 +116,7 @@ impl PartlyLabelledLoss {
 ///
 /// # Errors
 /// When a shape differs from the above.
-pub(crate) fn over_labelled_traits(
+pub(super) fn over_labelled_traits(
     loss: PersonalityLoss,
     scores: &Tensor,
     labels: &Labels,
@@ -210,27 +149,4 @@ pub(crate) fn over_labelled_traits(
         traits += 1.0;
     }
     sum.map(|sum: Tensor| sum / traits).transpose()
-}
-
-#[cfg(test)]
-mod tests {
-    use candle::{DType, Device};
-
-    use super::*;
-
-    #[test]
-    fn nothing_labelled_costs_nothing() -> Result<()> {
-        let unknown = |columns| Tensor::full(f32::NAN, (3, columns), &Device::Cpu);
-        let labels = Labels::new(unknown(7)?, unknown(5)?)?;
-        let zeros = |columns| Tensor::zeros((3, columns), DType::F32, &Device::Cpu);
-        let loss = PartlyLabelledLoss {
-            emotion_weight: 1.0,
-            personality_weight: 1.0,
-            class_weights: None,
-            emotion_loss: EmotionLoss::CrossEntropy,
-            personality_loss: PersonalityLoss::Mae,
-        };
-        assert_eq!(loss.of(&zeros(7)?, &zeros(5)?, &labels)?.to_scalar::<f32>()?, 0.0);
-        Ok(())
-    }
 }

@@ -194,7 +194,7 @@ impl Journal<'_> {
             }
         };
         write("curves.svg", plots::curves(&self.lines).map(Some))?;
-        write("wallets.svg", plots::wallets(&self.lines))?;
+        write("loss_weights.svg", plots::loss_weights(&self.lines))?;
         write("confusion.svg", best.map_or(Ok(None), plots::confusion))
     }
 }
@@ -282,7 +282,7 @@ mod tests {
             train: nothing,
             dev: Evaluation::new(vec![("x".to_owned(), nothing)]),
             dev_score: serde_json::from_str("0.5").unwrap(),
-            wallets: None,
+            grad_norm: None,
             is_best,
             seconds: 0.0,
         }
@@ -297,7 +297,7 @@ mod tests {
                 batches: 0,
                 loss_sum: 0.0,
                 rows: 0,
-                wallets: None,
+                grad_norm: None,
                 scheduler: Scheduler::new(ScheduleConfig::None, 0.1, 9, 1),
                 best: BestOnDev::new(3),
                 dropout: SeedStreams::new(1).stream("dropout"),

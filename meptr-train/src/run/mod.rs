@@ -6,7 +6,7 @@
 //! RUN/STAGE/MODEL/
 //!   log.jsonl                  one line per epoch
 //!   events.out.tfevents.meptr  the same for TensorBoard: `tensorboard --logdir RUN`
-//!   curves.svg  confusion.svg  wallets.svg
+//!   curves.svg  confusion.svg  loss_weights.svg
 //!   last.safetensors           checkpoint: everything needed to go on
 //!   best.safetensors           weights of the best epoch
 //! RUN/bundle/                  after stage 3: what `meptr predict --weights` takes

@@ -33,8 +33,8 @@ pub(super) fn curves(lines: &[Value]) -> Drawn<String> {
 }
 
 /// Weights of the parts of the objective; none where it has no parts.
-pub(super) fn wallets(lines: &[Value]) -> Drawn<Option<String>> {
-    let weights = series(lines, |name| name.starts_with("wallets/"));
+pub(super) fn loss_weights(lines: &[Value]) -> Drawn<Option<String>> {
+    let weights = series(lines, |name| name.starts_with("grad_norm/"));
     if weights.is_empty() {
         return Ok(None);
     }
@@ -180,7 +180,7 @@ mod tests {
             "dev": {"corpora": [["a<b", {"emotion": {"muar": 0.4, "classes": [
                 {"class": "anger", "confusion": {"true_positive": 12, "false_positive": 3,
                     "false_negative": 4, "true_negative": 56}}]}}]]},
-            "wallets": {"pseudo": {"weights": [0.3, 0.5]}},
+            "grad_norm": {"pseudo": {"weights": [0.3, 0.5]}},
         })
     }
 
@@ -190,11 +190,13 @@ mod tests {
         let svg = curves(&lines).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         assert!(svg.contains("dev/a&lt;b/emotion/muar") && svg.contains("dev_score"), "{svg}");
-        assert!(wallets(&lines).unwrap().unwrap().contains("wallets/pseudo/weights/emotion"));
+        assert!(
+            loss_weights(&lines).unwrap().unwrap().contains("grad_norm/pseudo/weights/emotion")
+        );
         for few in [&lines[..1], &[]] {
             assert!(curves(few).is_ok());
         }
-        assert!(wallets(&[]).unwrap().is_none());
+        assert!(loss_weights(&[]).unwrap().is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 const NO_CURVES: [&str; 7] =
     ["epoch", "time", "config", "budget", "first_losses", "rows", "confusion"];
 
-/// Numbers by names such as `loss`, `dev/CORPUS/emotion/muar` or `wallets/pseudo/weights/emotion`.
+/// Numbers by names such as `loss`, `dev/CORPUS/emotion/muar` or `grad_norm/pseudo/weights/emotion`.
 pub(super) fn scalars(line: &Value) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     collect("", line, &mut found);
@@ -74,7 +74,7 @@ mod tests {
                     {"class": "anger", "f1": 0.2, "confusion": {"true_positive": 1}}]},
                 "personality": null}]]},
             "train": {"personality": {"ccc": null, "trait_acc": [0.1, 0.2, 0.3, 0.4, 0.5]}},
-            "wallets": {"pseudo": {"budget": 0.8, "weights": [0.3, 0.5]}},
+            "grad_norm": {"pseudo": {"budget": 0.8, "weights": [0.3, 0.5]}},
         });
         let found = scalars(&line);
         let names: Vec<&str> = found.keys().map(String::as_str).collect();
@@ -89,10 +89,10 @@ mod tests {
                 "train/personality/trait_acc/Extraversion",
                 "train/personality/trait_acc/Non-Neuroticism",
                 "train/personality/trait_acc/Openness",
-                "wallets/pseudo/weights/emotion",
-                "wallets/pseudo/weights/personality",
+                "grad_norm/pseudo/weights/emotion",
+                "grad_norm/pseudo/weights/personality",
             ]
         );
-        assert_eq!(found["wallets/pseudo/weights/personality"], 0.5);
+        assert_eq!(found["grad_norm/pseudo/weights/personality"], 0.5);
     }
 }

@@ -11,9 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::state::TrainingState;
 use crate::data::Dev;
+use crate::loss::GradNormState;
 use crate::loss::Gradients;
-use crate::loss::on_tape::{gradients_on, sum_of};
-use crate::loss::semi_supervised::Wallets;
+use crate::loss::factored_gradients::{gradients_on, sum_of};
 use crate::optim::{Optimiser, OptimiserConfig, ScheduleConfig, Scheduler, clip_global_norm};
 use crate::select::{
     BestOnDev, CorpusScores, DevScore, Evaluation, Predictions, SelectionMetric, Verdict,
@@ -127,8 +127,8 @@ pub struct EpochReport {
     pub dev: Evaluation<Dev>,
     /// The number that decides.
     pub dev_score: DevScore,
-    /// Weights of the objective's parts at its end; only stage 3 has them.
-    pub wallets: Option<Wallets>,
+    /// GradNorm's weights at its end; only stage 3 with the published objective has them.
+    pub grad_norm: Option<GradNormState>,
     /// Is it the best so far?
     pub is_best: bool,
     /// Seconds it took, with scoring; of an epoch that was resumed, those since then.
@@ -209,8 +209,8 @@ pub struct Progress {
     pub loss_sum: f64,
     /// Rows of these steps.
     pub rows: usize,
-    /// Weights of the objective's parts; only stage 3 has them.
-    pub wallets: Option<Wallets>,
+    /// GradNorm's weights; only stage 3 with the published objective has them.
+    pub grad_norm: Option<GradNormState>,
     /// Place in the schedule.
     pub scheduler: Scheduler,
     /// The best epoch, and how long ago it was.
@@ -259,7 +259,7 @@ impl<'a> Course<'a> {
                         batches: 0,
                         loss_sum: 0.0,
                         rows: 0,
-                        wallets: None,
+                        grad_norm: None,
                         scheduler: Scheduler::new(config.schedule, rate, epochs, batches_per_epoch),
                         best: BestOnDev::new(config.patience_epochs),
                         dropout,
@@ -406,7 +406,7 @@ impl<'a> Course<'a> {
             train: std::mem::take(&mut self.seen).scores(),
             dev,
             dev_score,
-            wallets: progress.wallets.clone(),
+            grad_norm: progress.grad_norm.clone(),
             is_best,
             seconds: self.clock.elapsed().as_secs_f64(),
         };

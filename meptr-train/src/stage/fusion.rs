@@ -1,5 +1,4 @@
-//! Stage 3: the fusion model on vectors and predictions of all modalities, both tasks at once,
-//! semi-supervised.
+//! Stage 3: the fusion model on vectors and predictions of all modalities, both tasks at once.
 
 use std::collections::BTreeMap;
 
@@ -162,11 +161,9 @@ pub fn train_fusion(
     let rows = &data.train.rows;
     let steps = order.batches_per_epoch(rows.len());
     let mut course = Course::begin(&config.course, config.selection, parameters, steps, start)?;
-    let mut objective = match course.progress.wallets.clone() {
-        None => Objective::new(config.objective.clone(), &course.device()),
-        Some(wallets) => Objective::resume(config.objective.clone(), wallets, &course.device()),
-    }
-    .map_err(Error::doing("preparing the objective"))?;
+    let mut objective = Objective::new(&config.objective, &course.device())
+        .map_err(Error::doing("preparing the objective"))?
+        .resumed(course.progress.grad_norm.clone());
     while let Some(epoch) = course.next_epoch() {
         let batches = order.batches(epoch, rows.len());
         for (number, batch) in (1..).zip(&batches).skip(course.progress.batches) {
@@ -195,9 +192,9 @@ fn step(
     let (logits, scores) = course.with_dropout(|mode| model.answers(&batch.input, mode))?;
     let parts = objective.components_of(logits.as_ref(), scores.as_ref(), &batch.labels)?;
     let balanced = objective.balance(&parts, course.parameters(), course.tape())?;
-    course.progress.wallets = Some(objective.wallets().clone());
+    course.progress.grad_norm = objective.grad_norm().cloned();
     see(&mut course.seen, (logits, scores), batch)?;
-    if balanced.measured.is_empty() {
+    if balanced.losses.is_empty() {
         course.skip();
         return Ok(f64::NAN);
     }

@@ -11,7 +11,8 @@ use super::course::{CourseChange, CourseConfig};
 use super::fusion::WEIGHT_DECAY;
 use super::unimodal::selection;
 use super::{CrossTaskTraining, FusionTraining, Pairing, UnimodalTraining};
-use crate::loss::{Component, FixedLossConfig, ObjectiveConfig, PersonalityLoss};
+use crate::loss::objective_config::read_objective;
+use crate::loss::{FixedLossConfig, ObjectiveConfig, PersonalityLoss};
 use crate::select::SelectionMetric;
 use crate::settings::{Table, Value, as_table};
 
@@ -69,6 +70,7 @@ pub struct StageThree {
     /// scores.
     pub selection: SelectionMetric,
     /// What is minimised.
+    #[serde(deserialize_with = "read_objective")]
     pub objective: ObjectiveConfig,
     /// How long and how fast.
     #[serde(deserialize_with = "changes_of_stage_three")]
@@ -259,7 +261,9 @@ impl StageThree {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.objective.problems("objective");
         problems.extend(self.course.problems("course"));
-        problems.extend(self.nothing_to_learn());
+        if self.objective.labelled().personality_loss == PersonalityLoss::Ccc {
+            problems.extend(single_row("course", &self.course));
+        }
         problems.extend(self.ignored());
         let FusionConfig { hidden_dim, num_heads, dropout, ablation, .. } = &self.model;
         if !(1..=MAX_WIDTH).contains(hidden_dim) || !hidden_dim.is_multiple_of(2) {
@@ -275,28 +279,6 @@ impl StageThree {
         let is_off = |modality: &Modality| ablation.disabled_modalities.contains(modality);
         if Modality::ALL.iter().all(is_off) {
             problems.push("`model.ablation.disabled_modalities` leaves none".to_owned());
-        }
-        problems
-    }
-
-    /// Objectives that no batch can have a part of, and parts that never count.
-    fn nothing_to_learn(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let is_asked = |component: &Component| {
-            self.single_task.is_none_or(|single| single.task == component.task())
-        };
-        let mut asked = Component::ALL.into_iter().filter(is_asked);
-        if !self.objective.components.is_empty() && !asked.any(|one| self.objective.has(one)) {
-            let of =
-                self.single_task.map_or(String::new(), |one| format!(" of {}", one.task.name()));
-            problems.push(format!(
-                "`objective.components` leaves nothing to learn from: no part{of} is on that \
-                 `objective.lambda` and the confidence asked for let be there"
-            ));
-        }
-        let is_ccc = self.objective.personality_loss == PersonalityLoss::Ccc;
-        if is_ccc && self.objective.has(Component::PersonalitySupervised) {
-            problems.extend(single_row("course", &self.course));
         }
         problems
     }
@@ -427,29 +409,6 @@ mod tests {
 
     fn single(task: Task) -> Option<SingleTaskChoice> {
         Some(SingleTaskChoice { task, slice: FeatureSlice::Both })
-    }
-
-    #[test]
-    fn objectives_that_no_batch_has_a_part_of_are_refused() {
-        use Component::{EmotionPseudo, EmotionSupervised, PersonalityPseudo};
-        let pseudo = vec![EmotionPseudo, PersonalityPseudo];
-        assert!(problems(|stage| stage.objective.components = pseudo.clone()).is_empty());
-        let found = problems(|stage| {
-            (stage.objective.components, stage.objective.lambda) = (pseudo.clone(), 0.0);
-        });
-        assert!(found[0].contains("nothing to learn from"), "{found:?}");
-        let found = problems(|stage| {
-            stage.objective.components = vec![EmotionPseudo];
-            stage.objective.min_emotion_probability = 1.0;
-        });
-        assert_eq!(found.len(), 1, "{found:?}");
-        for (task, count) in [(Task::Emotion, 0), (Task::Personality, 1)] {
-            let found = problems(|stage| {
-                stage.objective.components = vec![EmotionSupervised];
-                stage.single_task = single(task);
-            });
-            assert_eq!(found.len(), count, "{found:?}");
-        }
     }
 
     #[test]

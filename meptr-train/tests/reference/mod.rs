@@ -9,25 +9,31 @@ use meptr_core::models::{FusionInput, ModalityInput};
 use meptr_core::weights::Trainable;
 use meptr_core::{Modality, PerModality};
 use meptr_train::data::{FusionRows, Labels};
-use meptr_train::loss::ObjectiveConfig;
-use meptr_train::loss::wallet::{Wallet, WalletConfig};
+use meptr_train::loss::{
+    GradNormConfig, GradNormPair, GradNormWeights, ObjectiveConfig, PublishedObjective,
+};
 use meptr_train::optim::OptimiserConfig;
 use serde_json::Value;
 
 #[path = "../../../tests/support/golden.rs"]
 pub mod golden;
 
-/// Losses, norms and wallet weights: f32 sums in another order.
+/// Losses, norms and GradNorm's weights: f32 sums in another order.
 pub const TOLERANCE: f64 = 2e-5;
 
 pub fn cases(prefix: &str) -> Result<Vec<Case>> {
-    let files = golden::json_files("train")?;
+    cases_in("train", prefix)
+}
+
+/// Cases of a folder of the reference data whose names begin with `prefix`.
+pub fn cases_in(folder: &str, prefix: &str) -> Result<Vec<Case>> {
+    let files = golden::json_files(folder)?;
     let named = |path: &&std::path::PathBuf| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
     };
     let cases = files.iter().filter(named).map(|path| Case::open(path));
     let cases = cases.collect::<Result<Vec<_>>>()?;
-    ensure!(!cases.is_empty(), "no case `{prefix}*`");
+    ensure!(!cases.is_empty(), "no case `{folder}/{prefix}*`");
     Ok(cases)
 }
 
@@ -37,23 +43,24 @@ pub fn number(json: &Value, name: &str) -> Result<f64> {
 
 pub fn objective_config(json: &Value, personality: &str, emotion: &str) -> Result<ObjectiveConfig> {
     let single = |name: &str| number(json, name).map(|value| value as f32);
-    let wallet = |alpha: &str, rate: &str| -> Result<WalletConfig> {
+    let grad_norm = |alpha: &str, rate: &str| -> Result<GradNormConfig> {
         let (alpha, learning_rate) = (single(alpha)?, single(rate)?);
-        Ok(WalletConfig { alpha, learning_rate, floor: single("w_floor")? })
+        Ok(GradNormConfig { alpha, learning_rate, floor: single("w_floor")? })
     };
-    Ok(ObjectiveConfig {
+    Ok(ObjectiveConfig::Published(PublishedObjective {
         emotion_loss: serde_json::from_value(json["emotion_loss_type"].clone())?,
         personality_loss: serde_json::from_value(json[personality].clone())?,
         class_weights: json["emo_weights"].is_array() || json["flag_emo_weight"] == true,
         emotion_weight: single(emotion)?,
         personality_weight: single(&emotion.replace("emotion", personality_suffix(personality)))?,
-        supervised: wallet("alpha_sup", "w_lr_sup")?,
-        pseudo: wallet("alpha_ssl", "w_lr_ssl")?,
+        grad_norm: GradNormPair {
+            supervised: grad_norm("alpha_sup", "w_lr_sup")?,
+            pseudo: grad_norm("alpha_ssl", "w_lr_ssl")?,
+        },
         lambda: single("lambda_ssl")?,
         min_emotion_probability: number(json, "ssl_confidence_threshold_emo")?,
         min_trait_confidence: number(json, "ssl_confidence_threshold_pt")?,
-        ..ObjectiveConfig::default()
-    })
+    }))
 }
 
 /// Traces say `weight_personality`, full runs `weight_pers`.
@@ -113,14 +120,14 @@ pub fn trained(trainable: &Trainable) -> BTreeMap<String, Tensor> {
     parameters.map(|(name, parameter)| (name, parameter.as_detached_tensor())).collect()
 }
 
-/// Compares a wallet with `{"emo_KIND", "per_KIND"}`.
-pub fn ensure_wallet(
+/// Compares GradNorm's weights of a pair of losses with `{"emo_KIND", "per_KIND"}`.
+pub fn ensure_grad_norm(
     what: &str,
-    wallet: &Wallet,
+    weights: &GradNormWeights,
     (expected, kind): (&Value, &str),
     tolerance: f64,
 ) -> Result<()> {
-    for (task, found) in ["emo", "per"].into_iter().zip(wallet.weights()) {
+    for (task, found) in ["emo", "per"].into_iter().zip(weights.weights()) {
         let name = format!("{task}_{kind}");
         let expected = number(&expected[kind], &name)?;
         ensure_near(&format!("{what} weight of {name}"), found.into(), expected, tolerance)?;

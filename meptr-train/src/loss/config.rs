@@ -13,7 +13,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FixedLossConfig {
-    /// Is each emotion weighted by how much rarer it is than its absence in the train split?
+    /// Whether each emotion is weighted by [`super::emotion::class_weights`] of the train split.
     pub class_weights: bool,
     /// Weight of the emotion part, 0 or more; none = 0.1 with class weights, 1 without.
     pub emotion_weight: Option<f64>,

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle::{Result, Tensor, TensorId, Var};
 use meptr_core::nn::{Product, Tape, product};
 
-use super::grad_norm::{self, Gradients, gradients_of, squares_of, weighted_sum};
-use super::wallet::Measured;
+use super::grad_norm::Measured;
+use super::gradients::{self, Gradients, gradients_of, squares_of, weighted_sum};
 use crate::{cores, host};
 
 /// Gradients of one loss: some as they are, others as sums of products.
 #[derive(Debug, Clone)]
-pub struct TapedGradients {
+pub struct FactoredGradients {
     /// Those that Candle's backward pass gave.
     plain: Gradients,
     /// Those that went to the tape.
@@ -29,7 +29,7 @@ pub fn gradients_on(
     tape: &Tape,
     loss: &Tensor,
     parameters: &BTreeMap<String, Var>,
-) -> Result<TapedGradients> {
+) -> Result<FactoredGradients> {
     drop(tape.take());
     let plain = gradients_of(loss, parameters)?;
     let mut products: BTreeMap<String, Vec<Product>> = BTreeMap::new();
@@ -45,7 +45,7 @@ pub fn gradients_on(
             products.entry(name.clone()).or_default().push(product);
         }
     }
-    Ok(TapedGradients { plain, products })
+    Ok(FactoredGradients { plain, products })
 }
 
 /// Gradients of several losses of one graph, their values, and the norms of their gradients,
@@ -60,13 +60,13 @@ pub fn measured_gradients(
     tape: &Tape,
     losses: &[&Tensor],
     parameters: &BTreeMap<String, Var>,
-) -> Result<Vec<(Measured, TapedGradients)>> {
+) -> Result<Vec<(Measured, FactoredGradients)>> {
     if losses.iter().any(|loss| !loss.device().is_cpu()) {
         let gradients = losses.iter().map(|loss| gradients_on(tape, loss, parameters));
         let gradients = gradients.collect::<Result<Vec<_>>>()?;
         let of_losses: Vec<_> =
             losses.iter().zip(&gradients).map(|(loss, of)| (*loss, &of.plain)).collect();
-        return Ok(grad_norm::measure(&of_losses)?.into_iter().zip(gradients).collect());
+        return Ok(gradients::measure(&of_losses)?.into_iter().zip(gradients).collect());
     }
     let inputs = InputSquares::default();
     let measured = cores::each(losses.to_vec(), |loss| -> Result<_> {
@@ -82,7 +82,7 @@ pub fn measured_gradients(
 /// # Errors
 /// As [`weighted_sum`].
 pub fn sum_of(
-    parts: &[(f32, TapedGradients)],
+    parts: &[(f32, FactoredGradients)],
     parameters: &BTreeMap<String, Var>,
 ) -> Result<Gradients> {
     let plain: Vec<_> = parts.iter().map(|(weight, part)| (*weight, part.plain.clone())).collect();
@@ -131,7 +131,7 @@ impl InputSquares {
     }
 }
 
-impl TapedGradients {
+impl FactoredGradients {
     /// Sum of the squares of all gradients.
     fn squares(&self, parameters: &BTreeMap<String, Var>, inputs: &InputSquares) -> Result<f64> {
         let mut squares = 0.0;
@@ -184,7 +184,7 @@ fn squares_of_products(products: &[Product], inputs: &InputSquares) -> Result<f6
         let of_input = inputs.of(of_use)?;
         let of_output = product(output_gradient, &output_gradient.t()?)?; // (rows, rows)
         let sum = host::read(&of_input, |inputs| {
-            host::read(&of_output, |outputs| grad_norm::dot(inputs, outputs))
+            host::read(&of_output, |outputs| gradients::dot(inputs, outputs))
         })??;
         squares += sum.max(0.0); // as a sum of squares, but for rounding
     }
@@ -294,7 +294,7 @@ mod tests {
         let mut taped = Mode::Taped(SeedStreams::new(1).stream("dropout"), tape.clone());
         let losses = layers.losses(&mut taped)?;
         let plain = layers.losses(&mut Mode::Eval)?;
-        let of = |losses: &[Tensor; 2]| -> Result<Vec<TapedGradients>> {
+        let of = |losses: &[Tensor; 2]| -> Result<Vec<FactoredGradients>> {
             losses.iter().map(|loss| gradients_on(&tape, loss, &parameters)).collect()
         };
         let (found, expected) = (of(&losses)?, of(&plain)?);
@@ -306,7 +306,7 @@ mod tests {
             assert!((found.gradient_norm - norm).abs() < 1e-5 * norm, "{found:?}, not {norm}");
         }
         for weights in [[1.0, 0.0], [0.3, 2.0]] {
-            let sum = |parts: &[TapedGradients]| {
+            let sum = |parts: &[FactoredGradients]| {
                 let parts = weights.into_iter().zip(parts.iter().cloned());
                 sum_of(&parts.collect::<Vec<_>>(), &parameters)
             };
