@@ -10,6 +10,7 @@ use meptr_core::store::Store;
 use meptr_core::{Modality, PerModality, Task};
 
 use crate::data::{Corpus, DescribedCorpus, Dev, FusionRows, SequenceRows, StoredClips, Train};
+use crate::metrics::{Occurrence, occurrences};
 use crate::stage::{Control, FusionData};
 use crate::{Error, Result};
 
@@ -126,6 +127,19 @@ impl Sources {
         ];
         let without = splits.into_iter().filter(|(_, is_labelled)| !is_labelled);
         without.map(|(split, _)| format!("{split}: no video has {} labels", task.name())).collect()
+    }
+
+    /// A problem when no dev corpus has an emotion that [`crate::metrics::EmotionMean::Present`] can score.
+    pub(super) fn nothing_present(&self) -> Option<String> {
+        let is_scored = |(_, clips): &(String, Arc<StoredClips>)| {
+            let labels = clips.clips().iter().filter_map(|clip| clip.emotion.as_ref());
+            occurrences(labels).contains(&Occurrence::SomeRows)
+        };
+        (!self.dev.iter().any(is_scored)).then(|| {
+            "dev: no corpus has an emotion that some videos show and others do not; \
+             `selection_mean` = \"reference\" does without"
+                .to_owned()
+        })
     }
 
     /// Names every sequence that cannot be read or holds a number that is not finite.

@@ -20,6 +20,7 @@ use super::sources::Sources;
 use super::summary::ModelSummary;
 use crate::data::{Corpus, FusionRows};
 use crate::evaluate::Stage;
+use crate::metrics::EmotionMean;
 use crate::run::{ModelFolder, checkpoint};
 use crate::select::DevScore;
 use crate::settings::to_json;
@@ -84,11 +85,27 @@ impl<'a> Experiment<'a> {
                 problems.push("stage3: no video has a modality that is not disabled".to_owned());
             }
         }
+        if stages.iter().any(|stage| self.selects_by_present_emotions(*stage)) {
+            problems.extend(self.sources.nothing_present());
+        }
         problems.extend(stages.iter().flat_map(|stage| self.missing_before(*stage, stages)));
         problems.extend(stages.iter().flat_map(|stage| self.changed_since(*stage)));
         problems.sort();
         problems.dedup(); // both tasks and stages read the same features
         problems
+    }
+
+    /// Is the dev score of a stage's models over the emotions that are present in dev?
+    fn selects_by_present_emotions(&self, stage: Stage) -> bool {
+        let ExperimentConfig { stage1, stage2, stage3, .. } = self.config;
+        let (tasks, mean) = match stage {
+            Stage::Stage1 => (stage1.tasks.as_slice(), stage1.selection_mean),
+            Stage::Stage2 => (stage2.selection.tasks(), stage2.selection_mean),
+            Stage::Stage3 => (self.tasks(), stage3.selection_mean),
+        };
+        mean == EmotionMean::Present
+            && tasks.contains(&Task::Emotion)
+            && self.sources.unlabelled(Task::Emotion).is_empty() // which is told by itself
     }
 
     /// Models that a stage builds upon and that neither exist nor are trained with it.
@@ -365,7 +382,7 @@ impl<'a> Experiment<'a> {
 
     /// Tasks whose labels stage 3 cannot do without.
     fn tasks(&self) -> &'static [Task] {
-        self.config.stage3.training().selection.tasks()
+        self.config.stage3.training().selection.metric.tasks()
     }
 
     pub(super) fn unimodal_config(&self, modality: Modality, task: Task) -> &UnimodalConfig {

@@ -12,7 +12,8 @@ use super::fusion::WEIGHT_DECAY;
 use super::unimodal::selection;
 use super::{CrossTaskTraining, FusionTraining, Pairing, UnimodalTraining};
 use crate::loss::{Component, FixedLossConfig, ObjectiveConfig, PersonalityLoss};
-use crate::select::SelectionMetric;
+use crate::metrics::EmotionMean;
+use crate::select::{Selection, SelectionMetric};
 use crate::settings::{Table, Value, as_table};
 
 /// `stage1.toml`: the models of one modality and one task.
@@ -25,6 +26,8 @@ pub struct StageOne {
     pub modalities: Vec<Modality>,
     /// Tasks to train models of.
     pub tasks: Vec<Task>,
+    /// Emotions that the means in the dev score are over.
+    pub selection_mean: EmotionMean,
     /// What is minimised.
     pub loss: FixedLossConfig,
     /// How long and how fast.
@@ -47,6 +50,8 @@ pub struct StageTwo {
     pub pairing: Pairing,
     /// What the best epoch is best in.
     pub selection: SelectionMetric,
+    /// Emotions that the means in the dev score are over.
+    pub selection_mean: EmotionMean,
     /// What is minimised.
     pub loss: FixedLossConfig,
     /// How long and how fast.
@@ -68,6 +73,8 @@ pub struct StageThree {
     /// What the best epoch is best in; with `single_task`, `combined` is the mean of that task's
     /// scores.
     pub selection: SelectionMetric,
+    /// Emotions that the means in the dev score are over.
+    pub selection_mean: EmotionMean,
     /// What is minimised.
     pub objective: ObjectiveConfig,
     /// How long and how fast.
@@ -102,6 +109,7 @@ impl Default for StageOne {
             seed: DEFAULT_SEED,
             modalities: Modality::ALL.to_vec(),
             tasks: Task::ALL.to_vec(),
+            selection_mean: EmotionMean::default(),
             loss: FixedLossConfig::default(),
             course: CourseConfig::default(),
             course_of: published_changes(),
@@ -117,6 +125,7 @@ impl Default for StageTwo {
             modalities: Modality::ALL.to_vec(),
             pairing: Pairing::default(),
             selection: SelectionMetric::Combined,
+            selection_mean: EmotionMean::default(),
             loss: FixedLossConfig::default(),
             course: CourseConfig::default(),
             course_of: published_changes(),
@@ -128,8 +137,9 @@ impl Default for StageTwo {
 impl Default for StageThree {
     fn default() -> Self {
         let FusionTraining { objective, course, selection } = FusionTraining::default();
+        let Selection { metric: selection, mean: selection_mean } = selection;
         let (seed, model) = (DEFAULT_SEED, FusionConfig::published());
-        Self { seed, single_task: None, selection, objective, course, model }
+        Self { seed, single_task: None, selection, selection_mean, objective, course, model }
     }
 }
 
@@ -157,7 +167,8 @@ impl StageOne {
     /// How a model is trained.
     pub fn training(&self, modality: Modality, task: Task) -> UnimodalTraining {
         let course = changed(&self.course, self.course_of[modality].as_ref());
-        UnimodalTraining { task, loss: self.loss.clone(), course }
+        let selection_mean = self.selection_mean;
+        UnimodalTraining { task, loss: self.loss.clone(), course, selection_mean }
     }
 
     /// Shape of a model that reads features of this width.
@@ -192,7 +203,8 @@ impl StageTwo {
     /// How a model is trained.
     pub fn training(&self, modality: Modality) -> CrossTaskTraining {
         let course = changed(&self.course, self.course_of[modality].as_ref());
-        CrossTaskTraining { loss: self.loss.clone(), course, selection: self.selection }
+        let selection = Selection { metric: self.selection, mean: self.selection_mean };
+        CrossTaskTraining { loss: self.loss.clone(), course, selection }
     }
 
     /// Shape of a model around these stage-1 models: emotion, personality.
@@ -225,10 +237,11 @@ impl StageTwo {
 impl StageThree {
     /// How the model is trained.
     pub fn training(&self) -> FusionTraining {
-        let selection = match (self.single_task, self.selection) {
+        let metric = match (self.single_task, self.selection) {
             (Some(single), SelectionMetric::Combined) => selection(single.task),
             (_, chosen) => chosen,
         };
+        let selection = Selection { metric, mean: self.selection_mean };
         let (objective, course) = (self.objective.clone(), self.course.clone());
         FusionTraining { objective, course, selection }
     }
