@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle::Device;
-use meptr_core::models::{CrossTaskModel, ScoreTransform};
+use meptr_core::models::ScoreTransform;
 use meptr_core::store::Store;
 use meptr_core::{Modality, PerModality, Task};
 
-use crate::data::{Corpus, DescribedCorpus, Dev, FusionRows, SequenceRows, StoredClips, Train};
+use crate::data::{
+    Corpus, DescribedCorpus, Dev, EncodesModality, FusionRows, SequenceRows, StoredClips, Train,
+};
 use crate::metrics::{Occurrence, occurrences};
 use crate::stage::{Control, FusionData};
 use crate::{Error, Result};
@@ -157,7 +159,7 @@ impl Sources {
     /// As [`StoredClips::fusion_rows`].
     pub fn fusion(
         &self,
-        heads: &PerModality<Option<CrossTaskModel>>,
+        heads: &PerModality<Option<impl EncodesModality>>,
         device: &Device,
         mut on_row: impl FnMut() -> Control,
     ) -> Result<Option<FusionData>> {

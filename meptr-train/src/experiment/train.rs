@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle::Tensor;
+use candle_nn::VarBuilder;
 use meptr_core::bundle::{PartKind, PartNote};
 use meptr_core::models::{
     self, CrossTaskModel, FusionConfig, FusionModel, HeadConfig, ModalityInput, SingleTaskModel,
@@ -18,15 +19,15 @@ use super::course::{Course, Watch, is_finished};
 use super::devices::Devices;
 use super::sources::Sources;
 use super::summary::ModelSummary;
-use crate::data::{Corpus, FusionRows};
+use crate::data::{Corpus, EncodesModality, FusionRows, StageOneEncoder, StageOneEncoders};
 use crate::evaluate::Stage;
 use crate::metrics::EmotionMean;
 use crate::run::{ModelFolder, checkpoint};
 use crate::select::DevScore;
 use crate::settings::to_json;
 use crate::stage::{
-    CrossTaskData, FusionData, PairedRows, UnimodalData, load_around, train_cross_task,
-    train_fusion, train_unimodal, whole_head,
+    CrossTaskData, FusionData, PairedRows, SingleTaskChoice, UnimodalData, load_around,
+    train_cross_task, train_fusion, train_unimodal, whole_head,
 };
 use crate::{Error, Result};
 
@@ -119,7 +120,16 @@ impl<'a> Experiment<'a> {
             }
             Stage::Stage3 => {
                 let modalities = self.fused_modalities().into_iter();
-                (Stage::Stage2, modalities.map(|modality| modality.name().to_owned()).collect())
+                match self.stage_one_tasks() {
+                    Some(tasks) => {
+                        let of = |one| tasks.iter().map(move |task| unimodal(one, *task));
+                        (Stage::Stage1, modalities.flat_map(of).collect())
+                    }
+                    None => {
+                        let names = modalities.map(|modality| modality.name().to_owned());
+                        (Stage::Stage2, names.collect())
+                    }
+                }
             }
         };
         let or_without = match stage {
@@ -260,30 +270,77 @@ impl<'a> Experiment<'a> {
     }
 
     /// What stage 3 is trained on: what the models of stage 2 say, those of disabled modalities too,
-    /// where there are such; none when interrupted.
+    /// where there are such; or those of stage 1, see [`crate::stage::SingleTaskVectors`]. None when
+    /// interrupted.
     ///
     /// # Errors
     /// When these models or the features cannot be read, or the device fails.
     pub fn fusion_data(&self, watch: &mut impl Watch) -> Result<Option<FusionData>> {
+        if let Some(choice) = self.config.stage3.single_task
+            && let Some(tasks) = choice.stage_one_tasks()
+        {
+            let encoders = PerModality::try_from_fn(|modality| {
+                self.stage_one_encoders(modality, (choice, &tasks))
+            })?;
+            return self.fusion_data_of(&encoders, watch);
+        }
         let heads = PerModality::try_from_fn(|modality| {
             let config = &self.heads[modality];
-            let path = self.best(Stage::Stage2, modality.name());
-            if self.sources.width(modality).is_none() || !path.exists() {
-                return Ok(None);
-            }
-            let head = load_file(&path, &self.devices.heads, models::may_be_left, |vb| {
-                CrossTaskModel::load(config, vb)
-            });
-            head.map(Some).map_err(|source| Error::OfModel {
-                model: format!(
-                    "`{}` cannot be used; delete its folder to train that model again",
-                    path.display()
-                ),
-                source: Box::new(source.into()),
-            })
+            let load = |vb: VarBuilder<'_>| CrossTaskModel::load(config, vb);
+            self.trained_model(modality, (Stage::Stage2, modality.name()), load)
         })?;
+        self.fusion_data_of(&heads, watch)
+    }
+
+    /// The stage-1 models of some tasks; none unless all of them are there.
+    fn stage_one_encoders(
+        &self,
+        modality: Modality,
+        (choice, tasks): (SingleTaskChoice, &[Task]),
+    ) -> Result<Option<StageOneEncoders>> {
+        let mut encoders = StageOneEncoders { emotion: None, personality: None };
+        for task in tasks {
+            let config = self.unimodal_config(modality, *task);
+            let load = |vb: VarBuilder<'_>| UnimodalModel::load(config, *task, vb);
+            let place = (Stage::Stage1, &*unimodal(modality, *task));
+            let Some(model) = self.trained_model(modality, place, load)? else { return Ok(None) };
+            let encoder = Some(StageOneEncoder { model, is_read: choice.reads(*task) });
+            match task {
+                Task::Emotion => encoders.emotion = encoder,
+                Task::Personality => encoders.personality = encoder,
+            }
+        }
+        Ok(Some(encoders))
+    }
+
+    /// A finished model of a modality; none when it is not there, or no video has the modality.
+    fn trained_model<M>(
+        &self,
+        modality: Modality,
+        (stage, name): (Stage, &str),
+        load: impl FnOnce(VarBuilder<'_>) -> candle::Result<M>,
+    ) -> Result<Option<M>> {
+        let path = self.best(stage, name);
+        if self.sources.width(modality).is_none() || !path.exists() {
+            return Ok(None);
+        }
+        let model = load_file(&path, &self.devices.heads, models::may_be_left, load);
+        model.map(Some).map_err(|source| Error::OfModel {
+            model: format!(
+                "`{}` cannot be used; delete its folder to train that model again",
+                path.display()
+            ),
+            source: Box::new(source.into()),
+        })
+    }
+
+    fn fusion_data_of(
+        &self,
+        encoders: &PerModality<Option<impl EncodesModality>>,
+        watch: &mut impl Watch,
+    ) -> Result<Option<FusionData>> {
         let (mut done, all) = (0, self.sources.len());
-        let data = self.sources.fusion(&heads, &self.devices.heads, || {
+        let data = self.sources.fusion(encoders, &self.devices.heads, || {
             done += 1;
             watch.rows(done, all)
         })?;
@@ -307,7 +364,8 @@ impl<'a> Experiment<'a> {
         let config = self.fusion_config();
         let single = self.config.stage3.single_task_model(&self.heads);
         let data = as_read(data, &config).map_err(Error::doing("transforming trait scores"))?;
-        let problems = data.problems(&config.input_dims, self.tasks());
+        let input_dims = single.as_ref().map_or(config.input_dims, |single| single.input_dims);
+        let problems = data.problems(&input_dims, self.tasks());
         if !problems.is_empty() {
             return Err(Error::UnfitData { problems });
         }
@@ -378,6 +436,11 @@ impl<'a> Experiment<'a> {
         let stage1 = &self.config.stage1;
         let modalities = stage1.modalities.iter();
         modalities.flat_map(|modality| stage1.tasks.iter().map(|task| (*modality, *task)))
+    }
+
+    /// Tasks whose stage-1 models stage 3 reads; none when it reads stage 2.
+    fn stage_one_tasks(&self) -> Option<Vec<Task>> {
+        self.config.stage3.single_task.and_then(SingleTaskChoice::stage_one_tasks)
     }
 
     /// Tasks whose labels stage 3 cannot do without.

@@ -91,6 +91,41 @@ pub struct SingleTaskChoice {
     pub task: Task,
     /// Which part of each modality's vector it reads.
     pub slice: FeatureSlice,
+    /// Models that the vectors are of.
+    #[serde(default)]
+    pub vectors: SingleTaskVectors,
+}
+
+/// Vectors that a model of one task reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SingleTaskVectors {
+    /// Features of the stage-1 models, whose widths differ by task; the authors' models
+    /// (`SingleTaskAsymModel`). Stage 2 is not needed, and of stage 1 only what the slice and the
+    /// task need.
+    #[default]
+    Stage1,
+    /// What the stage-2 models hand on, as models of both tasks read it, with halves of one width
+    /// (`SingleTaskSlimModel`).
+    Stage2,
+}
+
+impl SingleTaskChoice {
+    /// Does the slice hold the part of a task?
+    pub fn reads(self, part: Task) -> bool {
+        match self.slice {
+            FeatureSlice::Both => true,
+            FeatureSlice::Emotion => part == Task::Emotion,
+            FeatureSlice::Personality => part == Task::Personality,
+        }
+    }
+
+    /// Tasks whose stage-1 models give vectors or predictions; none when stage 2 gives them.
+    pub fn stage_one_tasks(self) -> Option<Vec<Task>> {
+        let is_needed = |task: &Task| *task == self.task || self.reads(*task);
+        let tasks = || Task::ALL.into_iter().filter(is_needed).collect();
+        (self.vectors == SingleTaskVectors::Stage1).then(tasks)
+    }
 }
 
 /// Shapes of the models of stages 1 and 2.
@@ -254,9 +289,24 @@ impl StageThree {
 
     /// Shape of the model of one task, when that is what is to be trained.
     pub fn single_task_model(&self, heads: &PerModality<HeadConfig>) -> Option<SingleTaskConfig> {
-        let SingleTaskChoice { task, slice } = self.single_task?;
+        let choice = self.single_task?;
+        let SingleTaskChoice { task, slice, vectors } = choice;
         let FusionConfig { hidden_dim, num_heads, dropout, input_dims, .. } = self.model(heads);
-        let emotion_dims = None;
+        let (input_dims, emotion_dims) = match vectors {
+            SingleTaskVectors::Stage2 => (input_dims, None),
+            SingleTaskVectors::Stage1 => {
+                let width = |part: Task, config: &UnimodalConfig| match choice.reads(part) {
+                    true => config.width(),
+                    false => 0, // a vector holds what is read
+                };
+                let emotion =
+                    PerModality::from_fn(|modality| width(Task::Emotion, &heads[modality].emotion));
+                let whole = PerModality::from_fn(|modality| {
+                    emotion[modality] + width(Task::Personality, &heads[modality].personality)
+                });
+                (whole, Some(emotion))
+            }
+        };
         Some(SingleTaskConfig {
             hidden_dim,
             num_heads,
@@ -439,7 +489,40 @@ mod tests {
     }
 
     fn single(task: Task) -> Option<SingleTaskChoice> {
-        Some(SingleTaskChoice { task, slice: FeatureSlice::Both })
+        let (slice, vectors) = (FeatureSlice::Both, SingleTaskVectors::default());
+        Some(SingleTaskChoice { task, slice, vectors })
+    }
+
+    #[test]
+    fn vectors_of_stage_1_have_the_widths_of_its_published_models() {
+        let heads = PerModality::from_fn(HeadConfig::published);
+        let config = |slice: FeatureSlice, vectors: SingleTaskVectors| {
+            let single_task = Some(SingleTaskChoice { task: Task::Emotion, slice, vectors });
+            let stage = StageThree { single_task, ..StageThree::default() };
+            stage.single_task_model(&heads).unwrap()
+        };
+        use SingleTaskVectors::{Stage1, Stage2};
+        let asym = SingleTaskConfig::ASYM_EMOTION_DIMS;
+        let both = config(FeatureSlice::Both, Stage1);
+        assert_eq!(both.emotion_dims, Some(asym));
+        let whole = PerModality { body: 1280, face: 1280, scene: 1024, audio: 512, text: 768 };
+        assert_eq!(both.input_dims, whole);
+        let emotion = config(FeatureSlice::Emotion, Stage1);
+        assert_eq!((emotion.input_dims, emotion.emotion_dims), (asym, Some(asym)));
+        let traits = config(FeatureSlice::Personality, Stage1);
+        let widths = PerModality { body: 1024, face: 256, scene: 512, audio: 256, text: 512 };
+        assert_eq!(traits.input_dims, widths);
+        assert_eq!(traits.emotion_dims, Some(PerModality::default()));
+        let slim = config(FeatureSlice::Emotion, Stage2);
+        assert_eq!((slim.input_dims.body, slim.emotion_dims), (2048, None));
+        let choice = |text: &str| toml::from_str::<SingleTaskChoice>(text).unwrap();
+        let authors = choice("task = 'emotion'\nslice = 'emo'");
+        assert_eq!(authors.vectors, Stage1);
+        assert_eq!(authors.stage_one_tasks(), Some(vec![Task::Emotion]));
+        let mixed = choice("task = 'personality'\nslice = 'emo'");
+        assert_eq!(mixed.stage_one_tasks(), Some(Task::ALL.to_vec()));
+        let slim = choice("task = 'emotion'\nslice = 'emo'\nvectors = 'stage2'");
+        assert_eq!(slim.stage_one_tasks(), None);
     }
 
     #[test]
