@@ -8,7 +8,9 @@ use meptr_core::{Emotion, PersonalityTrait, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Dev, Labels, Split};
-use crate::metrics::{EmotionScores, PersonalityScores, emotion_scores, personality_scores};
+use crate::metrics::{
+    EmotionMean, EmotionMeans, EmotionScores, PersonalityScores, emotion_scores, personality_scores,
+};
 use crate::{Error, Result};
 
 /// Outputs for the rows of a corpus, in order.
@@ -157,38 +159,54 @@ impl<S: Split> Evaluation<S> {
         &self.corpora
     }
 
-    /// Mean over all corpora's mUAR and mF1; none without emotion labels.
-    pub fn mean_emotion(&self) -> Option<f64> {
-        self.mean(|scores| scores.emotion.map(|emotion| emotion.mean()))
+    /// Mean over all corpora's mUAR and mF1; none without emotion labels that it can be taken over.
+    pub fn mean_emotion(&self, mean: EmotionMean) -> Option<f64> {
+        self.emotion(mean, EmotionMeans::mean)
     }
 
     /// Mean over all corpora's mACC and CCC; none without trait labels.
     pub fn mean_personality(&self) -> Option<f64> {
-        self.mean(|scores| scores.personality.map(|personality| personality.mean()))
+        self.personality(PersonalityScores::mean)
     }
 
     /// One number for the split; none when it lacks the labels for it.
-    pub fn metric(&self, metric: SelectionMetric) -> Option<f64> {
-        let emotion = |of: fn(&EmotionScores) -> f64| self.mean(|s| s.emotion.as_ref().map(of));
-        let personality =
-            |of: fn(&PersonalityScores) -> f64| self.mean(|s| s.personality.as_ref().map(of));
+    pub fn score(&self, Selection { metric, mean }: Selection) -> Option<f64> {
         match metric {
             SelectionMetric::Combined => {
-                Some((self.mean_emotion()? + self.mean_personality()?) / 2.0)
+                Some((self.mean_emotion(mean)? + self.mean_personality()?) / 2.0)
             }
-            SelectionMetric::MeanEmotion => self.mean_emotion(),
+            SelectionMetric::MeanEmotion => self.mean_emotion(mean),
             SelectionMetric::MeanPersonality => self.mean_personality(),
-            SelectionMetric::Muar => emotion(|scores| scores.muar),
-            SelectionMetric::Mf1 => emotion(|scores| scores.mf1),
-            SelectionMetric::Macc => personality(|scores| scores.macc),
-            SelectionMetric::Ccc => personality(|scores| scores.ccc),
+            SelectionMetric::Muar => self.emotion(mean, |means| means.muar),
+            SelectionMetric::Mf1 => self.emotion(mean, |means| means.mf1),
+            SelectionMetric::Macc => self.personality(|scores| scores.macc),
+            SelectionMetric::Ccc => self.personality(|scores| scores.ccc),
         }
+    }
+
+    /// Mean over the corpora that have the mean.
+    fn emotion(&self, mean: EmotionMean, of: impl Fn(&EmotionMeans) -> f64) -> Option<f64> {
+        self.mean(|scores| scores.emotion.and_then(|one| one.means(mean)).as_ref().map(&of))
+    }
+
+    /// Mean over the corpora with trait labels.
+    fn personality(&self, of: impl Fn(&PersonalityScores) -> f64) -> Option<f64> {
+        self.mean(|scores| scores.personality.as_ref().map(&of))
     }
 
     fn mean(&self, of: impl Fn(&CorpusScores) -> Option<f64>) -> Option<f64> {
         let values: Vec<f64> = self.corpora.iter().filter_map(|(_, scores)| of(scores)).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
+}
+
+/// The number that the best epoch is best in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selection {
+    /// The metric.
+    pub metric: SelectionMetric,
+    /// Emotions that its means are over.
+    pub mean: EmotionMean,
 }
 
 /// What the best epoch is best in.
@@ -263,10 +281,10 @@ impl SelectionMetric {
 ///
 /// ```compile_fail
 /// use meptr_train::data::Test;
-/// use meptr_train::select::{DevScore, Evaluation, SelectionMetric};
+/// use meptr_train::select::{DevScore, Evaluation, Selection};
 ///
-/// fn peek(evaluation: &Evaluation<Test>) -> DevScore {
-///     DevScore::of(evaluation, SelectionMetric::Combined).unwrap()
+/// fn peek(evaluation: &Evaluation<Test>, selection: Selection) -> DevScore {
+///     DevScore::of(evaluation, selection).unwrap()
 /// }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -278,9 +296,9 @@ impl DevScore {
     ///
     /// # Errors
     /// [`Error::NothingToSelectBy`] when no corpus has the labels that the metric needs.
-    pub fn of(evaluation: &Evaluation<Dev>, metric: SelectionMetric) -> Result<Self> {
+    pub fn of(evaluation: &Evaluation<Dev>, selection: Selection) -> Result<Self> {
         let nothing = || Error::NothingToSelectBy {
-            metric: metric.name(),
+            metric: selection.metric.name(),
             corpora: evaluation
                 .corpora
                 .iter()
@@ -288,7 +306,7 @@ impl DevScore {
                 .collect::<Vec<_>>()
                 .join(", "),
         };
-        evaluation.metric(metric).map(Self).ok_or_else(nothing)
+        evaluation.score(selection).map(Self).ok_or_else(nothing)
     }
 
     /// The number.
@@ -359,12 +377,45 @@ mod tests {
         assert_eq!(best.best(), Some((4, DevScore(0.6))));
     }
 
+    fn by(metric: SelectionMetric, mean: EmotionMean) -> Selection {
+        Selection { metric, mean }
+    }
+
     #[test]
     fn a_split_without_the_needed_labels_gives_no_score() {
         let nothing = CorpusScores { emotion: None, personality: None };
         let evaluation = Evaluation::<Dev>::new(vec![("empty".into(), nothing)]);
-        let error = DevScore::of(&evaluation, SelectionMetric::Combined).unwrap_err();
+        let selection = by(SelectionMetric::Combined, EmotionMean::Present);
+        let error = DevScore::of(&evaluation, selection).unwrap_err();
         assert!(error.to_string().contains("empty"), "{error}");
+    }
+
+    /// Scores of two rows, of which both are said to be happy.
+    fn happy(labels: [[f32; Emotion::COUNT]; 2]) -> CorpusScores {
+        let happy = [0.0, 0.0, 0.0, 0.0, 20.0, 0.0, 0.0];
+        CorpusScores { emotion: emotion_scores(&[happy; 2], &labels), personality: None }
+    }
+
+    #[test]
+    fn the_mean_that_selects_is_that_of_the_setting() {
+        let one = [[0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0]];
+        // Happiness recalls 1 and 0, anger and fear 0 and 1; disgust, sadness, surprise nowhere.
+        let evaluation = Evaluation::<Dev>::new(vec![("some".into(), happy(one))]);
+        let muar =
+            |evaluation: &Evaluation<Dev>, mean| evaluation.score(by(SelectionMetric::Muar, mean));
+        assert_eq!(muar(&evaluation, EmotionMean::Present), Some(0.5));
+        assert_eq!(muar(&evaluation, EmotionMean::Reference), Some(0.75));
+        // Nothing but neutral: a corpus to leave out of the mean, not one to score as right.
+        let neutral = happy([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]; 2]);
+        let both = [("some".into(), happy(one)), ("calm".into(), neutral)];
+        let evaluation = Evaluation::<Dev>::new(both.to_vec());
+        assert_eq!(muar(&evaluation, EmotionMean::Present), Some(0.5));
+        // Recall of "not happy" is 0; the other five are right.
+        assert_eq!(muar(&evaluation, EmotionMean::Reference), Some((0.75 + 5.0 / 6.0) / 2.0));
+        let evaluation = Evaluation::<Dev>::new(both[1..].to_vec());
+        let selection = by(SelectionMetric::MeanEmotion, EmotionMean::Present);
+        let error = DevScore::of(&evaluation, selection).unwrap_err();
+        assert!(error.to_string().contains("calm"), "{error}");
     }
 
     #[test]

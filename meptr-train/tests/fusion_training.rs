@@ -11,6 +11,7 @@ use meptr_core::{Modality, PerModality};
 use meptr_train::Error;
 use meptr_train::data::{Corpus, FusionRows, Labels, Order};
 use meptr_train::loss::{FixedObjective, ObjectiveConfig, PersonalityLoss, PublishedObjective};
+use meptr_train::metrics::EmotionMean;
 use meptr_train::optim::{OptimiserConfig, ScheduleConfig};
 use meptr_train::stage::{
     CourseConfig, EpochReport, FusionData, FusionTraining, Start, TrainingState, train_fusion,
@@ -165,7 +166,7 @@ fn it_learns_what_the_vectors_tell() -> Result<()> {
     let result = train(1, &quick(), None)?;
     let ((first, _), (last, _)) = (&result.epochs[0], result.epochs.last().context("epochs")?);
     ensure!(last.loss < first.loss / 2.0, "{} to {}", first.loss, last.loss);
-    let emotion = last.dev.mean_emotion().context("emotion scores")?;
+    let emotion = last.dev.mean_emotion(EmotionMean::Present).context("emotion scores")?;
     let traits = last.dev.mean_personality().context("trait scores")?;
     ensure!(emotion > 0.7 && traits > 0.7, "scores {emotion} and {traits}");
     Ok(())

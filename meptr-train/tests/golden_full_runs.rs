@@ -9,8 +9,9 @@ use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
 use meptr_core::{Modality, PerModality};
 use meptr_train::data::{Corpus, FusionRows, Labels, Order, Split, Test};
+use meptr_train::metrics::EmotionMean;
 use meptr_train::optim::ScheduleConfig;
-use meptr_train::select::{CorpusScores, Evaluation};
+use meptr_train::select::{CorpusScores, Evaluation, Selection};
 use meptr_train::stage::{
     CourseConfig, EpochReport, FusionData, FusionTraining, Start, TrainingState, evaluate,
     train_fusion,
@@ -127,7 +128,10 @@ fn training(settings: &Value) -> Result<FusionTraining> {
             max_epochs: number(settings, "num_epochs")? as usize,
             patience_epochs: number(settings, "max_patience")? as usize,
         },
-        selection: serde_json::from_value(settings["selection_metric"].clone())?,
+        selection: Selection {
+            metric: serde_json::from_value(settings["selection_metric"].clone())?,
+            mean: EmotionMean::Reference,
+        },
     })
 }
 
@@ -214,13 +218,13 @@ fn batches(case: &Case, prefix: &str) -> Result<(FusionRows, Vec<Vec<u32>>)> {
 /// The largest difference to `{"mF1_CORPUS", .., "mean_emo", "mean_pkl"}`.
 fn score_difference<S: Split>(found: &Evaluation<S>, expected: &Value) -> Result<f64> {
     let mut pairs = vec![
-        ("mean_emo".to_owned(), found.mean_emotion().context("emotions")?),
+        ("mean_emo".to_owned(), found.mean_emotion(EmotionMean::Reference).context("emotions")?),
         ("mean_pkl".to_owned(), found.mean_personality().context("traits")?),
     ];
     for (corpus, CorpusScores { emotion, personality }) in found.corpora() {
         if let Some(scores) = emotion {
-            pairs.push((format!("mF1_{corpus}"), scores.mf1));
-            pairs.push((format!("mUAR_{corpus}"), scores.muar));
+            pairs.push((format!("mF1_{corpus}"), scores.reference.mf1));
+            pairs.push((format!("mUAR_{corpus}"), scores.reference.muar));
         }
         if let Some(scores) = personality {
             pairs.push((format!("ACC_{corpus}"), scores.macc));
@@ -240,7 +244,7 @@ fn score_difference<S: Split>(found: &Evaluation<S>, expected: &Value) -> Result
 fn ensure_train_line(what: &str, line: &str, loss: f64, scores: &CorpusScores) -> Result<()> {
     let mut found = vec![("Loss=", loss)];
     if let Some(emotion) = scores.emotion {
-        found.extend([("UAR=", emotion.muar), ("MF1=", emotion.mf1)]);
+        found.extend([("UAR=", emotion.reference.muar), ("MF1=", emotion.reference.mf1)]);
     }
     if let Some(personality) = scores.personality {
         found.extend([("ACC=", personality.macc), ("CCC=", personality.mean_trait_ccc)]);

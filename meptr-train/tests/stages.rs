@@ -22,9 +22,9 @@ use meptr_train::loss::{ObjectiveConfig, PublishedObjective};
 use meptr_train::select::SelectionMetric;
 use meptr_train::stage::{
     Control, CourseConfig, CrossTaskData, CrossTaskTraining, FusionData, FusionTraining,
-    ModelsConfig, Outcome, PairedRows, Pairing, SingleTaskChoice, StageOne, StageThree, StageTwo,
-    Start, UnimodalData, UnimodalTraining, load_around, train_cross_task, train_fusion,
-    train_unimodal, whole_head,
+    ModelsConfig, Outcome, PairedRows, Pairing, SingleTaskChoice, SingleTaskVectors, StageOne,
+    StageThree, StageTwo, Start, UnimodalData, UnimodalTraining, load_around, train_cross_task,
+    train_fusion, train_unimodal, whole_head,
 };
 
 #[allow(dead_code, unreachable_pub)]
@@ -339,7 +339,8 @@ fn stage_3_trains_models_of_one_task() -> Result<()> {
         (Task::Personality, FeatureSlice::Personality),
     ];
     for (task, slice) in choices {
-        let single_task = Some(SingleTaskChoice { task, slice });
+        let vectors = SingleTaskVectors::Stage2;
+        let single_task = Some(SingleTaskChoice { task, slice, vectors });
         let stage = StageThree { single_task, ..third_stage(20) };
         let config = stage.single_task_model(&configs).context("a choice")?;
         let trainable = Trainable::new(SeedStreams::new(SEEDS));

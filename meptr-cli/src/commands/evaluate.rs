@@ -25,8 +25,9 @@ use crate::{Finish, output};
 
 /// Score the models of a bundle on stored features with labels
 ///
-/// Scores are balanced accuracy (mUAR) and F1 (mF1) of the emotions, accuracy (mACC) and concordance
-/// (CCC) of the traits, with those of every emotion and trait.
+/// Scores are balanced accuracy (mUAR) and F1 (mF1) of the emotions that some clips show and others do
+/// not, accuracy of the strongest emotion, and accuracy (mACC) and concordance (CCC) of the traits;
+/// for the last model also those of every emotion and trait, chance levels and 95 % intervals.
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
     /// Weight bundle: a folder, or a name as for `meptr predict`, which also says the default
@@ -102,6 +103,8 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
         clips: clips.clips().len(),
         left_out: clips.left_out().len(),
         models: scores.iter().map(|one| score(one, clips.clips(), truth.as_deref())).collect(),
+        resamples: EvaluationReport::RESAMPLES,
+        notes: EvaluationReport::NOTES,
         published: PUBLISHED,
     };
     match args.format {

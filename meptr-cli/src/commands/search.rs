@@ -10,6 +10,7 @@ use meptr_train::evaluate::Stage;
 use meptr_train::experiment::{Experiment, ExperimentConfig};
 use meptr_train::run::files::make_folder;
 use meptr_train::search::{Grid, Search, Strategy, Trained};
+use meptr_train::select::DevScore;
 use meptr_train::settings::Table;
 use meptr_train::stage::FusionData;
 
@@ -154,6 +155,21 @@ impl SearchArgs {
     }
 }
 
+/// A training on vectors that other trials do not read.
+fn train_on_own_vectors(
+    experiment: &Experiment<'_>,
+    bars: &mut TrainingBars,
+) -> meptr_train::Result<Option<DevScore>> {
+    let problems = experiment.problems(&[Stage::Stage3]);
+    if !problems.is_empty() {
+        return Err(meptr_train::Error::UnfitData { problems });
+    }
+    match experiment.fusion_data(bars)? {
+        Some(data) => experiment.train_fusion(&data, bars),
+        None => Ok(None),
+    }
+}
+
 /// One training; a trial that was interrupted goes on, if its settings are the same.
 fn trial(
     prepared: &Prepared,
@@ -177,7 +193,13 @@ fn trial(
     let score = match (target, data) {
         (Target::Unimodal(modality, task), _) => experiment.train_unimodal(modality, task, bars),
         (Target::CrossTask(modality), _) => experiment.train_cross_task(modality, bars),
-        (Target::Fusion, Some(data)) => experiment.train_fusion(data, bars),
+        (Target::Fusion, Some(data)) => {
+            if config.stage3.single_task == prepared.config.stage3.single_task {
+                experiment.train_fusion(data, bars)
+            } else {
+                train_on_own_vectors(&experiment, bars) // of other models or other parts
+            }
+        }
         (Target::Fusion, None) => Ok(None), // interrupted while it was read
     };
     match score {

@@ -46,7 +46,7 @@ pub struct SingleTaskConfig {
 }
 
 impl SingleTaskConfig {
-    /// Widths of the emotion part for vectors of stage-1 features ("asym").
+    /// Widths of the emotion part for vectors of the published stage-1 models' features ("asym").
     pub const ASYM_EMOTION_DIMS: PerModality<usize> =
         PerModality { body: 256, face: 1024, scene: 512, audio: 256, text: 256 };
 

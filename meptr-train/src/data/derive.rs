@@ -1,8 +1,8 @@
-//! Rows of stage 3 from stored sequences, by the models of stage 2.
+//! Rows of stage 3 from stored sequences, by the models of a modality.
 
-use candle::Device;
-use meptr_core::models::{CrossTaskModel, HeadScores, ScoreTransform};
-use meptr_core::{Modality, PerModality};
+use candle::{Device, Tensor};
+use meptr_core::models::{CrossTaskModel, HeadScores, ModalityInput, ScoreTransform};
+use meptr_core::{Modality, PerModality, Task};
 use rayon::prelude::*;
 
 use super::{FusionRows, StoredClips};
@@ -11,6 +11,33 @@ use crate::{Error, Result};
 
 /// Rows between two calls of `on_row`'s listener; enough to keep all cores at work.
 const ROWS_AT_ONCE: usize = 32;
+
+/// The model, or the models, of one modality that stage 3 reads.
+pub trait EncodesModality: Sync {
+    /// Vector and predictions of a video.
+    ///
+    /// - `features`: `(1, steps, width)`, f32, the pieces one after another
+    /// - `pieces`: steps of each
+    ///
+    /// # Errors
+    /// When the pieces are not as long as the sequence, its width is not that of the model, or the
+    /// device fails.
+    fn encode(&self, features: &Tensor, pieces: &[usize]) -> candle::Result<HeadScores>;
+
+    /// Is there a prediction of the task? One that is not is zeros in [`Self::encode`], and absent
+    /// in [`FusionRows`].
+    fn predicts(&self, task: Task) -> bool;
+}
+
+impl EncodesModality for CrossTaskModel {
+    fn encode(&self, features: &Tensor, pieces: &[usize]) -> candle::Result<HeadScores> {
+        HeadScores::of_pieces(self, features, pieces)
+    }
+
+    fn predicts(&self, _task: Task) -> bool {
+        true
+    }
+}
 
 impl StoredClips {
     /// What stage 3 reads: for each video and modality, the vector and the predictions of the
@@ -25,7 +52,7 @@ impl StoredClips {
     /// fails.
     pub fn fusion_rows(
         &self,
-        heads: &PerModality<Option<CrossTaskModel>>,
+        heads: &PerModality<Option<impl EncodesModality>>,
         transform: ScoreTransform,
         device: &Device,
         mut on_row: impl FnMut(usize) -> Control,
@@ -47,7 +74,11 @@ impl StoredClips {
         let join = || {
             Ok(FusionRows {
                 input: PerModality::try_from_fn(|modality| {
-                    HeadScores::inputs(&said[modality], transform, device)
+                    let input = HeadScores::inputs(&said[modality], transform, device)?;
+                    Ok::<_, candle::Error>(match (input, &heads[modality]) {
+                        (Some(input), Some(head)) => Some(predicted(input, head)),
+                        _ => None,
+                    })
                 })?,
                 labels: self.labels(&rows, device)?,
             })
@@ -58,7 +89,7 @@ impl StoredClips {
     fn heads_say(
         &self,
         row: usize,
-        heads: &PerModality<Option<CrossTaskModel>>,
+        heads: &PerModality<Option<impl EncodesModality>>,
         device: &Device,
     ) -> Result<PerModality<Option<HeadScores>>> {
         PerModality::try_from_fn(|modality| {
@@ -67,10 +98,19 @@ impl StoredClips {
             let name = &self.clips()[row].name;
             let say = || {
                 let features = sequence.features.to_device(device)?.unsqueeze(0)?;
-                HeadScores::of_pieces(head, &features, &sequence.pieces)
+                head.encode(&features, &sequence.pieces)
             };
             let doing = Error::doing(format!("running the {modality} model on `{name}`"));
             say().map(Some).map_err(doing)
         })
+    }
+}
+
+/// Without the predictions that the modality's models do not make.
+fn predicted(input: ModalityInput, head: &impl EncodesModality) -> ModalityInput {
+    ModalityInput {
+        emotion_logits: input.emotion_logits.filter(|_| head.predicts(Task::Emotion)),
+        trait_values: input.trait_values.filter(|_| head.predicts(Task::Personality)),
+        ..input
     }
 }

@@ -5,9 +5,10 @@
 
 pub mod corpus;
 pub mod corpus_config;
-mod derive;
+pub mod derive;
 pub mod described;
 pub mod emotion_labels;
+pub mod encoders;
 pub mod fusion;
 pub mod labels;
 mod media;
@@ -18,7 +19,9 @@ pub mod table;
 
 pub use corpus::{Corpus, Dev, Split, Test, Train};
 pub use corpus_config::CorpusConfig;
+pub use derive::EncodesModality;
 pub use described::{DescribedCorpus, DescribedSplit};
+pub use encoders::{StageOneEncoder, StageOneEncoders};
 pub use fusion::FusionRows;
 pub use labels::Labels;
 pub use media::Media;

@@ -5,4 +5,7 @@ mod report;
 mod table;
 
 pub use models::{BundleModels, ClipScores, ModelScores, Stage};
-pub use report::{EvaluationReport, ModelReport, PUBLISHED, PublishedScores, score, write_csv};
+pub use report::{
+    ChanceLevels, EvaluationReport, ModelReport, PUBLISHED, PublishedScores, ScoreIntervals, score,
+    write_csv,
+};

@@ -9,7 +9,10 @@ use serde::Serialize;
 
 use super::models::{ModelScores, Stage};
 use crate::data::Clip;
-use crate::metrics::{emotion_scores, personality_scores};
+use crate::metrics::{
+    EmotionChance, EmotionIntervals, PersonalityChance, PersonalityIntervals, RESAMPLES,
+    emotion_intervals, emotion_scores, personality_intervals, personality_scores,
+};
 use crate::run::files::write_whole;
 use crate::select::CorpusScores;
 use crate::{Error, Result};
@@ -35,13 +38,31 @@ pub struct EvaluationReport {
     pub left_out: usize,
     /// Stages in order; modalities in order.
     pub models: Vec<ModelReport>,
+    /// Resamples of the clips behind each interval.
+    pub resamples: usize,
+    /// What to know when reading the scores.
+    pub notes: &'static [&'static str],
     /// What the authors report, on other corpora.
     pub published: &'static [PublishedScores],
 }
 
 impl EvaluationReport {
     /// The format this program writes.
-    pub const SCHEMA: &'static str = "meptr-evaluation/1";
+    pub const SCHEMA: &'static str = "meptr-evaluation/2";
+
+    /// [`EvaluationReport::resamples`].
+    pub const RESAMPLES: usize = RESAMPLES;
+
+    /// [`EvaluationReport::notes`].
+    pub const NOTES: &'static [&'static str] = &[
+        "mUAR and mF1 are over the emotions that some clips show and others do not; `reference` is \
+         the mean over all six, in which one that no clip shows counts as 1",
+        "Neutral has no column in the reference's metric: mUAR and mF1 are of the six other \
+         emotions, and a clip counts as neutral where none of them is shown",
+        "a prediction of the strongest emotion is right when it is one of the strongest labels; \
+         chance is the most frequent one for all clips",
+        "chance of mACC is the accuracy of each trait's median in this split",
+    ];
 }
 
 /// Scores of one model.
@@ -56,6 +77,28 @@ pub struct ModelReport {
     /// Scores; a task without labels has none.
     #[serde(flatten)]
     pub scores: CorpusScores,
+    /// Scores of answers that do not look at the clip.
+    pub chance: ChanceLevels,
+    /// 95 % bootstrap intervals of the scores, by clip.
+    pub intervals: ScoreIntervals,
+}
+
+/// Chance levels of a model's scores, on the clips that it was scored on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ChanceLevels {
+    /// Of the emotions; none without labels.
+    pub emotion: Option<EmotionChance>,
+    /// Of the traits; none without labels.
+    pub personality: Option<PersonalityChance>,
+}
+
+/// Intervals of a model's scores.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ScoreIntervals {
+    /// Of the emotions; none with fewer than two clips, or without a score.
+    pub emotion: Option<EmotionIntervals>,
+    /// Of the traits; none likewise.
+    pub personality: Option<PersonalityIntervals>,
 }
 
 /// Scores that the authors report, in per cent.
@@ -112,13 +155,22 @@ pub fn score(model: &ModelScores, clips: &[Clip], truth: Option<&[Clip]>) -> Mod
         traits.push(said.traits);
         personalities.push(labels.personality.unwrap_or([f32::NAN; PersonalityTrait::COUNT]));
     }
+    let scores = CorpusScores {
+        emotion: emotion_scores(&logits, &emotions),
+        personality: personality_scores(&traits, &personalities),
+    };
     ModelReport {
         stage: model.stage,
         model: model.model,
         clips: model.clips.iter().flatten().count(),
-        scores: CorpusScores {
-            emotion: emotion_scores(&logits, &emotions),
-            personality: personality_scores(&traits, &personalities),
+        scores,
+        chance: ChanceLevels {
+            emotion: scores.emotion.as_ref().map(EmotionChance::of),
+            personality: PersonalityChance::of(&personalities),
+        },
+        intervals: ScoreIntervals {
+            emotion: emotion_intervals(&logits, &emotions),
+            personality: personality_intervals(&traits, &personalities),
         },
     }
 }
@@ -182,7 +234,7 @@ mod tests {
         let clips = [clip("a", happy, None), clip("b", happy, None), clip("c", None, None)];
         let report = score(&model(), &clips, None);
         assert_eq!((report.clips, report.scores.emotion.unwrap().rows), (2, 1));
-        assert_eq!(report.scores.emotion.unwrap().muar, 1.0);
+        assert_eq!(report.scores.emotion.unwrap().reference.muar, 1.0);
         assert!(report.scores.personality.is_none());
         let truth = [clip("c", None, Some([0.25; 5])), clip("a", None, Some([0.5; 5]))];
         let report = score(&model(), &clips, Some(&truth));
@@ -190,6 +242,28 @@ mod tests {
         let personality = report.scores.personality.unwrap();
         assert_eq!((personality.rows, personality.macc), (2, 0.875));
         assert_eq!(score(&model(), &clips, Some(&[])).scores.personality, None);
+    }
+
+    /// Columns: neutral, anger, disgust, fear, happiness, sadness, surprise.
+    #[test]
+    fn scores_stand_beside_chance_and_intervals() {
+        let shares = [[0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0], [0.25, 0.75, 0.0, 0.0, 0.0, 0.0, 0.0]];
+        let clips = [clip("a", Some(shares[0]), Some([0.25; 5])), clip("b", None, None)];
+        let clips = [clips, [clip("c", Some(shares[1]), Some([0.75; 5])), clip("d", None, None)]];
+        let clips = clips.concat();
+        let report = score(&model(), &clips[..3], None);
+        let emotion = report.chance.emotion.unwrap();
+        assert_eq!((emotion.muar, emotion.accuracy), (0.5, 0.5));
+        assert_eq!(report.chance.personality.unwrap().macc, 0.75);
+        assert_eq!(report.scores.emotion.unwrap().strongest.accuracy, 0.5); // happiness, neutral
+        assert_eq!(report.intervals.emotion.unwrap().accuracy, Some([0.0, 1.0]));
+        let personality = report.intervals.personality.unwrap();
+        assert_eq!(personality.macc, Some([0.75, 0.75])); // 0.5 for both
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["emotion"]["strongest"]["confusion"][1][0], 1);
+        assert_eq!(json["emotion"]["classes"][0]["occurrence"], "some_rows");
+        assert_eq!(json["emotion"]["classes"][1]["occurrence"], "no_row");
+        assert_eq!(json["intervals"]["emotion"]["accuracy"][1], 1.0);
     }
 
     #[test]
@@ -200,7 +274,7 @@ mod tests {
         assert_eq!(model.not_finite(), 0);
         model.clips[2] = Some(ClipScores { emotion_logits: [f32::NAN; 7], traits: [0.5; 5] });
         assert_eq!(model.not_finite(), 1);
-        assert!(score(&model, &clips, None).scores.emotion.unwrap().muar.is_nan());
+        assert!(score(&model, &clips, None).scores.emotion.unwrap().reference.muar.is_nan());
     }
 
     #[test]

@@ -98,11 +98,17 @@ impl Experiment<'_> {
     /// What a model of stage 1 is trained with.
     pub(super) fn unimodal_settings(&self, modality: Modality, task: Task) -> Value {
         let stage = &self.config.stage1;
-        let UnimodalTraining { loss, course, .. } = stage.training(modality, task);
+        let UnimodalTraining { loss, course, selection_mean, .. } = stage.training(modality, task);
         let (loss, course) = (to_json(&loss), to_json(&course));
         let model = to_json(self.unimodal_config(modality, task));
-        let labels = &self.labels;
-        json!({ "labels": labels, "seed": stage.seed, "loss": loss, "course": course, "model": model })
+        json!({
+            "labels": self.labels,
+            "seed": stage.seed,
+            "selection_mean": selection_mean,
+            "loss": loss,
+            "course": course,
+            "model": model,
+        })
     }
 
     /// What a model of stage 2 is trained with.
@@ -113,7 +119,8 @@ impl Experiment<'_> {
             "labels": self.labels,
             "seed": stage.seed,
             "pairing": stage.pairing,
-            "selection": selection,
+            "selection": selection.metric,
+            "selection_mean": selection.mean,
             "loss": to_json(&loss),
             "course": to_json(&course),
             "model": to_json(&self.heads[modality]),
@@ -128,7 +135,8 @@ impl Experiment<'_> {
             "labels": self.labels,
             "seed": stage.seed,
             "single_task": stage.single_task,
-            "selection": selection,
+            "selection": selection.metric,
+            "selection_mean": selection.mean,
             "objective": to_json(&objective),
             "course": to_json(&course),
             "model": to_json(&self.fusion_config()),

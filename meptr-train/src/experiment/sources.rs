@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle::Device;
-use meptr_core::models::{CrossTaskModel, ScoreTransform};
+use meptr_core::models::ScoreTransform;
 use meptr_core::store::Store;
 use meptr_core::{Modality, PerModality, Task};
 use sha2::{Digest, Sha256};
 
-use crate::data::{Corpus, DescribedCorpus, Dev, FusionRows, SequenceRows, StoredClips, Train};
+use crate::data::{
+    Corpus, DescribedCorpus, Dev, EncodesModality, FusionRows, SequenceRows, StoredClips, Train,
+};
+use crate::metrics::{Occurrence, occurrences};
 use crate::stage::{Control, FusionData};
 use crate::{Error, Result};
 
@@ -151,6 +154,19 @@ impl Sources {
         without.map(|(split, _)| format!("{split}: no video has {} labels", task.name())).collect()
     }
 
+    /// A problem when no dev corpus has an emotion that [`crate::metrics::EmotionMean::Present`] can score.
+    pub(super) fn nothing_present(&self) -> Option<String> {
+        let is_scored = |(_, clips): &(String, Arc<StoredClips>)| {
+            let labels = clips.clips().iter().filter_map(|clip| clip.emotion.as_ref());
+            occurrences(labels).contains(&Occurrence::SomeRows)
+        };
+        (!self.dev.iter().any(is_scored)).then(|| {
+            "dev: no corpus has an emotion that some videos show and others do not; \
+             `selection_mean` = \"reference\" does without"
+                .to_owned()
+        })
+    }
+
     /// Names every sequence that cannot be read or holds a number that is not finite.
     pub fn damaged(&self) -> Vec<String> {
         let all: Vec<Arc<StoredClips>> =
@@ -166,7 +182,7 @@ impl Sources {
     /// As [`StoredClips::fusion_rows`].
     pub fn fusion(
         &self,
-        heads: &PerModality<Option<CrossTaskModel>>,
+        heads: &PerModality<Option<impl EncodesModality>>,
         device: &Device,
         mut on_row: impl FnMut() -> Control,
     ) -> Result<Option<FusionData>> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle::Tensor;
+use candle_nn::VarBuilder;
 use meptr_core::bundle::{PartKind, PartNote};
 use meptr_core::models::{
     self, CrossTaskModel, FusionConfig, FusionModel, HeadConfig, ModalityInput, SingleTaskModel,
@@ -18,14 +19,15 @@ use super::course::{Course, Watch, is_finished};
 use super::devices::Devices;
 use super::sources::Sources;
 use super::summary::ModelSummary;
-use crate::data::{Corpus, FusionRows};
+use crate::data::{Corpus, EncodesModality, FusionRows, StageOneEncoder, StageOneEncoders};
 use crate::evaluate::Stage;
+use crate::metrics::EmotionMean;
 use crate::run::{ModelFolder, checkpoint};
 use crate::select::DevScore;
 use crate::settings::to_json;
 use crate::stage::{
-    CrossTaskData, FusionData, PairedRows, UnimodalData, load_around, train_cross_task,
-    train_fusion, train_unimodal, whole_head,
+    CrossTaskData, FusionData, PairedRows, SingleTaskChoice, UnimodalData, load_around,
+    train_cross_task, train_fusion, train_unimodal, whole_head,
 };
 use crate::{Error, Result};
 
@@ -86,12 +88,28 @@ impl<'a> Experiment<'a> {
                 problems.push("stage3: no video has a modality that is not disabled".to_owned());
             }
         }
+        if stages.iter().any(|stage| self.selects_by_present_emotions(*stage)) {
+            problems.extend(self.sources.nothing_present());
+        }
         problems.extend(stages.iter().flat_map(|stage| self.missing_before(*stage, stages)));
         problems.extend(stages.iter().flat_map(|stage| self.changed_since(*stage)));
         problems.extend(stages.iter().flat_map(|stage| self.outdated_before(*stage)));
         problems.sort();
         problems.dedup(); // both tasks and stages read the same features
         problems
+    }
+
+    /// Is the dev score of a stage's models over the emotions that are present in dev?
+    fn selects_by_present_emotions(&self, stage: Stage) -> bool {
+        let ExperimentConfig { stage1, stage2, stage3, .. } = self.config;
+        let (tasks, mean) = match stage {
+            Stage::Stage1 => (stage1.tasks.as_slice(), stage1.selection_mean),
+            Stage::Stage2 => (stage2.selection.tasks(), stage2.selection_mean),
+            Stage::Stage3 => (self.tasks(), stage3.selection_mean),
+        };
+        mean == EmotionMean::Present
+            && tasks.contains(&Task::Emotion)
+            && self.sources.unlabelled(Task::Emotion).is_empty() // which is told by itself
     }
 
     /// Models that a stage builds upon and that neither exist nor are trained with it.
@@ -105,7 +123,16 @@ impl<'a> Experiment<'a> {
             }
             Stage::Stage3 => {
                 let modalities = self.fused_modalities().into_iter();
-                (Stage::Stage2, modalities.map(|modality| modality.name().to_owned()).collect())
+                match self.stage_one_tasks() {
+                    Some(tasks) => {
+                        let of = |one| tasks.iter().map(move |task| unimodal(one, *task));
+                        (Stage::Stage1, modalities.flat_map(of).collect())
+                    }
+                    None => {
+                        let names = modalities.map(|modality| modality.name().to_owned());
+                        (Stage::Stage2, names.collect())
+                    }
+                }
             }
         };
         let or_without = match stage {
@@ -246,30 +273,77 @@ impl<'a> Experiment<'a> {
     }
 
     /// What stage 3 is trained on: what the models of stage 2 say, those of disabled modalities too,
-    /// where there are such; none when interrupted.
+    /// where there are such; or those of stage 1, see [`crate::stage::SingleTaskVectors`]. None when
+    /// interrupted.
     ///
     /// # Errors
     /// When these models or the features cannot be read, or the device fails.
     pub fn fusion_data(&self, watch: &mut impl Watch) -> Result<Option<FusionData>> {
+        if let Some(choice) = self.config.stage3.single_task
+            && let Some(tasks) = choice.stage_one_tasks()
+        {
+            let encoders = PerModality::try_from_fn(|modality| {
+                self.stage_one_encoders(modality, (choice, &tasks))
+            })?;
+            return self.fusion_data_of(&encoders, watch);
+        }
         let heads = PerModality::try_from_fn(|modality| {
             let config = &self.heads[modality];
-            let path = self.best(Stage::Stage2, modality.name());
-            if self.sources.width(modality).is_none() || !path.exists() {
-                return Ok(None);
-            }
-            let head = load_file(&path, &self.devices.heads, models::may_be_left, |vb| {
-                CrossTaskModel::load(config, vb)
-            });
-            head.map(Some).map_err(|source| Error::OfModel {
-                model: format!(
-                    "`{}` cannot be used; delete its folder to train that model again",
-                    path.display()
-                ),
-                source: Box::new(source.into()),
-            })
+            let load = |vb: VarBuilder<'_>| CrossTaskModel::load(config, vb);
+            self.trained_model(modality, (Stage::Stage2, modality.name()), load)
         })?;
+        self.fusion_data_of(&heads, watch)
+    }
+
+    /// The stage-1 models of some tasks; none unless all of them are there.
+    fn stage_one_encoders(
+        &self,
+        modality: Modality,
+        (choice, tasks): (SingleTaskChoice, &[Task]),
+    ) -> Result<Option<StageOneEncoders>> {
+        let mut encoders = StageOneEncoders { emotion: None, personality: None };
+        for task in tasks {
+            let config = self.unimodal_config(modality, *task);
+            let load = |vb: VarBuilder<'_>| UnimodalModel::load(config, *task, vb);
+            let place = (Stage::Stage1, &*unimodal(modality, *task));
+            let Some(model) = self.trained_model(modality, place, load)? else { return Ok(None) };
+            let encoder = Some(StageOneEncoder { model, is_read: choice.reads(*task) });
+            match task {
+                Task::Emotion => encoders.emotion = encoder,
+                Task::Personality => encoders.personality = encoder,
+            }
+        }
+        Ok(Some(encoders))
+    }
+
+    /// A finished model of a modality; none when it is not there, or no video has the modality.
+    fn trained_model<M>(
+        &self,
+        modality: Modality,
+        (stage, name): (Stage, &str),
+        load: impl FnOnce(VarBuilder<'_>) -> candle::Result<M>,
+    ) -> Result<Option<M>> {
+        let path = self.best(stage, name);
+        if self.sources.width(modality).is_none() || !path.exists() {
+            return Ok(None);
+        }
+        let model = load_file(&path, &self.devices.heads, models::may_be_left, load);
+        model.map(Some).map_err(|source| Error::OfModel {
+            model: format!(
+                "`{}` cannot be used; delete its folder to train that model again",
+                path.display()
+            ),
+            source: Box::new(source.into()),
+        })
+    }
+
+    fn fusion_data_of(
+        &self,
+        encoders: &PerModality<Option<impl EncodesModality>>,
+        watch: &mut impl Watch,
+    ) -> Result<Option<FusionData>> {
         let (mut done, all) = (0, self.sources.len());
-        let data = self.sources.fusion(&heads, &self.devices.heads, || {
+        let data = self.sources.fusion(encoders, &self.devices.heads, || {
             done += 1;
             watch.rows(done, all)
         })?;
@@ -293,7 +367,8 @@ impl<'a> Experiment<'a> {
         let config = self.fusion_config();
         let single = self.config.stage3.single_task_model(&self.heads);
         let data = as_read(data, &config).map_err(Error::doing("transforming trait scores"))?;
-        let problems = data.problems(&config.input_dims, self.tasks());
+        let input_dims = single.as_ref().map_or(config.input_dims, |single| single.input_dims);
+        let problems = data.problems(&input_dims, self.tasks());
         if !problems.is_empty() {
             return Err(Error::UnfitData { problems });
         }
@@ -366,9 +441,14 @@ impl<'a> Experiment<'a> {
         modalities.flat_map(|modality| stage1.tasks.iter().map(|task| (*modality, *task)))
     }
 
+    /// Tasks whose stage-1 models stage 3 reads; none when it reads stage 2.
+    fn stage_one_tasks(&self) -> Option<Vec<Task>> {
+        self.config.stage3.single_task.and_then(SingleTaskChoice::stage_one_tasks)
+    }
+
     /// Tasks whose labels stage 3 cannot do without.
     fn tasks(&self) -> &'static [Task] {
-        self.config.stage3.training().selection.tasks()
+        self.config.stage3.training().selection.metric.tasks()
     }
 
     pub(super) fn unimodal_config(&self, modality: Modality, task: Task) -> &UnimodalConfig {

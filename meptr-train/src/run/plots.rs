@@ -25,7 +25,7 @@ pub(super) fn curves(lines: &[Value]) -> Drawn<String> {
     let is_score = |name: &str| {
         let last = name.rsplit('/').next().unwrap_or_default();
         let is_summary = matches!(last, "muar" | "mf1" | "macc" | "ccc" | "dev_score");
-        is_summary && name.split('/').count() <= 4
+        is_summary && !name.contains("/reference/") && name.split('/').count() <= 4
     };
     let charts =
         [("loss", series(lines, |name| name == "loss")), ("scores", series(lines, is_score))];

@@ -6,8 +6,8 @@ use meptr_core::PersonalityTrait;
 use serde_json::Value;
 
 /// Keys whose values are no curves.
-const NO_CURVES: [&str; 7] =
-    ["epoch", "time", "config", "budget", "first_losses", "rows", "confusion"];
+const NO_CURVES: [&str; 8] =
+    ["epoch", "time", "config", "budget", "first_losses", "rows", "confusion", "majority_share"];
 
 /// Numbers by names such as `loss`, `dev/CORPUS/emotion/muar` or `grad_norm/pseudo/weights/emotion`.
 pub(super) fn scalars(line: &Value) -> BTreeMap<String, f64> {
@@ -70,7 +70,9 @@ mod tests {
         let line = serde_json::json!({
             "stage": "stage3", "epoch": 4, "loss": 0.5, "is_best": true, "time": 3.0,
             "dev": {"corpora": [["mosei", {
-                "emotion": {"muar": 0.6, "rows": 3, "classes": [
+                "emotion": {"muar": 0.6, "reference": {"muar": 0.7}, "rows": 3,
+                    "strongest": {"accuracy": 0.3, "confusion": [[1, 2]], "majority_share": 0.2},
+                    "classes": [
                     {"class": "anger", "f1": 0.2, "confusion": {"true_positive": 1}}]},
                 "personality": null}]]},
             "train": {"personality": {"ccc": null, "trait_acc": [0.1, 0.2, 0.3, 0.4, 0.5]}},
@@ -83,6 +85,8 @@ mod tests {
             [
                 "dev/mosei/emotion/anger/f1",
                 "dev/mosei/emotion/muar",
+                "dev/mosei/emotion/reference/muar",
+                "dev/mosei/emotion/strongest/accuracy",
                 "loss",
                 "train/personality/trait_acc/Agreeableness",
                 "train/personality/trait_acc/Conscientiousness",

@@ -16,7 +16,7 @@ use crate::loss::Gradients;
 use crate::loss::factored_gradients::{gradients_on, sum_of};
 use crate::optim::{Optimiser, OptimiserConfig, ScheduleConfig, Scheduler, clip_global_norm};
 use crate::select::{
-    BestOnDev, CorpusScores, DevScore, Evaluation, Predictions, SelectionMetric, Verdict,
+    BestOnDev, CorpusScores, DevScore, Evaluation, Predictions, Selection, Verdict,
 };
 use crate::settings::{by_name, by_name_if_any};
 use crate::{Error, Result};
@@ -227,7 +227,7 @@ fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::E
 /// A training under way; each stage's function drives one.
 pub(super) struct Course<'a> {
     config: &'a CourseConfig,
-    selection: SelectionMetric,
+    selection: Selection,
     pub(super) progress: Progress,
     pub(super) seen: Predictions,
     optimiser: Optimiser,
@@ -239,7 +239,7 @@ pub(super) struct Course<'a> {
 impl<'a> Course<'a> {
     pub(super) fn begin(
         config: &'a CourseConfig,
-        selection: SelectionMetric,
+        selection: Selection,
         parameters: BTreeMap<String, Var>,
         batches_per_epoch: usize,
         start: Start,
@@ -278,7 +278,7 @@ impl<'a> Course<'a> {
 
     fn after(
         config: &'a CourseConfig,
-        selection: SelectionMetric,
+        selection: Selection,
         parameters: BTreeMap<String, Var>,
         state: TrainingState,
     ) -> candle::Result<Self> {

@@ -16,7 +16,7 @@ use super::unimodal::{dev_problems, evaluate_in_batches};
 use crate::data::sequences::unlike;
 use crate::data::{Corpus, Dev, Order, SequenceRows, Split, StoredClips, Train};
 use crate::loss::{FixedLossConfig, MultiTaskLoss};
-use crate::select::{Evaluation, SelectionMetric};
+use crate::select::{Evaluation, Selection, SelectionMetric};
 use crate::{Error, Result};
 
 /// Which videos the two branches see in a step.
@@ -42,7 +42,7 @@ pub struct CrossTaskTraining {
     /// How long and how fast.
     pub course: CourseConfig,
     /// What the best epoch is best in.
-    pub selection: SelectionMetric,
+    pub selection: Selection,
 }
 
 /// What stage 2 is trained on and chosen by; there is no place for a test split.
@@ -210,7 +210,7 @@ pub fn train_cross_task(
     (order, start): (&Order, Start),
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
-    data.ensure_selects(config.selection)?;
+    data.ensure_selects(config.selection.metric)?;
     let rows = &data.train.rows;
     let settings = &config.course;
     let steps = rows.batches_per_epoch(order);

@@ -10,8 +10,9 @@ use meptr_core::{PerModality, Task};
 use super::course::{Control, Course, CourseConfig, Observer, Outcome, Start, StepReport};
 use crate::data::{Corpus, Dev, FusionRows, Order, Split, Train};
 use crate::loss::{Objective, ObjectiveConfig};
+use crate::metrics::EmotionMean;
 use crate::optim::OptimiserConfig;
-use crate::select::{Evaluation, Predictions, SelectionMetric};
+use crate::select::{Evaluation, Predictions, Selection, SelectionMetric};
 use crate::{Error, Result};
 
 /// Training of the fusion model; the defaults are those of the published run.
@@ -22,7 +23,7 @@ pub struct FusionTraining {
     /// How long and how fast.
     pub course: CourseConfig,
     /// What the best epoch is best in.
-    pub selection: SelectionMetric,
+    pub selection: Selection,
 }
 
 /// L2 decay of the published run.
@@ -38,7 +39,10 @@ impl Default for FusionTraining {
                 patience_epochs: 15,
                 ..CourseConfig::default()
             },
-            selection: SelectionMetric::Combined,
+            selection: Selection {
+                metric: SelectionMetric::Combined,
+                mean: EmotionMean::default(),
+            },
         }
     }
 }
@@ -157,7 +161,7 @@ pub fn train_fusion(
     (order, start): (&Order, Start),
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
-    data.ensure_selects(config.selection)?;
+    data.ensure_selects(config.selection.metric)?;
     let rows = &data.train.rows;
     let steps = order.batches_per_epoch(rows.len());
     let mut course = Course::begin(&config.course, config.selection, parameters, steps, start)?;

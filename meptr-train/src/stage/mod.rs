@@ -16,6 +16,6 @@ pub use cross_task::{
     load_around, train_cross_task, whole_head,
 };
 pub use fusion::{FusesModalities, FusionData, FusionTraining, evaluate, train_fusion};
-pub use plan::{ModelsConfig, SingleTaskChoice, StageOne, StageThree, StageTwo};
+pub use plan::{ModelsConfig, SingleTaskChoice, SingleTaskVectors, StageOne, StageThree, StageTwo};
 pub use state::TrainingState;
 pub use unimodal::{UnimodalData, UnimodalTraining, evaluate_unimodal, train_unimodal};

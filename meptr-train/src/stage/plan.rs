@@ -13,7 +13,8 @@ use super::unimodal::selection;
 use super::{CrossTaskTraining, FusionTraining, Pairing, UnimodalTraining};
 use crate::loss::objective_config::read_objective;
 use crate::loss::{FixedLossConfig, ObjectiveConfig, PersonalityLoss};
-use crate::select::SelectionMetric;
+use crate::metrics::EmotionMean;
+use crate::select::{Selection, SelectionMetric};
 use crate::settings::{Table, Value, as_table};
 
 /// `stage1.toml`: the models of one modality and one task.
@@ -26,6 +27,8 @@ pub struct StageOne {
     pub modalities: Vec<Modality>,
     /// Tasks to train models of.
     pub tasks: Vec<Task>,
+    /// Emotions that the means in the dev score are over.
+    pub selection_mean: EmotionMean,
     /// What is minimised.
     pub loss: FixedLossConfig,
     /// How long and how fast.
@@ -48,6 +51,8 @@ pub struct StageTwo {
     pub pairing: Pairing,
     /// What the best epoch is best in.
     pub selection: SelectionMetric,
+    /// Emotions that the means in the dev score are over.
+    pub selection_mean: EmotionMean,
     /// What is minimised.
     pub loss: FixedLossConfig,
     /// How long and how fast.
@@ -69,6 +74,8 @@ pub struct StageThree {
     /// What the best epoch is best in; with `single_task`, `combined` is the mean of that task's
     /// scores.
     pub selection: SelectionMetric,
+    /// Emotions that the means in the dev score are over.
+    pub selection_mean: EmotionMean,
     /// What is minimised.
     #[serde(deserialize_with = "read_objective")]
     pub objective: ObjectiveConfig,
@@ -86,6 +93,41 @@ pub struct SingleTaskChoice {
     pub task: Task,
     /// Which part of each modality's vector it reads.
     pub slice: FeatureSlice,
+    /// Models that the vectors are of.
+    #[serde(default)]
+    pub vectors: SingleTaskVectors,
+}
+
+/// Vectors that a model of one task reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SingleTaskVectors {
+    /// Features of the stage-1 models, whose widths differ by task; the authors' models
+    /// (`SingleTaskAsymModel`). Stage 2 is not needed, and of stage 1 only what the slice and the
+    /// task need.
+    #[default]
+    Stage1,
+    /// What the stage-2 models hand on, as models of both tasks read it, with halves of one width
+    /// (`SingleTaskSlimModel`).
+    Stage2,
+}
+
+impl SingleTaskChoice {
+    /// Does the slice hold the part of a task?
+    pub fn reads(self, part: Task) -> bool {
+        match self.slice {
+            FeatureSlice::Both => true,
+            FeatureSlice::Emotion => part == Task::Emotion,
+            FeatureSlice::Personality => part == Task::Personality,
+        }
+    }
+
+    /// Tasks whose stage-1 models give vectors or predictions; none when stage 2 gives them.
+    pub fn stage_one_tasks(self) -> Option<Vec<Task>> {
+        let is_needed = |task: &Task| *task == self.task || self.reads(*task);
+        let tasks = || Task::ALL.into_iter().filter(is_needed).collect();
+        (self.vectors == SingleTaskVectors::Stage1).then(tasks)
+    }
 }
 
 /// Shapes of the models of stages 1 and 2.
@@ -104,6 +146,7 @@ impl Default for StageOne {
             seed: DEFAULT_SEED,
             modalities: Modality::ALL.to_vec(),
             tasks: Task::ALL.to_vec(),
+            selection_mean: EmotionMean::default(),
             loss: FixedLossConfig::default(),
             course: CourseConfig::default(),
             course_of: published_changes(),
@@ -119,6 +162,7 @@ impl Default for StageTwo {
             modalities: Modality::ALL.to_vec(),
             pairing: Pairing::default(),
             selection: SelectionMetric::Combined,
+            selection_mean: EmotionMean::default(),
             loss: FixedLossConfig::default(),
             course: CourseConfig::default(),
             course_of: published_changes(),
@@ -130,8 +174,9 @@ impl Default for StageTwo {
 impl Default for StageThree {
     fn default() -> Self {
         let FusionTraining { objective, course, selection } = FusionTraining::default();
+        let Selection { metric: selection, mean: selection_mean } = selection;
         let (seed, model) = (DEFAULT_SEED, FusionConfig::published());
-        Self { seed, single_task: None, selection, objective, course, model }
+        Self { seed, single_task: None, selection, selection_mean, objective, course, model }
     }
 }
 
@@ -159,7 +204,8 @@ impl StageOne {
     /// How a model is trained.
     pub fn training(&self, modality: Modality, task: Task) -> UnimodalTraining {
         let course = changed(&self.course, self.course_of[modality].as_ref());
-        UnimodalTraining { task, loss: self.loss.clone(), course }
+        let selection_mean = self.selection_mean;
+        UnimodalTraining { task, loss: self.loss.clone(), course, selection_mean }
     }
 
     /// Shape of a model that reads features of this width.
@@ -194,7 +240,8 @@ impl StageTwo {
     /// How a model is trained.
     pub fn training(&self, modality: Modality) -> CrossTaskTraining {
         let course = changed(&self.course, self.course_of[modality].as_ref());
-        CrossTaskTraining { loss: self.loss.clone(), course, selection: self.selection }
+        let selection = Selection { metric: self.selection, mean: self.selection_mean };
+        CrossTaskTraining { loss: self.loss.clone(), course, selection }
     }
 
     /// Shape of a model around these stage-1 models: emotion, personality.
@@ -227,10 +274,11 @@ impl StageTwo {
 impl StageThree {
     /// How the model is trained.
     pub fn training(&self) -> FusionTraining {
-        let selection = match (self.single_task, self.selection) {
+        let metric = match (self.single_task, self.selection) {
             (Some(single), SelectionMetric::Combined) => selection(single.task),
             (_, chosen) => chosen,
         };
+        let selection = Selection { metric, mean: self.selection_mean };
         let (objective, course) = (self.objective.clone(), self.course.clone());
         FusionTraining { objective, course, selection }
     }
@@ -243,9 +291,24 @@ impl StageThree {
 
     /// Shape of the model of one task, when that is what is to be trained.
     pub fn single_task_model(&self, heads: &PerModality<HeadConfig>) -> Option<SingleTaskConfig> {
-        let SingleTaskChoice { task, slice } = self.single_task?;
+        let choice = self.single_task?;
+        let SingleTaskChoice { task, slice, vectors } = choice;
         let FusionConfig { hidden_dim, num_heads, dropout, input_dims, .. } = self.model(heads);
-        let emotion_dims = None;
+        let (input_dims, emotion_dims) = match vectors {
+            SingleTaskVectors::Stage2 => (input_dims, None),
+            SingleTaskVectors::Stage1 => {
+                let width = |part: Task, config: &UnimodalConfig| match choice.reads(part) {
+                    true => config.width(),
+                    false => 0, // a vector holds what is read
+                };
+                let emotion =
+                    PerModality::from_fn(|modality| width(Task::Emotion, &heads[modality].emotion));
+                let whole = PerModality::from_fn(|modality| {
+                    emotion[modality] + width(Task::Personality, &heads[modality].personality)
+                });
+                (whole, Some(emotion))
+            }
+        };
         Some(SingleTaskConfig {
             hidden_dim,
             num_heads,
@@ -408,7 +471,40 @@ mod tests {
     }
 
     fn single(task: Task) -> Option<SingleTaskChoice> {
-        Some(SingleTaskChoice { task, slice: FeatureSlice::Both })
+        let (slice, vectors) = (FeatureSlice::Both, SingleTaskVectors::default());
+        Some(SingleTaskChoice { task, slice, vectors })
+    }
+
+    #[test]
+    fn vectors_of_stage_1_have_the_widths_of_its_published_models() {
+        let heads = PerModality::from_fn(HeadConfig::published);
+        let config = |slice: FeatureSlice, vectors: SingleTaskVectors| {
+            let single_task = Some(SingleTaskChoice { task: Task::Emotion, slice, vectors });
+            let stage = StageThree { single_task, ..StageThree::default() };
+            stage.single_task_model(&heads).unwrap()
+        };
+        use SingleTaskVectors::{Stage1, Stage2};
+        let asym = SingleTaskConfig::ASYM_EMOTION_DIMS;
+        let both = config(FeatureSlice::Both, Stage1);
+        assert_eq!(both.emotion_dims, Some(asym));
+        let whole = PerModality { body: 1280, face: 1280, scene: 1024, audio: 512, text: 768 };
+        assert_eq!(both.input_dims, whole);
+        let emotion = config(FeatureSlice::Emotion, Stage1);
+        assert_eq!((emotion.input_dims, emotion.emotion_dims), (asym, Some(asym)));
+        let traits = config(FeatureSlice::Personality, Stage1);
+        let widths = PerModality { body: 1024, face: 256, scene: 512, audio: 256, text: 512 };
+        assert_eq!(traits.input_dims, widths);
+        assert_eq!(traits.emotion_dims, Some(PerModality::default()));
+        let slim = config(FeatureSlice::Emotion, Stage2);
+        assert_eq!((slim.input_dims.body, slim.emotion_dims), (2048, None));
+        let choice = |text: &str| toml::from_str::<SingleTaskChoice>(text).unwrap();
+        let authors = choice("task = 'emotion'\nslice = 'emo'");
+        assert_eq!(authors.vectors, Stage1);
+        assert_eq!(authors.stage_one_tasks(), Some(vec![Task::Emotion]));
+        let mixed = choice("task = 'personality'\nslice = 'emo'");
+        assert_eq!(mixed.stage_one_tasks(), Some(Task::ALL.to_vec()));
+        let slim = choice("task = 'emotion'\nslice = 'emo'\nvectors = 'stage2'");
+        assert_eq!(slim.stage_one_tasks(), None);
     }
 
     #[test]

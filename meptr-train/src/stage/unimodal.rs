@@ -11,7 +11,8 @@ use super::course::{Control, Course, CourseConfig, Observer, Outcome, Start, Ste
 use crate::data::sequences::unlike;
 use crate::data::{Corpus, Dev, Labels, Order, SequenceBatch, SequenceRows, Split, Train};
 use crate::loss::{FixedLossConfig, MultiTaskLoss};
-use crate::select::{Evaluation, Predictions, SelectionMetric};
+use crate::metrics::EmotionMean;
+use crate::select::{Evaluation, Predictions, Selection, SelectionMetric};
 use crate::{Error, Result};
 
 /// Training of a stage-1 model.
@@ -23,6 +24,8 @@ pub struct UnimodalTraining {
     pub loss: FixedLossConfig,
     /// How long and how fast.
     pub course: CourseConfig,
+    /// Emotions that the means are over which the best epoch is best in.
+    pub selection_mean: EmotionMean,
 }
 
 /// What stage 1 is trained on and chosen by; there is no place for a test split.
@@ -91,11 +94,12 @@ pub fn train_unimodal(
     (order, start): (&Order, Start),
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
-    let UnimodalTraining { task, course: settings, .. } = config;
+    let UnimodalTraining { task, course: settings, selection_mean, .. } = config;
+    let selection = Selection { metric: selection(*task), mean: *selection_mean };
     let rows = &data.train.rows;
     let doing = |epoch: usize| format!("training the {} model, epoch {epoch}", rows.modality());
     let steps = order.batches_per_epoch(rows.len());
-    let mut course = Course::begin(settings, selection(*task), parameters, steps, start)?;
+    let mut course = Course::begin(settings, selection, parameters, steps, start)?;
     let device = course.device();
     let loss = config.loss.on(rows, &device)?;
     while let Some(epoch) = course.next_epoch() {
