@@ -114,6 +114,18 @@ fn every_model_of_a_bundle_is_scored() -> Result<()> {
     assert_eq!((text(&fusion["stage"]), text(&fusion["model"])), ("stage3", "fusion"));
     // What the features tell is easy to learn.
     assert!(number(&fusion["emotion"]["muar"]) > 0.6, "{fusion}");
+    assert!(number(&fusion["emotion"]["reference"]["muar"]) > 0.6, "{fusion}");
+    let strongest = &fusion["emotion"]["strongest"];
+    let counts = list(&strongest["confusion"]).iter().flat_map(list).map(number);
+    assert_eq!(counts.sum::<f64>(), 14.0, "{strongest}");
+    let [low, high] = list(&fusion["intervals"]["emotion"]["accuracy"]) else { panic!("{fusion}") };
+    let accuracy = number(&strongest["accuracy"]);
+    assert!(number(low) <= accuracy && accuracy <= number(high), "{fusion}");
+    assert_eq!(number(&fusion["chance"]["emotion"]["muar"]), 0.5);
+    assert_eq!(
+        (text(&report["schema"]), number(&report["resamples"])),
+        ("meptr-evaluation/2", 1e3)
+    );
     let table = std::fs::read_to_string(&csv)?;
     assert_eq!(table.lines().count(), 1 + 2 * (4 * 14 + 12) + 14);
 
@@ -124,6 +136,10 @@ fn every_model_of_a_bundle_is_scored() -> Result<()> {
     assert!(only["emotion"].is_null());
     assert_eq!(list(&only["personality"]["trait_ccc"]).len(), 5);
 
+    let table = evaluate(trained, "moods", &[]).ends_with(0)?.out;
+    for part in ["95 % interval", "reference", "strongest: truth", "Neutral has no column"] {
+        assert!(table.contains(part), "{part} is not in {table}");
+    }
     let table = evaluate(trained, "traits", &[]).ends_with(0)?.out;
     for part in ["mACC", "Extraversion", "cannot be compared", "70.26", "DEMONSTRATION"] {
         assert!(table.contains(part), "{part} is not in {table}");

@@ -141,6 +141,29 @@ fn a_model_of_one_task_gives_no_bundle_and_says_so() -> Result<()> {
 }
 
 #[test]
+fn emotion_labels_alone_train_a_model_of_the_emotions() -> Result<()> {
+    let trained = Trained::shared();
+    let corpus = trained.features.at("moods.toml").display().to_string();
+    let single = "stage3.single_task={ task = \"emotion\", slice = \"emo\" }";
+    let tasks = "stage1.tasks=[\"emotion\"]";
+    let settings = ["--corpora", &corpus, "--set", tasks, "--set", single];
+    train(&trained.features, "stage3", "moods-alone", &settings).ends_with(2)?;
+    train(&trained.features, "stage1", "moods-alone", &settings).ends_with(0)?;
+    let mut third = meptr(["train", "stage3", "--resume", "--out"]);
+    third.0.arg(trained.features.at("moods-alone"));
+    let done = third.ends_with(0)?;
+    assert!(done.out.contains("stage3 fusion"), "{}", done.out);
+    assert!(!trained.features.at("moods-alone/stage2").exists());
+    // On the models of stage 2, as models of both tasks.
+    let slim = single.replace(" }", ", vectors = \"stage2\" }");
+    let mut settings = settings;
+    settings[5] = &slim;
+    let done = train(&trained.features, "stage3", "moods-slim", &settings).ends_with(2)?;
+    assert!(done.err.contains("stage3 needs models of stage2"), "{}", done.err);
+    Ok(())
+}
+
+#[test]
 fn settings_that_would_do_nothing_are_refused() -> Result<()> {
     let trained = Trained::shared();
     for (setting, part) in [
