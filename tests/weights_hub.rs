@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::hub_support::look_alike::{Access, Fault, Host, commit};
+use super::hub_support::fake_hub::{Access, Fault, Host, commit};
 use super::hub_support::{MODEL, Setting, WEIGHTS, write_sound};
 use super::weights_support::{PROGRAM, REFUSED, Run, command};
 

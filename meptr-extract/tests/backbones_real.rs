@@ -3,9 +3,7 @@
 //! Walks `backbones_real/index.json`. Reference: PyTorch, f32, CPU. Tolerance 2e-4 absolute on
 //! features of deviation 1 after 12 layers: f32 sums in another order.
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part")]
-mod golden;
+use crate::golden;
 
 use anyhow::{Context, Result};
 use candle::{Device, Tensor};

@@ -1,11 +1,7 @@
 //! Frames and sound against the reference's own decoding.
 
-#[expect(unreachable_pub, reason = "shared by the tests of every crate")]
-#[allow(dead_code, reason = "each test uses a part of it")]
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-#[allow(dead_code, reason = "shared by tests that need other parts")]
-mod support;
+use crate::golden;
+use crate::support;
 
 use std::path::{Path, PathBuf};
 

@@ -10,16 +10,10 @@
 //! pixels and sound, with nothing long before them, by 1e-5. Found on two cores with AVX-512: pixels
 //! of the first rows and sound equal, features off by 4e-6, vectors by 1e-5, results by 7e-7.
 
-#[path = "support/e2e_bundle.rs"]
-mod e2e_bundle;
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
-mod golden;
-#[allow(dead_code, reason = "shared by tests that need other parts")]
-mod support;
-#[path = "support/taken.rs"]
-#[allow(dead_code, reason = "shared by tests that need other parts")]
-mod taken;
+use crate::golden;
+use crate::support;
+use crate::support::e2e_bundle;
+use crate::support::taken;
 
 use std::path::PathBuf;
 

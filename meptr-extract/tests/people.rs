@@ -1,10 +1,7 @@
 //! People in real pictures: the bundled sample clip and, where there are, the reference's.
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
-mod golden;
-#[allow(dead_code, reason = "shared by tests that need other parts")]
-mod support;
+use crate::golden;
+use crate::support;
 
 use std::path::Path;
 

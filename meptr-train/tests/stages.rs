@@ -26,8 +26,7 @@ use meptr_train::stage::{
     train_unimodal, whole_head,
 };
 
-#[allow(dead_code, unreachable_pub)]
-mod made_up;
+use crate::made_up;
 
 type Tensors = BTreeMap<String, Tensor>;
 

@@ -284,8 +284,7 @@ mod tests {
     fn pickle_of(fixture: &str) -> Vec<u8> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/checkpoints");
         let file = File::open(folder.join(fixture)).unwrap();
-        let length = file.metadata().unwrap().len();
-        let mut archive = Archive::open(file, length).unwrap();
+        let mut archive = Archive::open(file).unwrap();
         let name = archive.names().find(|name| name.ends_with("data.pkl")).unwrap().to_owned();
         archive.read(&name).unwrap()
     }

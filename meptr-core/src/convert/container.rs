@@ -43,7 +43,7 @@ impl Container {
     }
 
     fn open_zip(file: File, length: u64, trust: Trust) -> Result<Self> {
-        let mut archive = Archive::open(file, length)?;
+        let mut archive = Archive::open(file)?;
         let folders: Vec<String> = archive
             .names()
             .filter_map(|name| name.strip_suffix("data.pkl").map(str::to_owned))

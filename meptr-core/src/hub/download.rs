@@ -120,7 +120,7 @@ impl Download<'_> {
         if offset < size || size == 0 {
             let mut body = self.http.open(self.remote, offset, size)?;
             file.seek(SeekFrom::Start(body.start)).map_err(&error)?;
-            self.copy(name, &mut body.response, &mut file, body.start, incomplete)?;
+            self.copy(name, &mut body.bytes, &mut file, body.start, incomplete)?;
         }
         file.sync_all().map_err(error)?;
         Ok(())

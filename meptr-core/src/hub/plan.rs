@@ -425,7 +425,7 @@ struct Hub<'a> {
 
 impl<'a> Hub<'a> {
     fn new(options: &'a Options, progress: &'a dyn Progress) -> Result<Self> {
-        let api = Api::new(&options.environment, &options.patience)?;
+        let api = Api::new(&options.environment)?;
         let http = Http::new(&options.environment, &options.patience)?;
         Ok(Self { api, http, options, progress })
     }
@@ -441,8 +441,8 @@ impl<'a> Hub<'a> {
             (known, listed) => {
                 let asked = known.as_deref().unwrap_or(revision);
                 let patience = &self.options.patience;
-                let answer =
-                    patience.run(self.progress, || self.api.revision(repository, asked))?;
+                let answer = patience
+                    .run(self.progress, || self.api.revision(&self.http, repository, asked))?;
                 let wanted = match listed {
                     [] => wanted_of(answer.files).into_iter().map(any_file).collect(),
                     listed => listed.to_vec(),

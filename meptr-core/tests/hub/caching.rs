@@ -6,7 +6,7 @@ use meptr_core::hub::{
     Catalog, Error, Finding, Presence, Silent, Verdict, list_local, remove, resolve, verify,
 };
 
-use super::look_alike::{Access, Host, Storage, commit, git_id, sha256};
+use super::fake_hub::{Access, Host, Storage, commit, git_id, sha256};
 use super::setting::{MODEL, Setting, WEIGHTS, all_files};
 
 /// The tree that `huggingface_hub.snapshot_download("ann/model")` leaves.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use meptr_core::hub::{Environment, Error};
 
-use super::look_alike::{Fault, Host, Storage, sha256};
+use super::fake_hub::{Fault, Host, Storage, sha256};
 use super::setting::{MODEL, Setting, WEIGHTS, all_files};
 
 /// What was asked of the CDN for the large file, in order.

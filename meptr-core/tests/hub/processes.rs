@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use meptr_core::hub::{Catalog, Environment, Event, Options, resolve};
 
-use super::look_alike::{Access, Fault, Host, commit};
+use super::fake_hub::{Access, Fault, Host, commit};
 use super::setting::{Setting, WEIGHTS, little_patience};
 
 #[test]
@@ -39,7 +39,7 @@ fn say(text: &str) {
 fn command(setting: &Setting, binary: &Path) -> Command {
     let mut command = Command::new(binary);
     command
-        .args(["--exact", "processes::child", "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "hub::processes::child", "--ignored", "--nocapture", "--test-threads=1"])
         .env("HUB_TEST_LIST", setting.list())
         .env("HUB_TEST_NAME", "model")
         .env("HF_HOME", setting.folder.path())
@@ -109,7 +109,7 @@ fn after_kill_9_the_next_pull_goes_on() {
 fn a_holder_of_the_lock_that_does_nothing_is_not_waited_for_without_end() {
     let mut setting = Setting::new();
     setting.options.patience.lock = Duration::from_millis(200);
-    let tag = super::look_alike::sha256(&setting.weights);
+    let tag = super::fake_hub::sha256(&setting.weights);
     let lock = setting.cache().join(".locks/models--ann--model").join(format!("{tag}.lock"));
     std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
     let held = std::fs::File::create(&lock).unwrap();

@@ -2,7 +2,7 @@
 
 use meptr_core::hub::{Error, Silent, plan};
 
-use super::look_alike::{Access, Fault, Host, Storage, commit, git_id, noise, sha256};
+use super::fake_hub::{Access, Fault, Host, Storage, commit, git_id, noise, sha256};
 use super::setting::{MODEL, Setting, WEIGHTS, all_files};
 
 #[test]
@@ -158,7 +158,7 @@ fn the_api_does_not_take_the_token_elsewhere_either() {
     let target = setting.hub.stranger();
     setting.hub.order(Host::Hub, "/api/models", Fault::Redirect(target), 1);
     assert!(setting.pull().is_err());
-    let to_others = |seen: &super::look_alike::Seen| seen.host != Host::Hub;
+    let to_others = |seen: &super::fake_hub::Seen| seen.host != Host::Hub;
     assert!(!setting.hub.seen().iter().any(to_others));
 }
 

@@ -9,13 +9,13 @@ use meptr_core::hub::{
 };
 use tempfile::TempDir;
 
-use super::look_alike::{LookAlike, Storage, noise};
+use super::fake_hub::{FakeHub, Storage, noise};
 
 pub(crate) const MODEL: &str = "ann/model";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 
 pub(crate) struct Setting {
-    pub(crate) hub: LookAlike,
+    pub(crate) hub: FakeHub,
     pub(crate) folder: TempDir,
     pub(crate) options: Options,
     pub(crate) weights: Vec<u8>,
@@ -25,7 +25,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     pub(crate) fn new() -> Self {
-        let hub = LookAlike::start();
+        let hub = FakeHub::start();
         let (weights, config) = (noise(200_000, 1), br#"{"hidden_size": 4}"#.to_vec());
         hub.add(MODEL, WEIGHTS, Storage::Large, weights.clone());
         hub.add(MODEL, "config.json", Storage::Small, config.clone());
@@ -117,7 +117,7 @@ impl Setting {
     }
 
     pub(crate) fn incomplete(&self) -> PathBuf {
-        let tag = super::look_alike::sha256(&self.weights);
+        let tag = super::fake_hub::sha256(&self.weights);
         self.repository().join("blobs").join(format!("{tag}.incomplete"))
     }
 }
