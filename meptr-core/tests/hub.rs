@@ -8,6 +8,6 @@ mod caching;
 #[path = "../../tests/support/fake_hub.rs"]
 mod fake_hub;
 mod faults;
+mod fixture;
 mod processes;
 mod pulling;
-mod setting;

@@ -17,13 +17,13 @@ use fake_hub::{FakeHub, Host, Storage, noise, sha256};
 pub(crate) const MODEL: &str = "ann/model";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 
-pub(crate) struct Setting {
+pub(crate) struct Fixture {
     pub(crate) hub: FakeHub,
     pub(crate) folder: TempDir,
     pub(crate) weights: Vec<u8>,
 }
 
-impl Setting {
+impl Fixture {
     pub(crate) fn new() -> Self {
         let (hub, folder) = (FakeHub::start(), tempfile::tempdir().unwrap());
         let weights = noise(200_000, 1);
@@ -47,7 +47,7 @@ impl Setting {
         self.command_at(endpoint, line).output().unwrap().into()
     }
 
-    /// `meptr weights LINE` on the list of this setting.
+    /// `meptr weights LINE` on the list of this fixture.
     pub(crate) fn command_at(&self, endpoint: &str, line: &str) -> Command {
         let mut command = command(PROGRAM, self.folder.path(), endpoint);
         command.args(["weights"]).args(line.split(' ')).arg("--manifest").arg(self.list());

@@ -20,18 +20,20 @@ pub struct Manifest {
     pub name: String,
     /// What the weights are and how they were made, in a sentence or two.
     pub about: String,
-    /// What results made with these weights are worth; shown with every result.
-    pub standing: Standing,
+    /// Whether the weights were trained, and on what; shown with every result. Manifests of earlier
+    /// programs call it `standing`.
+    #[serde(alias = "standing")]
+    pub status: TrainingStatus,
     /// The parts a prediction is made of.
     pub parts: Parts,
     /// Every file the parts use, by its path inside the bundle (with `/`).
     pub files: BTreeMap<String, FileEntry>,
 }
 
-/// What results made with a bundle are worth.
+/// Training of a bundle's weights, which says what its results are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum TrainingStatus {
     /// Random numbers: the program runs, the results mean nothing.
     Untrained,
     /// Trained on synthetic data: the results mean nothing about people.

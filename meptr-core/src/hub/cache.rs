@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Error, Result};
-use crate::files::{Partial, read_small_text};
+use crate::files::{AtomicFile, read_small_text};
 
 /// `OWNER/NAME` of a model repository on the Hub.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,8 +195,8 @@ pub(super) fn files_below(folder: &Path) -> Vec<String> {
 /// Writes a small file so that others see the old or the new content, and never a part.
 pub(super) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     create_parent(path)?;
-    let partial = Partial::named(beside(path, "part"), path);
-    fs::write(partial.path(), content).and_then(|()| partial.finish()).map_err(Error::at(path))
+    let file = AtomicFile::with_temporary_name(beside(path, "part"), path);
+    fs::write(file.path(), content).and_then(|()| file.finish()).map_err(Error::at(path))
 }
 
 /// What was to be deleted and is not there is as good as deleted.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::cache::RepositoryId;
 use super::{Error, Result};
 use crate::PerModality;
-use crate::bundle::Standing;
+use crate::bundle::TrainingStatus;
 use crate::files::read_small_text;
 use crate::paths::stays_inside;
 
@@ -18,7 +18,7 @@ const SCHEMA: u32 = 1;
 /// ```json
 /// { "schema": 1,
 ///   "bundles": [ { "name": "...", "title": "...", "parts": ["NAME of a part", ...],
-///                  "assembly": { "standing": "trained", "fusion": "PART/FILE",
+///                  "assembly": { "status": "trained", "fusion": "PART/FILE",
 ///                                "heads": { "body": "PART/FILE", ... } } } ],
 ///   "parts": [ { "name": "...", "title": "...",
 ///                "repository": "OWNER/NAME", "revision": "COMMIT, branch or tag",
@@ -59,8 +59,9 @@ pub struct Bundle {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Assembly {
-    /// What results made with the bundle are worth.
-    pub standing: Standing,
+    /// Whether the weights were trained, and on what. Earlier lists call it `standing`.
+    #[serde(alias = "standing")]
+    pub status: TrainingStatus,
     /// What the weights are and how they were made.
     #[serde(default)]
     pub about: String,
@@ -430,7 +431,7 @@ mod tests {
         let file = folder.path().join("list.json");
         let text = r#"{ "schema": 1,
           "bundles": [ { "name": "mine", "title": "", "parts": ["clip", "bge", "wav2vec2", "heads"],
-            "assembly": { "standing": "trained", "fusion": "heads/fusion.safetensors",
+            "assembly": { "status": "trained", "fusion": "heads/fusion.safetensors",
               "heads": { "body": "heads/b.pt", "face": "heads/f.pt", "scene": "heads/s.pt",
                          "audio": "heads/a.pt", "text": "heads/t.pt" } } } ],
           "parts": [ { "name": "heads", "title": "", "folder": "heads", "licence": "MIT",

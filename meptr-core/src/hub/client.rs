@@ -19,7 +19,7 @@ use ureq::{Agent, Body, Proxy, ProxyProtocol};
 use url::Url;
 
 use super::proxy::Proxies;
-use super::retry::Patience;
+use super::retry::RetryPolicy;
 use super::{Error, Result};
 
 /// Name of this program for servers.
@@ -52,28 +52,28 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::BadVariable`] when `SSL_CERT_FILE` or a proxy variable cannot be used.
-    pub(super) fn new(patience: &Patience) -> Result<Self> {
+    pub(super) fn new(retry: &RetryPolicy) -> Result<Self> {
         let proxies = Proxies::from_process()?;
         let tls = TlsConfig::builder().root_certs(root_certificates()?).build();
-        let direct: Agent = config(&tls, None, patience).into();
+        let direct: Agent = config(&tls, None, retry).into();
         let http = match &proxies.http {
             Some(proxy)
                 if matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) =>
             {
                 let connector = DefaultConnector::new().chain(AbsoluteForm);
-                let config = config(&tls, None, patience);
+                let config = config(&tls, None, retry);
                 let agent = Agent::with_parts(config, connector, DefaultResolver::default());
                 Route::Forward { agent, proxy: proxy.clone() }
             }
-            proxy => Route::Agent(config(&tls, proxy.as_ref(), patience).into()),
+            proxy => Route::Agent(config(&tls, proxy.as_ref(), retry).into()),
         };
-        let https = Route::Agent(config(&tls, proxies.https.as_ref(), patience).into());
+        let https = Route::Agent(config(&tls, proxies.https.as_ref(), retry).into());
         Ok(Self { proxies, direct, http, https })
     }
 
     /// Sends one request without a body, and gives the answer whatever its status.
     ///
-    /// Time limits: [`Patience::connect`] for the connection, [`Patience::idle`] for the head of the
+    /// Time limits: [`RetryPolicy::connect_timeout`] for the connection, [`RetryPolicy::idle_timeout`] for the head of the
     /// answer and for each read of its body.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl Client {
     }
 }
 
-fn config(tls: &TlsConfig, proxy: Option<&Proxy>, patience: &Patience) -> Config {
+fn config(tls: &TlsConfig, proxy: Option<&Proxy>, retry: &RetryPolicy) -> Config {
     Agent::config_builder()
         .tls_config(tls.clone())
         .proxy(proxy.cloned())
@@ -106,11 +106,11 @@ fn config(tls: &TlsConfig, proxy: Option<&Proxy>, patience: &Patience) -> Config
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .timeout_resolve(Some(patience.connect))
-        .timeout_connect(Some(patience.connect))
-        .timeout_recv_response(Some(patience.idle))
-        .timeout_per_read(Some(patience.idle))
-        .timeout_per_write(Some(patience.idle))
+        .timeout_resolve(Some(retry.connect_timeout))
+        .timeout_connect(Some(retry.connect_timeout))
+        .timeout_recv_response(Some(retry.idle_timeout))
+        .timeout_per_read(Some(retry.idle_timeout))
+        .timeout_per_write(Some(retry.idle_timeout))
         .max_idle_age(Duration::from_secs(10))
         .build()
 }

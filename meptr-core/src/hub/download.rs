@@ -11,7 +11,7 @@ use super::http::{FileHead, Http, Remote};
 use super::lock::Lock;
 use super::pins::PinnedFile;
 use super::progress::{Event, Progress};
-use super::retry::{Failure, Patience};
+use super::retry::{Failure, RetryPolicy};
 use super::{Error, Result};
 
 /// A download of one file.
@@ -23,13 +23,13 @@ pub(super) struct Download<'a> {
     pub(super) head: &'a FileHead,
     /// What the catalogue says about its SHA-256.
     pub(super) promised_sha256: Option<&'a str>,
-    pub(super) patience: &'a Patience,
-    pub(super) tally: &'a Tally<'a>,
+    pub(super) retry: &'a RetryPolicy,
+    pub(super) progress: &'a DownloadProgress<'a>,
 }
 
 /// Counts the bytes of all files for the one who watches.
-pub(super) struct Tally<'a> {
-    pub(super) progress: &'a dyn Progress,
+pub(super) struct DownloadProgress<'a> {
+    pub(super) reporter: &'a dyn Progress,
     pub(super) all: u64,
     pub(super) finished: Cell<u64>,
 }
@@ -56,9 +56,9 @@ impl Download<'_> {
         };
         self.check_promise(&name, &sha256)?;
         let path = self.cache.link(self.remote.commit, self.remote.path, tag)?;
-        self.tally.finished.set(self.tally.finished.get() + size);
+        self.progress.finished.set(self.progress.finished.get() + size);
         self.report_bytes(&name, *size, true);
-        self.tally.progress.report(&Event::Finished { file: &name, path: &path });
+        self.progress.reporter.report(&Event::Finished { file: &name, path: &path });
         Ok(PinnedFile { size: *size, sha256 })
     }
 
@@ -75,8 +75,8 @@ impl Download<'_> {
         let incomplete = self.cache.incomplete(&self.head.tag);
         create_parent(&incomplete)?;
         let path = self.cache.lock(&self.head.tag);
-        let waiting = || self.tally.progress.report(&Event::Waiting { file: name, lock: &path });
-        Lock::acquire(&path, self.patience.lock, waiting, || length(&incomplete))
+        let waiting = || self.progress.reporter.report(&Event::Waiting { file: name, lock: &path });
+        Lock::acquire(&path, self.retry.lock_timeout, waiting, || length(&incomplete))
     }
 
     fn obtain(&self, name: &str, blob: &Path) -> Result<String> {
@@ -97,8 +97,8 @@ impl Download<'_> {
     /// Fetches what is missing of the incomplete file and checks the whole.
     fn complete(&self, name: &str, incomplete: &Path) -> Result<String> {
         let result = self
-            .patience
-            .run(self.tally.progress, || self.transfer(name, incomplete))
+            .retry
+            .run(self.progress.reporter, || self.transfer(name, incomplete))
             .and_then(|()| self.check(name, incomplete));
         if let Err(Error::WrongHash { .. } | Error::WrongSize { .. }) = &result {
             fs::remove_file(incomplete).map_err(Error::at(incomplete))?;
@@ -163,7 +163,7 @@ impl Download<'_> {
     }
 
     fn check(&self, name: &str, incomplete: &Path) -> Result<String> {
-        self.tally.progress.report(&Event::Checking { file: name });
+        self.progress.reporter.report(&Event::Checking { file: name });
         let found = digest::of_file(incomplete)?;
         if found.size != self.head.size {
             let (file, promised_by) = (name.to_owned(), "the Hub");
@@ -189,10 +189,10 @@ impl Download<'_> {
     }
 
     fn report_bytes(&self, file: &str, done: u64, is_counted: bool) {
-        let finished = self.tally.finished.get();
+        let finished = self.progress.finished.get();
         let all_done = if is_counted { finished } else { finished + done };
-        let (size, all) = (self.head.size, self.tally.all);
-        self.tally.progress.report(&Event::Bytes { file, done, size, all_done, all });
+        let (size, all) = (self.head.size, self.progress.all);
+        self.progress.reporter.report(&Event::Bytes { file, done, size, all_done, all });
     }
 }
 

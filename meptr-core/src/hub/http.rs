@@ -13,7 +13,7 @@ use url::Url;
 use super::cache::{RepositoryId, is_tag};
 use super::client::Client;
 use super::environment::Environment;
-use super::retry::{Failure, Patience};
+use super::retry::{Failure, RetryPolicy};
 use super::{Error, Result};
 
 const MOST_REDIRECTS: usize = 10;
@@ -69,14 +69,14 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(environment: &Environment, patience: &Patience) -> Result<Self> {
+    pub(super) fn new(environment: &Environment, retry: &RetryPolicy) -> Result<Self> {
         let token = environment.token.as_ref().map(|token| {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", token.secret()))
                 .expect("a token holds visible ASCII only");
             value.set_sensitive(true);
             value
         });
-        let client = Client::new(patience)?;
+        let client = Client::new(retry)?;
         Ok(Self { client, endpoint: environment.endpoint.clone(), token })
     }
 
@@ -204,7 +204,7 @@ impl Http {
         let wait = header(RETRY_AFTER.as_str())
             .and_then(|text| retry_after(text, SystemTime::now()))
             .or_else(|| header("ratelimit").and_then(seconds_to_reset).map(Duration::from_secs));
-        let refusal = Refusal {
+        let refusal = HttpStatusError {
             status: response.status().as_u16(),
             code: header("x-error-code"),
             retry_after: wait,
@@ -222,7 +222,7 @@ pub(super) fn broken(doing: &str, source: ureq::Error) -> Failure {
 }
 
 /// An answer that is neither the file nor a redirect.
-pub(super) struct Refusal<'a> {
+pub(super) struct HttpStatusError<'a> {
     pub(super) status: u16,
     /// The Hub's `X-Error-Code`.
     pub(super) code: Option<&'a str>,
@@ -234,7 +234,7 @@ pub(super) struct Refusal<'a> {
     pub(super) doing: &'a str,
 }
 
-impl Refusal<'_> {
+impl HttpStatusError<'_> {
     pub(super) fn into_failure(self, url: &Url, endpoint: &Url, has_token: bool) -> Failure {
         let is_hub = same_origin(url, endpoint);
         let repository = self.repository.to_string();

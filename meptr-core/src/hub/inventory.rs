@@ -8,7 +8,7 @@ use super::cache::{RepositoryCache, RepositoryId};
 use super::catalog::{Catalog, Part, Source};
 use super::digest::{self, Kind};
 use super::pins::Pins;
-use super::plan::{LocalFile, Options, local_files, look};
+use super::plan::{LocalFile, Options, local_files, lookup};
 use super::progress::{Event, Progress};
 use super::{Error, Result};
 
@@ -107,7 +107,7 @@ pub fn verify(
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for part in catalog.select(name)? {
-        let found = look_without_sizes(&part, options)?;
+        let found = lookup_of_any_size(&part, options)?;
         for (path, local) in found.files {
             let file = match &part.source {
                 Source::Hub { repository, .. } => format!("{repository}/{path}"),
@@ -139,7 +139,7 @@ pub fn remove(catalog: &Catalog, name: &str, options: &Options) -> Result<Remove
     let mut removed = Removed::default();
     for part in catalog.select(name)? {
         let Source::Hub { repository, revision } = &part.source else { continue };
-        let found = look_without_sizes(&part, options)?;
+        let found = lookup_of_any_size(&part, options)?;
         let Some(commit) = found.commit else { continue };
         let cache = RepositoryCache::new(&options.environment.cache, repository);
         if !cache.folder.is_dir() {
@@ -149,7 +149,7 @@ pub fn remove(catalog: &Catalog, name: &str, options: &Options) -> Result<Remove
         for path in &paths {
             remove_file(&cache, &commit, path, &mut removed)?;
         }
-        Pins::change(&cache, options.patience.lock, |pins| {
+        Pins::change(&cache, options.retry.lock_timeout, |pins| {
             if let Some(pinned) = pins.commits.get_mut(&commit) {
                 pinned.files.retain(|path, _| !paths.contains(path));
                 pinned.whole = false;
@@ -169,7 +169,7 @@ pub fn remove(catalog: &Catalog, name: &str, options: &Options) -> Result<Remove
 }
 
 fn local_part(part: Part, options: &Options) -> Result<LocalPart> {
-    let found = look(&part, options)?;
+    let found = lookup(&part, options)?;
     let present = found.files.iter().filter(|(_, local)| local.is_some());
     let present: Vec<_> = present.map(|(file, _)| file.path.clone()).collect();
     let presence = match (found.is_complete, present.is_empty()) {
@@ -216,9 +216,9 @@ struct Paths {
     files: Vec<(String, Option<PathBuf>)>,
 }
 
-/// Like `look`, but a file of the wrong size is here, too: it is damaged and can be removed.
-fn look_without_sizes(part: &Part, options: &Options) -> Result<Paths> {
-    let found = look(part, options)?;
+/// Like `lookup`, but a file of the wrong size is here, too: it is damaged and can be removed.
+fn lookup_of_any_size(part: &Part, options: &Options) -> Result<Paths> {
+    let found = lookup(part, options)?;
     let at = |path: &str| match (&part.source, &found.commit) {
         (Source::Hub { repository, .. }, Some(commit)) => {
             RepositoryCache::new(&options.environment.cache, repository).present(commit, path)

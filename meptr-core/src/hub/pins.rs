@@ -86,11 +86,11 @@ impl Pins {
     /// Changes the pins of a repository while no other process does.
     pub(super) fn change(
         cache: &RepositoryCache,
-        patience: Duration,
+        timeout: Duration,
         change: impl FnOnce(&mut Self),
     ) -> Result<()> {
         let lock = cache.lock("meptr-pins");
-        let _held = Lock::acquire(&lock, patience, || (), || 0)?;
+        let _held = Lock::acquire(&lock, timeout, || (), || 0)?;
         let mut pins = Self::read(cache)?;
         change(&mut pins);
         let text = serde_json::to_vec_pretty(&pins).expect("maps of text and numbers are JSON");
@@ -123,8 +123,8 @@ mod tests {
 
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let file = PinnedFile { size: 7, sha256: "ab".repeat(32) };
-        let patience = Duration::from_secs(1);
-        Pins::change(&cache, patience, |pins| {
+        let timeout = Duration::from_secs(1);
+        Pins::change(&cache, timeout, |pins| {
             pins.revisions.insert("main".into(), commit.into());
             let pinned = pins.commits.entry(commit.into()).or_default();
             pinned.files.insert("config.json".into(), file.clone());

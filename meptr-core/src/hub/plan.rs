@@ -7,29 +7,29 @@ use super::api::Api;
 use super::cache::{RepositoryCache, RepositoryId, files_below, is_commit};
 use super::catalog::{Catalog, Part, PartFile, Source};
 use super::digest::{self, Kind};
-use super::download::{Download, Tally};
+use super::download::{Download, DownloadProgress};
 use super::environment::Environment;
 use super::http::{FileHead, Http, Remote};
 use super::pins::{PinnedFile, Pins};
 use super::progress::{Event, Progress};
-use super::retry::Patience;
+use super::retry::RetryPolicy;
 use super::{Error, Result};
 
-/// How to go about it.
+/// Settings of a look-up or download.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Hub, cache, token, and whether the network may be used.
     pub environment: Environment,
     /// Ask the Hub what a branch is now, and do not keep to the commit of the first download.
     pub refresh: bool,
-    /// Waiting and trying again.
-    pub patience: Patience,
+    /// Time limits and retries.
+    pub retry: RetryPolicy,
 }
 
 impl Options {
-    /// The usual patience, in the given environment.
+    /// Options with the usual retries, in the given environment.
     pub fn new(environment: Environment) -> Self {
-        Self { environment, refresh: false, patience: Patience::default() }
+        Self { environment, refresh: false, retry: RetryPolicy::default() }
     }
 }
 
@@ -114,7 +114,7 @@ pub fn plan(
     let mut missing = Vec::new();
     let mut parts = Vec::new();
     for part in catalog.select(name)? {
-        let found = look(&part, options)?;
+        let found = lookup(&part, options)?;
         if is_offline {
             missing.extend(found.missing(&part));
         }
@@ -166,15 +166,15 @@ impl Plan {
     /// Whatever goes wrong first; what was fetched until then stays and need not be fetched again.
     pub fn fetch(self, options: &Options, progress: &dyn Progress) -> Result<Vec<LocalFile>> {
         let (files, bytes) = self.missing();
-        let tally = Tally { progress, all: bytes, finished: Cell::new(0) };
+        let totals = DownloadProgress { reporter: progress, all: bytes, finished: Cell::new(0) };
         let mut http = None;
         if files > 0 {
             progress.report(&Event::Started { files, bytes });
-            http = Some(Http::new(&options.environment, &options.patience)?);
+            http = Some(Http::new(&options.environment, &options.retry)?);
         }
         let mut found = Vec::new();
         for part in self.parts {
-            found.extend(part.fetch(http.as_ref(), options, &tally)?);
+            found.extend(part.fetch(http.as_ref(), options, &totals)?);
         }
         Ok(found)
     }
@@ -185,7 +185,7 @@ impl PlannedPart {
         self,
         http: Option<&Http>,
         options: &Options,
-        tally: &Tally<'_>,
+        progress: &DownloadProgress<'_>,
     ) -> Result<Vec<LocalFile>> {
         let (Source::Hub { repository, revision }, Some(commit)) =
             (&self.part.source, &self.commit)
@@ -206,8 +206,8 @@ impl PlannedPart {
                     remote: Remote { repository, commit, path: &file.path },
                     head,
                     promised_sha256: file.promised_sha256.as_deref(),
-                    patience: &options.patience,
-                    tally,
+                    retry: &options.retry,
+                    progress,
                 };
                 pinned.push((file.path.clone(), download.run()?));
                 has_fetched = true;
@@ -237,7 +237,7 @@ impl PlannedPart {
         if !is_commit(revision) {
             cache.write_ref(revision, commit)?;
         }
-        Pins::change(cache, options.patience.lock, |pins| {
+        Pins::change(cache, options.retry.lock_timeout, |pins| {
             if !is_commit(revision) {
                 pins.revisions.insert(revision.to_owned(), commit.to_owned());
             }
@@ -281,17 +281,17 @@ pub(super) struct Found {
 }
 
 /// Looks for a part without asking anybody.
-pub(super) fn look(part: &Part, options: &Options) -> Result<Found> {
+pub(super) fn lookup(part: &Part, options: &Options) -> Result<Found> {
     match &part.source {
-        Source::Folder(folder) => Ok(look_in_folder(part, folder)),
+        Source::Folder(folder) => Ok(lookup_in_folder(part, folder)),
         Source::Hub { repository, revision } => {
             let cache = RepositoryCache::new(&options.environment.cache, repository);
-            look_in_cache(part, &cache, revision)
+            lookup_in_cache(part, &cache, revision)
         }
     }
 }
 
-fn look_in_folder(part: &Part, folder: &Path) -> Found {
+fn lookup_in_folder(part: &Part, folder: &Path) -> Found {
     let wanted = match part.files.as_slice() {
         [] => files_below(folder).into_iter().map(any_file).collect(),
         files => files.to_vec(),
@@ -308,7 +308,7 @@ fn look_in_folder(part: &Part, folder: &Path) -> Found {
     Found { commit: None, files, is_complete }
 }
 
-fn look_in_cache(part: &Part, cache: &RepositoryCache, revision: &str) -> Result<Found> {
+fn lookup_in_cache(part: &Part, cache: &RepositoryCache, revision: &str) -> Result<Found> {
     let pins = Pins::read(cache)?;
     let commit = Some(revision.to_owned())
         .filter(|revision| is_commit(revision))
@@ -426,13 +426,13 @@ struct Hub<'a> {
 impl<'a> Hub<'a> {
     fn new(options: &'a Options, progress: &'a dyn Progress) -> Result<Self> {
         let api = Api::new(&options.environment)?;
-        let http = Http::new(&options.environment, &options.patience)?;
+        let http = Http::new(&options.environment, &options.retry)?;
         Ok(Self { api, http, options, progress })
     }
 
     fn ask(&self, part: Part, known_commit: Option<String>) -> Result<PlannedPart> {
         let Source::Hub { repository, revision } = &part.source else {
-            return look(&part, self.options)?.into_planned(part);
+            return lookup(&part, self.options)?.into_planned(part);
         };
         self.progress.report(&Event::Asking { repository: &repository.to_string() });
         let known_commit = known_commit.filter(|_| !self.options.refresh || is_commit(revision));
@@ -440,8 +440,9 @@ impl<'a> Hub<'a> {
             (Some(commit), [_, ..]) => (commit, part.files.clone()),
             (known, listed) => {
                 let asked = known.as_deref().unwrap_or(revision);
-                let patience = &self.options.patience;
-                let answer = patience
+                let answer = self
+                    .options
+                    .retry
                     .run(self.progress, || self.api.revision(&self.http, repository, asked))?;
                 let wanted = match listed {
                     [] => wanted_of(answer.files).into_iter().map(any_file).collect(),
@@ -457,7 +458,7 @@ impl<'a> Hub<'a> {
 
     fn file(&self, file: PartFile, repository: &RepositoryId, commit: &str) -> Result<PlannedFile> {
         let remote = Remote { repository, commit, path: &file.path };
-        let head = self.options.patience.run(self.progress, || self.http.head(remote))?;
+        let head = self.options.retry.run(self.progress, || self.http.head(remote))?;
         let promised_by = "the list of weights";
         if let Some(expected) = file.size.filter(|size| *size != head.size) {
             let (file, found) = (remote.to_string(), head.size);

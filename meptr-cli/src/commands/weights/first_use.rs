@@ -7,8 +7,8 @@ use clap::Args;
 use indicatif::DecimalBytes;
 use meptr_core::hub::{Bundle, LocalPart, Presence, find_local};
 
-use super::complete::HEADS_ARE_MISSING;
 use super::hub::{Ask, DEMO, HubArgs, can_ask, licence_of};
+use super::install::HEADS_ARE_MISSING;
 use super::list::size_of;
 use super::pull::pull;
 use crate::demo;
@@ -271,7 +271,7 @@ mod tests {
         let place = |modality: Modality| format!(r#""{modality}": "two/b""#);
         let heads = Modality::ALL.map(place).join(", ");
         let assembly = format!(
-            r#", "assembly": {{ "standing": "trained", "clip": "one", "bert": "one",
+            r#", "assembly": {{ "status": "trained", "clip": "one", "bert": "one",
                  "wav2vec2": "one", "fusion": "two/b", "heads": {{ {heads} }} }}"#
         );
         let (_folder, first) = setting(&assembly);

@@ -5,10 +5,11 @@
 //! modality of a body, face or scene head) comes from the file's own configuration, else from the
 //! published configuration that the shapes fit exactly, else it is a guess; [`Assumed`] says which.
 
+mod assumptions;
 mod fusion;
 mod head;
 mod shapes;
-mod unseen;
+mod stage_config;
 
 use serde::Serialize;
 use serde_json::Value as Json;

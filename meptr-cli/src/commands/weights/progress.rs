@@ -14,7 +14,7 @@ const TOTAL: &str = "in all {wide_bar} {decimal_bytes} of {decimal_total_bytes},
 const STEP: &str = "{spinner} {msg}";
 
 /// Bars on a terminal, lines elsewhere, nothing when quiet.
-pub struct Watch {
+pub struct DownloadBars {
     all: MultiProgress,
     bars: RefCell<Option<Bars>>,
     is_terminal: bool,
@@ -28,7 +28,7 @@ struct Bars {
     total: Option<ProgressBar>,
 }
 
-impl Watch {
+impl DownloadBars {
     pub fn new(is_quiet: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && !is_quiet;
         Self { all: MultiProgress::new(), bars: RefCell::default(), is_terminal, is_quiet }
@@ -100,7 +100,7 @@ impl Watch {
     }
 }
 
-impl Progress for Watch {
+impl Progress for DownloadBars {
     fn report(&self, event: &Event<'_>) {
         match event {
             Event::Asking { repository } => self.step(format!("asking the Hub about {repository}")),
@@ -125,7 +125,7 @@ impl Progress for Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for DownloadBars {
     fn drop(&mut self) {
         self.clear();
     }

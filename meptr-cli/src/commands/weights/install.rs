@@ -21,7 +21,7 @@ pub const HEADS_ARE_MISSING: &str = "the heads and the fusion model of MEPTR are
 ///
 /// # Errors
 /// When a part does not hold what the list says, or does not fit the others.
-pub fn complete(
+pub fn install_from_catalog(
     hub: &HubArgs,
     name: &str,
     assembly: &Assembly,
@@ -34,7 +34,7 @@ pub fn complete(
     let sources = Sources {
         name: name.to_owned(),
         about: assembly.about.clone(),
-        standing: assembly.standing,
+        standing: assembly.status,
         base: None,
         clip: Some(source(&assembly.clip)?),
         wav2vec2: Some(source(&assembly.wav2vec2)?),

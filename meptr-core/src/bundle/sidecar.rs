@@ -12,8 +12,8 @@ use crate::{Error, Modality, Result};
 /// `NAME.json` beside `NAME.safetensors`: all that the tensors do not tell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PartNote {
-    /// [`PartNote::SCHEMA`]; another value means another format.
+pub struct PartMetadata {
+    /// [`PartMetadata::SCHEMA`]; another value means another format.
     pub schema: String,
     /// Which part of a bundle it can be.
     pub kind: PartKind,
@@ -58,7 +58,7 @@ impl PartKind {
     }
 }
 
-impl PartNote {
+impl PartMetadata {
     /// The format this program reads and writes.
     pub const SCHEMA: &'static str = "meptr-part/1";
 
@@ -125,9 +125,9 @@ mod tests {
     fn a_note_is_read_as_it_was_written_and_foreign_ones_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let weights = folder.path().join("body.safetensors");
-        assert_eq!(PartNote::read(&weights).unwrap(), None);
-        let note = PartNote {
-            schema: PartNote::SCHEMA.to_owned(),
+        assert_eq!(PartMetadata::read(&weights).unwrap(), None);
+        let note = PartMetadata {
+            schema: PartMetadata::SCHEMA.to_owned(),
             kind: PartKind::Head,
             modality: Some(Modality::Body),
             config: serde_json::json!({"heads": 2}),
@@ -136,8 +136,8 @@ mod tests {
             sha256: "00".to_owned(),
         };
         note.write(&weights).unwrap();
-        assert_eq!(PartNote::read(&weights).unwrap(), Some(note.clone()));
-        PartNote { schema: "meptr-part/2".to_owned(), ..note }.write(&weights).unwrap();
-        assert!(matches!(PartNote::read(&weights), Err(Error::Json { .. })));
+        assert_eq!(PartMetadata::read(&weights).unwrap(), Some(note.clone()));
+        PartMetadata { schema: "meptr-part/2".to_owned(), ..note }.write(&weights).unwrap();
+        assert!(matches!(PartMetadata::read(&weights), Err(Error::Json { .. })));
     }
 }
