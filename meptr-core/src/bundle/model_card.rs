@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 
 use super::manifest::{Manifest, Origin, TrainingStatus};
 
-/// What a card says that the manifest does not.
+/// Content of a card that is not in the manifest.
 #[derive(Debug, Clone, Default)]
 pub struct ModelCardOptions {
     /// `OWNER/NAME` under which the bundle will be published.
     pub repository: Option<String>,
-    /// What was measured (metric and data), and the result.
+    /// Measurements: metric and data, and the result.
     pub scores: Vec<(String, String)>,
 }
 
@@ -24,8 +24,8 @@ is; errors differ between groups of people. Do not use results to decide anythin
 recognition is high-risk, and people must be told that it is in use (Article 50(3)).
 ";
 
-/// The text of `README.md`: what the bundle is and is worth, its parts with their licences, scores,
-/// use, and what it must not be used for.
+/// Text of `README.md`: description and status of the bundle, intended and forbidden use, parts
+/// with their licences, and scores.
 pub fn model_card(manifest: &Manifest, options: &ModelCardOptions) -> String {
     let mut card = front_matter(manifest);
     let status = match manifest.status {
@@ -122,7 +122,7 @@ fn parts(manifest: &Manifest) -> String {
     text
 }
 
-/// Text that cannot end a table's cell.
+/// Escapes text for the cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace(['\r', '\n'], " ")
 }

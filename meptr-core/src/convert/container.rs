@@ -15,7 +15,7 @@ const LEGACY_PROTOCOL: i128 = 1001;
 /// An opened checkpoint file.
 #[derive(Debug)]
 pub(super) struct Container {
-    /// What the file describes.
+    /// Values of the pickle.
     pub(super) pickle: Pickle,
     /// Bytes of the whole file.
     pub(super) length: u64,
@@ -115,7 +115,7 @@ impl Container {
     }
 }
 
-/// Where the storages stand: each is a count of elements, i64, and the elements.
+/// Places of the storages: each is a count of elements, i64, and the elements.
 fn legacy_places(
     file: &mut File,
     length: u64,

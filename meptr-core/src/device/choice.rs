@@ -21,8 +21,8 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device and runs a test operation on it. Warns, with the reason, if a GPU was wanted
-    /// and the CPU is taken.
+    /// Opens the device and runs a test operation on it. Warns, with the reason, if a GPU was
+    /// wanted and the CPU is taken.
     ///
     /// Each call opens a GPU anew, with a stream of its own: tensors of two calls do not mix, even
     /// on one GPU.

@@ -1,4 +1,4 @@
-//! Which weights there are, where, under which licence: `weights/catalog.json`, or a file like it.
+//! Catalogue of weights with their sources and licences: `weights/catalog.json`, or a file like it.
 
 use std::path::{Path, PathBuf};
 
@@ -42,18 +42,18 @@ pub struct Catalog {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bundle {
-    /// By which it is asked for.
+    /// Name on the command line.
     pub name: String,
-    /// One line for people.
+    /// Description in one line.
     pub title: String,
     /// Names of parts.
     pub parts: Vec<String>,
-    /// How they become a bundle that predicts; without it, they are only fetched together.
+    /// Assembly of the parts to a bundle that predicts; without it, they are only fetched together.
     #[serde(default)]
     pub assembly: Option<Assembly>,
 }
 
-/// What each part of a list's bundle is for.
+/// Role of each part of a bundle.
 ///
 /// Places are `PART`, the folder of a part, or `PART/PATH`, a file or folder in it.
 #[derive(Debug, Clone, Deserialize)]
@@ -62,7 +62,7 @@ pub struct Assembly {
     /// Whether the weights were trained, and on what. Earlier lists call it `standing`.
     #[serde(alias = "standing")]
     pub status: TrainingStatus,
-    /// What the weights are and how they were made.
+    /// Description of the weights and of their making.
     #[serde(default)]
     pub about: String,
     /// CLIP.
@@ -114,11 +114,11 @@ impl Assembly {
 /// Files that make sense together only, such as one backbone.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// By which it is asked for.
+    /// Name on the command line.
     pub name: String,
-    /// One line for people.
+    /// Description in one line.
     pub title: String,
-    /// Where it comes from.
+    /// Source of the files.
     pub source: Source,
     /// SPDX identifier where there is one.
     pub licence: String,
@@ -128,7 +128,7 @@ pub struct Part {
     pub files: Vec<PartFile>,
 }
 
-/// Where a part comes from.
+/// Source of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A model repository on the Hub.
@@ -142,7 +142,7 @@ pub enum Source {
     Folder(PathBuf),
 }
 
-/// One file of a part.
+/// File of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartFile {
@@ -269,12 +269,12 @@ impl Catalog {
         problems
     }
 
-    /// Every part.
+    /// All parts.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// Every bundle.
+    /// All bundles.
     pub fn bundles(&self) -> &[Bundle] {
         &self.bundles
     }
@@ -284,7 +284,7 @@ impl Catalog {
         self.bundles.iter().find(|bundle| bundle.name == name)
     }
 
-    /// What a name means: a bundle, a part, `OWNER/REPO(@REVISION)`, or a folder.
+    /// Resolves a name: a bundle, a part, `OWNER/REPO(@REVISION)`, or a folder.
     ///
     /// A folder needs a path with something before the first `/`, or more than one `/`: `./heads`,
     /// `/data/heads`; `owner/heads` is a repository.

@@ -73,8 +73,8 @@ impl Client {
 
     /// Sends one request without a body, and gives the answer whatever its status.
     ///
-    /// Time limits: [`RetryPolicy::connect_timeout`] for the connection, [`RetryPolicy::idle_timeout`] for the head of the
-    /// answer and for each read of its body.
+    /// Time limits: [`RetryPolicy::connect_timeout`] for the connection,
+    /// [`RetryPolicy::idle_timeout`] for the head of the answer and for each read of its body.
     ///
     /// # Errors
     /// When no answer comes.

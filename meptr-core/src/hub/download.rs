@@ -1,4 +1,4 @@
-//! One file from the Hub into the cache: all of it and checked, or not at all.
+//! Download of one file into the cache: complete and checked, or not at all.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -19,15 +19,15 @@ pub(super) struct Download<'a> {
     pub(super) http: &'a Http,
     pub(super) cache: &'a RepositoryCache,
     pub(super) remote: Remote<'a>,
-    /// What the Hub says about the file.
+    /// Entity tag and size that the Hub states.
     pub(super) head: &'a FileHead,
-    /// What the catalogue says about its SHA-256.
+    /// SHA-256 that the catalogue states.
     pub(super) promised_sha256: Option<&'a str>,
     pub(super) retry: &'a RetryPolicy,
     pub(super) progress: &'a DownloadProgress<'a>,
 }
 
-/// Counts the bytes of all files for the one who watches.
+/// Bytes of all files of a download, for the report of progress.
 pub(super) struct DownloadProgress<'a> {
     pub(super) reporter: &'a dyn Progress,
     pub(super) all: u64,
@@ -35,7 +35,7 @@ pub(super) struct DownloadProgress<'a> {
 }
 
 impl Download<'_> {
-    /// Brings the file into the cache, under its path in the snapshot.
+    /// Downloads the file into the cache, under its path in the snapshot.
     ///
     /// Bytes go to `blobs/TAG.incomplete`, from where an interrupted download, by us or by the
     /// Python library, goes on. Length and hashes are checked on what the disk holds; then follow
@@ -62,7 +62,7 @@ impl Download<'_> {
         Ok(PinnedFile { size: *size, sha256 })
     }
 
-    /// The SHA-256 of a blob that is here with all its bytes.
+    /// SHA-256 of a blob that is complete in the cache.
     fn known_sha256(&self, blob: &Path) -> Result<Option<String>> {
         match fs::metadata(blob) {
             Ok(found) if found.len() == self.head.size => {}
@@ -200,7 +200,7 @@ fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |found| found.len())
 }
 
-/// Makes a rename outlast a power failure, where folders can be synced.
+/// Syncs a folder, so that a rename survives a power failure.
 fn sync_folder(path: &Path) {
     if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
         let _ = folder.sync_all(); // some file systems cannot; the file itself is safe

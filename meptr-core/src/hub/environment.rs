@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{Error, Result};
 
-/// Where the Hub is, where its cache is, who asks, and whether the network may be used.
+/// Address of the Hub, its cache, the token, and whether the network may be used.
 ///
 /// | Variable | Meaning | Without it |
 /// |---|---|---|

@@ -1,4 +1,4 @@
-//! One process at a time per file of the cache.
+//! Lock of a file of the cache between processes.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;

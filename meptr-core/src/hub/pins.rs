@@ -1,4 +1,4 @@
-//! What was fetched, at which commit, with which hashes: the local lock file of one repository.
+//! Commits and hashes of the fetched files of a repository: its local lock file.
 //!
 //! A branch such as `main` moves; the first download notes the commit it was then, and later runs
 //! keep to that commit until the caller asks for the newest. The file lies beside the blobs as
@@ -31,7 +31,7 @@ pub(super) struct Pins {
     schema: u32,
     /// Commit per revision.
     pub(super) revisions: BTreeMap<String, String>,
-    /// What is known of each commit.
+    /// Files of each commit.
     pub(super) commits: BTreeMap<String, PinnedCommit>,
 }
 
@@ -97,7 +97,7 @@ impl Pins {
         write_atomically(&path(cache), &text)
     }
 
-    /// What is known of a file.
+    /// Size and hash of a file.
     pub(super) fn file(&self, commit: &str, path: &str) -> Option<&PinnedFile> {
         self.commits.get(commit)?.files.get(path)
     }

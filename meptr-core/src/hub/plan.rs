@@ -1,4 +1,4 @@
-//! From a name to files on this machine: what is here, what is missing, and getting it.
+//! Resolution of a name to files on this machine, and the download of the missing ones.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub struct LocalFile {
     pub commit: Option<String>,
     /// Path inside the repository or folder, with `/` between names.
     pub path: String,
-    /// Where it is.
+    /// Path on this machine.
     pub local: PathBuf,
     /// Bytes.
     pub size: u64,
@@ -52,7 +52,7 @@ pub struct LocalFile {
     pub sha256: Option<String>,
 }
 
-/// What a name needs, and how much of it is here.
+/// Parts of a name, with the files that are here and those to fetch.
 #[derive(Debug)]
 pub struct Plan {
     parts: Vec<PlannedPart>,
@@ -61,11 +61,11 @@ pub struct Plan {
 /// A part of a [`Plan`].
 #[derive(Debug)]
 pub struct PlannedPart {
-    /// As the catalogue has it.
+    /// Entry of the catalogue.
     pub part: Part,
     /// The commit its files are of; none for a folder of this machine.
     pub commit: Option<String>,
-    /// All its files.
+    /// Files of the part.
     pub files: Vec<PlannedFile>,
 }
 
@@ -76,9 +76,9 @@ pub struct PlannedFile {
     pub path: String,
     /// Bytes.
     pub size: u64,
-    /// Where it is, if it is here.
+    /// Path, if the file is here.
     pub local: Option<PathBuf>,
-    /// What the Hub says, if it was asked.
+    /// Entity tag and size from the Hub, if it was asked.
     head: Option<FileHead>,
     promised_sha256: Option<String>,
 }
@@ -135,7 +135,7 @@ pub fn plan(
 }
 
 impl Plan {
-    /// Every part, in the catalogue's order.
+    /// Parts, in the catalogue's order.
     pub fn parts(&self) -> &[PlannedPart] {
         &self.parts
     }
@@ -225,7 +225,7 @@ impl PlannedPart {
         local_files(&self.part, &cache, repository, commit, self.files.iter().map(|f| &*f.path))
     }
 
-    /// Writes down which commit the revision was and what came of it.
+    /// Stores the commit of the revision and the hashes of its files.
     fn note(
         &self,
         cache: &RepositoryCache,
@@ -273,14 +273,14 @@ impl PlannedFile {
     }
 }
 
-/// What of a part is on this machine.
+/// Files of a part on this machine.
 pub(super) struct Found {
     pub(super) commit: Option<String>,
     pub(super) files: Vec<(PartFile, Option<PathBuf>)>,
     pub(super) is_complete: bool,
 }
 
-/// Looks for a part without asking anybody.
+/// Looks a part up on this machine, without the network.
 pub(super) fn lookup(part: &Part, options: &Options) -> Result<Found> {
     match &part.source {
         Source::Folder(folder) => Ok(lookup_in_folder(part, folder)),
@@ -415,7 +415,7 @@ pub(super) fn local_files<'a>(
         .collect()
 }
 
-/// Both ways to the Hub; made when the first question comes up.
+/// Connections to the Hub, opened for the first question.
 struct Hub<'a> {
     api: Api,
     http: Http,
@@ -478,7 +478,7 @@ impl<'a> Hub<'a> {
     }
 }
 
-/// Of all files of a repository those a bundle can use: tensors, configurations, texts; pickles
+/// Selects the files of a repository that a bundle can use: tensors, configurations, texts; pickles
 /// only where there are no safetensors.
 fn wanted_of(files: Vec<String>) -> Vec<String> {
     let extension = |path: &str| path.rsplit_once('.').map(|(_, end)| end.to_ascii_lowercase());

@@ -30,7 +30,7 @@ pub fn load_file<M>(
     load_from(path, device, may_be_left, |vb, _| build(vb))
 }
 
-/// The same for a model that is never trained, which computes with numbers of this precision.
+/// Loads a model that is never trained, which computes in this precision.
 ///
 /// On the CPU its matrices stay in the file, which is mapped, where they are stored as f32.
 ///
@@ -77,7 +77,7 @@ pub fn save_file(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> 
     save_checked(path, tensors, |_| Ok(()))
 }
 
-/// The same, if `check` has nothing against the file that was written.
+/// Writes tensors as [`save_file`] does, if `check` accepts the written file.
 pub(crate) fn save_checked(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,

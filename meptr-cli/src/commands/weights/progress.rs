@@ -1,4 +1,4 @@
-//! What is shown on standard error while files come in.
+//! Progress of downloads on standard error.
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
@@ -21,7 +21,7 @@ pub struct DownloadBars {
     is_quiet: bool,
 }
 
-/// One bar for the file under way, one for all files.
+/// Bars of the current file and of all files.
 struct Bars {
     name: String,
     file: ProgressBar,

@@ -50,7 +50,7 @@ pub fn run(args: &PullArgs, quiet: bool) -> anyhow::Result<Finish> {
     report(&pulled, name, &catalog)
 }
 
-/// What a pull gave.
+/// Files of a pull, and the bundle that they make.
 pub struct Pulled {
     pub files: Vec<LocalFile>,
     /// The folder of a bundle that predicts.
@@ -139,7 +139,7 @@ fn fetch_manifest(
     Ok((files, manifest))
 }
 
-/// One line for each part, with its licence.
+/// Lists each part with its licence.
 fn terms(plan: &Plan, manifest: Option<&Manifest>) -> Vec<String> {
     let in_bundle = manifest.map(|manifest| {
         let origins = manifest.origins().into_iter().map(|(part, origin)| {
@@ -167,7 +167,7 @@ fn terms_of_part(planned: &PlannedPart) -> String {
     format!("  {:<14} {size}  {}  {}{from}", part.name, licence_of(part), part.title)
 }
 
-/// One line for each part, with its folder; then what to do with them.
+/// Lists each part with its folder, then the next step.
 fn report(pulled: &Pulled, name: &str, catalog: &Catalog) -> anyhow::Result<Finish> {
     let mut parts: Vec<(&str, u64, PathBuf)> = Vec::new();
     for file in &pulled.files {

@@ -29,7 +29,7 @@ impl StageConfig {
         }
     }
 
-    /// The same stage, and task, of a stage-2 configuration.
+    /// Part of a stage-2 configuration with the stage and task of this one.
     pub(super) fn same_stage_of(&self, head: &HeadConfig) -> Self {
         match self {
             Self::CrossTask(_) => Self::CrossTask(head.clone()),

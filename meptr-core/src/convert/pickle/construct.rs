@@ -1,4 +1,4 @@
-//! What a call makes.
+//! Results of calls in a pickle.
 
 use super::globals::Global;
 use super::stream::long;
