@@ -2,8 +2,8 @@
 //!
 //! Source of the data: the reference application's own extractors, cropping, heads and fusion on
 //! the CPU in f32, with small generated backbones and heads of real size; body boxes and transcript
-//! are given. It comes with clips that are not ours to pass on, so this runs where `MEPTR_GOLDEN`
-//! names a folder that has them, and fails there when it has none.
+//! are given. It comes with clips that are not ours to pass on, so the test is ignored unless
+//! `scripts/test.sh` runs with a `MEPTR_GOLDEN` that names a folder with them.
 //!
 //! Numbers of frames, crops (bytes of every one), token ids and lengths are equal. Values differ by
 //! at most 1e-3 (as the data's index suggests for long chains) of the largest of a tensor, or of 1;
@@ -43,13 +43,10 @@ const INPUT: f32 = 1e-5;
 const BF16: f32 = 0.05;
 
 #[test]
+#[ignore = "needs MEPTR_GOLDEN: clips that are not ours to pass on"]
 fn whole_runs_equal_the_reference() -> Result<()> {
     let runs = runs()?;
-    let is_ours = std::env::var_os("MEPTR_GOLDEN").is_none();
-    ensure!(is_ours || !runs.is_empty(), "no case in {}", golden::root().join("e2e").display());
-    if runs.is_empty() {
-        return Ok(());
-    }
+    ensure!(!runs.is_empty(), "no case in {}", golden::root().join("e2e").display());
     let files = CaseBundle::build(&golden::root())?;
     for run in &runs {
         let bundle = files.open(ScoreTransform::Logits)?;

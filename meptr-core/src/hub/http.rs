@@ -87,7 +87,7 @@ impl Http {
         repository: &RepositoryId,
         what: &str,
     ) -> Result<Response<Body>, Failure> {
-        let doing = format!("asking {} for {what}", host(&url));
+        let doing = format!("asking for {what}");
         let what = what.to_owned();
         let method = Method::GET;
         let question =
