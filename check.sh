@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# Everything a change must pass: tests, formatting, lints, documentation.
+# Everything a change must pass: tests, formatting, lints, documentation, licences, spelling.
 set -euo pipefail
 cd "$(dirname "$0")"
 scripts/test.sh
-cargo fmt --check
-cargo clippy --release --locked --workspace --all-targets -- -D warnings
-RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps
+scripts/lint.sh

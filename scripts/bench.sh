@@ -30,7 +30,7 @@ if [ ! -e "$place/with-bodies/manifest.json" ]; then
     "$python" benches/make_body_detector.py "$place/yolov8n.pt"
     "$meptr" weights convert --trust-model-objects --out "$place/converted" "$place/yolov8n.pt"
     "$meptr" weights assemble --from "$place/bundle" --body-detector "$place/converted/yolov8n.safetensors" \
-        --licence body-detector=none --name full-random --standing untrained --out "$place/with-bodies"
+        --licence body-detector=none --name full-random --status untrained --out "$place/with-bodies"
 fi
 if [ ! -e "$place/clip.mp4" ]; then # 15 s of 1280x720 with a face in every picture, and sound
     ffmpeg -v error -y -stream_loop 1 -i samples/portrait.mp4 -t 15 -map 0:v -map 0:a \

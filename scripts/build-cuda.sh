@@ -57,6 +57,23 @@ driver_stub() { # ROOT
         gcc -shared -fPIC -x c -Wl,-soname,libcuda.so.1 -o "$1/lib/stubs/libcuda.so" -
 }
 
+# Stand-ins for FFmpeg's libraries, so that programs start where these are not installed. Every
+# function fails; tests and timings that decode nothing call none.
+ffmpeg_stubs() { # FOLDER PROGRAM..
+    local folder=$1 library node
+    shift
+    nm -D --undefined-only "$@" | grep -oE '\b(av|sw)[A-Za-z0-9_]+' | sort -u |
+        sed 's/.*/int &(void) { return -1; }/' > "$folder/stubs.c"
+    readelf -d "$@" | grep -oE 'lib(av|sw)[a-z]+\.so\.[0-9]+' | sort -u |
+        while read -r library; do
+            node=${library//.so./_} # libavutil.so.57 has the symbols of version LIBAVUTIL_57
+            echo "${node^^} { global: *; };" > "$folder/versions"
+            gcc -shared -fPIC -Wl,-soname,"$library" -Wl,--version-script="$folder/versions" \
+                -o "$folder/$library" "$folder/stubs.c"
+        done
+    rm -f "$folder/stubs.c" "$folder/versions"
+}
+
 scripts/setup.sh
 if [ -z "${CUDA_HOME:-}" ]; then
     CUDA_HOME=$PWD/target/cuda-toolkit
@@ -91,11 +108,7 @@ place() { # FROM TO
 place "$built/meptr" target/cuda/bin/meptr
 
 if [ "${1:-}" = --checks ]; then
-    # Golden tests that decode nothing: they need no library of FFmpeg.
-    tests=(
-        golden_models backbones preprocessing golden_detect golden_bodies golden_speech
-        golden_traces golden_full_runs
-    )
+    tests=(core_tests extract_tests train_tests)
     bundle=$(mktemp -d)
     trap 'rm -rf "$bundle"' EXIT
     cargo build --workspace --examples "${options[@]}"
@@ -109,7 +122,9 @@ if [ "${1:-}" = --checks ]; then
         done
     place "$built/examples/gpu_check" "$bundle/bin/gpu_check"
     cp target/cuda/bin/meptr "$bundle/bin/"
+    mkdir "$bundle/stubs"
+    ffmpeg_stubs "$bundle/stubs" "$bundle"/{bin,tests}/*
     # The programs hold the same kernels: a dictionary larger than all of them stores these once.
-    tar -C "$bundle" -c bin tests | xz -6 --lzma2=preset=6,dict=512MiB > target/cuda/gpu-check.tar.xz
+    tar -C "$bundle" -c bin stubs tests | xz -6 --lzma2=preset=6,dict=512MiB > target/cuda/gpu-check.tar.xz
 fi
 ls -lh target/cuda/bin target/cuda/gpu-check.tar.xz 2>/dev/null >&2 || true

@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use meptr_core::bundle::{Manifest, PartKind, PartNote, sha256_of};
+use meptr_core::bundle::{Manifest, PartKind, PartMetadata, sha256_of};
 use meptr_core::{Modality, PerModality};
 use serde_json::{Value as Json, json};
 
-use super::hub_support::{Setting, write_sound};
+use super::hub_support::{Fixture, write_sound};
 use super::weights_support::{PROGRAM, REFUSED, Run, command};
 
 fn demo() -> PathBuf {
@@ -19,31 +19,31 @@ fn demo() -> PathBuf {
 /// Backbones and heads in repositories of the Hub, the fusion model in a folder, and a list that
 /// says how they become a bundle; all of it is that of the demo weights.
 struct Whole {
-    setting: Setting,
+    fixture: Fixture,
     sound: PathBuf,
 }
 
 impl Whole {
     fn new() -> Self {
-        let setting = Setting::new();
+        let fixture = Fixture::new();
         for part in ["clip", "bert", "wav2vec2"] {
-            setting.upload(&format!("ann/{part}"), &demo().join(part));
+            fixture.upload(&format!("ann/{part}"), &demo().join(part));
         }
         let parts = &Manifest::read(&demo()).unwrap().parts;
-        let folder = setting.folder.path();
+        let folder = fixture.folder.path();
         for (modality, head) in parts.heads.iter() {
             let config = serde_json::to_value(&head.config).unwrap();
             let name = folder.join("heads").join(format!("{modality}.safetensors"));
             note(&demo().join(&head.file), &name, (PartKind::Head, Some(modality)), config);
         }
-        setting.upload("ann/heads", &folder.join("heads"));
+        fixture.upload("ann/heads", &folder.join("heads"));
         let config = serde_json::to_value(&parts.fusion.config).unwrap();
         let fusion = folder.join("mine/fusion.safetensors");
         note(&demo().join(&parts.fusion.file), &fusion, (PartKind::Fusion, None), config);
         let sound = folder.join("sound.wav");
         write_sound(&sound);
-        let whole = Self { setting, sound };
-        std::fs::write(whole.setting.list(), whole.list().to_string()).unwrap();
+        let whole = Self { fixture, sound };
+        std::fs::write(whole.fixture.list(), whole.list().to_string()).unwrap();
         whole
     }
 
@@ -56,7 +56,7 @@ impl Whole {
         json!({ "schema": 1,
             "bundles": [ { "name": "whole", "title": "All of it",
                 "parts": ["clip", "bert", "wav2vec2", "heads", "fusion"],
-                "assembly": { "standing": "untrained", "about": "as the demo", "bert": "bert",
+                "assembly": { "status": "untrained", "about": "as the demo", "bert": "bert",
                     "heads": heads, "fusion": "fusion/fusion.safetensors" } } ],
             "parts": [
                 part("clip", "MIT"), part("bert", "MIT"), part("wav2vec2", "CC-BY-NC-SA-4.0"),
@@ -69,13 +69,13 @@ impl Whole {
 
     /// `meptr predict ARGUMENTS sound.wav`
     fn predict(&self, endpoint: &str, arguments: &[&str]) -> Run {
-        let mut predict = command(PROGRAM, self.setting.folder.path(), endpoint);
+        let mut predict = command(PROGRAM, self.fixture.folder.path(), endpoint);
         predict.args(["predict", "--format", "json"]).args(arguments).arg(&self.sound);
         predict.output().unwrap().into()
     }
 
     fn with_list<'a>(&self, arguments: &[&'a str]) -> Vec<String> {
-        let list = ["--manifest".to_owned(), self.setting.list().to_str().unwrap().to_owned()];
+        let list = ["--manifest".to_owned(), self.fixture.list().to_str().unwrap().to_owned()];
         arguments.iter().map(|word: &&'a str| (*word).to_owned()).chain(list).collect()
     }
 }
@@ -84,9 +84,9 @@ impl Whole {
 fn note(from: &Path, to: &Path, (kind, modality): (PartKind, Option<Modality>), config: Json) {
     std::fs::create_dir_all(to.parent().unwrap()).unwrap();
     std::fs::copy(from, to).unwrap();
-    let (schema, assumed) = (PartNote::SCHEMA.to_owned(), json!([]));
+    let (schema, assumed) = (PartMetadata::SCHEMA.to_owned(), json!([]));
     let (source, sha256) = ("the demo".to_owned(), sha256_of(to).unwrap());
-    PartNote { schema, kind, modality, config, assumed, source, sha256 }.write(to).unwrap();
+    PartMetadata { schema, kind, modality, config, assumed, source, sha256 }.write(to).unwrap();
 }
 
 fn weights_name(run: &Run) -> String {
@@ -97,8 +97,8 @@ fn weights_name(run: &Run) -> String {
 #[test]
 fn a_list_with_heads_gives_a_bundle_that_predict_finds() {
     let whole = Whole::new();
-    let setting = &whole.setting;
-    let run = setting.run("pull whole --accept-licenses").assert_code(0);
+    let fixture = &whole.fixture;
+    let run = fixture.run("pull whole --accept-licenses").assert_code(0);
     assert!(run.stderr.contains("CC-BY-NC-SA-4.0 (NON-COMMERCIAL USE ONLY)"), "{run:#?}");
     assert!(run.stdout.contains("whole is a bundle that predicts"), "{run:#?}");
     for arguments in [&[][..], &["--weights", "whole"], &["--offline"]] {
@@ -113,16 +113,16 @@ fn a_list_with_heads_gives_a_bundle_that_predict_finds() {
     let of_whole = whole.predict(REFUSED, &[]).assert_code(0);
     assert_eq!(scores(&of_whole), scores(&of_demo));
 
-    let shown = setting.run_at(REFUSED, "show whole").assert_code(0).stdout;
+    let shown = fixture.run_at(REFUSED, "show whole").assert_code(0).stdout;
     let head = "The heads\n               from ann/heads@0101010101010101010101010101010101010101";
     assert!(shown.contains(head) && shown.contains("from the folder `mine`"), "{shown}");
-    let listed = setting.run_at(REFUSED, "list").assert_code(0).stdout;
+    let listed = fixture.run_at(REFUSED, "list").assert_code(0).stdout;
     assert!(listed.contains("a bundle that predicts, here, used where none"), "{listed}");
-    setting.run_at(REFUSED, "verify whole").assert_code(0);
+    fixture.run_at(REFUSED, "verify whole").assert_code(0);
     // Made anew from what is here, as when a head in a folder was replaced.
-    setting.run_at(REFUSED, "pull whole --offline").assert_code(0);
-    assert!(setting.run_at(REFUSED, "remove whole").assert_code(2).stderr.contains("--yes"));
-    let run = setting.run_at(REFUSED, "remove whole --yes").assert_code(0);
+    fixture.run_at(REFUSED, "pull whole --offline").assert_code(0);
+    assert!(fixture.run_at(REFUSED, "remove whole").assert_code(2).stderr.contains("--yes"));
+    let run = fixture.run_at(REFUSED, "remove whole --yes").assert_code(0);
     assert!(run.stdout.contains("deleted the bundle "), "{run:#?}");
     assert_eq!(weights_name(&whole.predict(REFUSED, &["--quiet"])), "demo-synthetic");
 }
@@ -130,26 +130,26 @@ fn a_list_with_heads_gives_a_bundle_that_predict_finds() {
 #[test]
 fn with_consent_given_in_advance_predict_fetches_what_it_needs_once() {
     let whole = Whole::new();
-    let endpoint = whole.setting.hub.endpoint();
+    let endpoint = whole.fixture.hub.endpoint();
     let arguments = whole.with_list(&["--accept-licenses"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let run = whole.predict(&endpoint, &arguments).assert_code(0);
     assert_eq!(weights_name(&run), "whole");
     assert!(run.stderr.contains("(NON-COMMERCIAL USE ONLY)") && run.stderr.contains("fetching "));
-    let asked = whole.setting.hub.seen().len();
+    let asked = whole.fixture.hub.seen().len();
     let run = whole.predict(REFUSED, &[]).assert_code(0);
     assert_eq!((weights_name(&run).as_str(), run.stderr.as_str()), ("whole", ""));
-    assert_eq!(whole.setting.hub.seen().len(), asked);
+    assert_eq!(whole.fixture.hub.seen().len(), asked);
 }
 
 #[test]
 fn a_list_whose_fusion_model_was_replaced_gives_nothing() {
     let whole = Whole::new();
-    let path = whole.setting.folder.path().join("mine/fusion.safetensors");
+    let path = whole.fixture.folder.path().join("mine/fusion.safetensors");
     std::fs::copy(demo().join("heads/text.safetensors"), path).unwrap();
-    let run = whole.setting.run("pull whole --accept-licenses").assert_code(2);
+    let run = whole.fixture.run("pull whole --accept-licenses").assert_code(2);
     assert!(run.stderr.contains("fusion.safetensors` is damaged or was replaced"), "{run:#?}");
-    let bundles = whole.setting.folder.path().join("hub/meptr-bundles");
+    let bundles = whole.fixture.folder.path().join("hub/meptr-bundles");
     assert!(std::fs::read_dir(bundles).is_err(), "nothing is put together");
 }
 
@@ -176,9 +176,9 @@ fn without_a_terminal_predict_says_how_to_get_weights_and_goes_on() {
 #[test]
 fn a_bundle_that_is_named_and_not_here_is_fetched_only_when_that_is_agreed_to() {
     let whole = Whole::new();
-    let endpoint = whole.setting.hub.endpoint();
-    whole.setting.upload("ann/all", &demo());
-    let cache = whole.setting.folder.path().join("other cache");
+    let endpoint = whole.fixture.hub.endpoint();
+    whole.fixture.upload("ann/all", &demo());
+    let cache = whole.fixture.folder.path().join("other cache");
     let cache = ["--cache-dir", cache.to_str().unwrap()];
     let named = ["--weights", "ann/all", cache[0], cache[1]];
     let run = whole.predict(&endpoint, &named).assert_code(2);
@@ -188,7 +188,7 @@ fn a_bundle_that_is_named_and_not_here_is_fetched_only_when_that_is_agreed_to() 
     let run = whole.predict(&endpoint, &offline).assert_code(2);
     assert!(run.stderr.contains("everything of ann/all; with a network, run"), "{run:#?}");
     assert!(run.stderr.contains(&command), "{run:#?}");
-    assert!(whole.setting.hub.seen().is_empty(), "nobody agreed");
+    assert!(whole.fixture.hub.seen().is_empty(), "nobody agreed");
     let agreed = [&named[..], &["--accept-licenses"]].concat();
     let run = whole.predict(&endpoint, &agreed).assert_code(0);
     assert!(run.stderr.contains("MIT OR Apache-2.0  CLIP, random"), "{run:#?}");
@@ -217,16 +217,16 @@ fn a_bundle_assembled_without_a_place_is_the_one_that_predict_uses() {
     let whole = Whole::new();
     let base = demo();
     let line = format!(
-        "assemble --from {} --name mine --standing untrained --storage f16",
+        "assemble --from {} --name mine --status untrained --storage f16",
         base.to_str().unwrap()
     );
-    let run = whole.setting.run_at(REFUSED, &line).assert_code(0);
+    let run = whole.fixture.run_at(REFUSED, &line).assert_code(0);
     assert!(run.stdout.contains("it is used from now on"), "{run:#?}");
     assert_eq!(weights_name(&whole.predict(REFUSED, &[])), "mine");
-    let run = whole.setting.run_at(REFUSED, &line.replace("mine", "Not/a/name")).assert_code(2);
+    let run = whole.fixture.run_at(REFUSED, &line.replace("mine", "Not/a/name")).assert_code(2);
     assert!(run.stderr.contains("cannot name a bundle"), "{run:#?}");
     for taken in ["demo", "whole", "clip"] {
-        let run = whole.setting.run_at(REFUSED, &line.replace("mine", taken)).assert_code(2);
+        let run = whole.fixture.run_at(REFUSED, &line.replace("mine", taken)).assert_code(2);
         assert!(run.stderr.contains("names other weights"), "{run:#?}");
     }
     assert_eq!(weights_name(&whole.predict(REFUSED, &[])), "mine");
@@ -234,22 +234,22 @@ fn a_bundle_assembled_without_a_place_is_the_one_that_predict_uses() {
 
 #[test]
 fn bundles_are_built_upon_and_published_by_their_names() {
-    let setting = Setting::new();
-    let upload = setting.folder.path().join("upload");
+    let fixture = Fixture::new();
+    let upload = fixture.folder.path().join("upload");
     for line in [
-        "assemble --from demo --name mine --standing untrained",
-        "assemble --from mine --name next --standing untrained",
+        "assemble --from demo --name mine --status untrained",
+        "assemble --from mine --name next --status untrained",
         &format!("publish next --out {}", upload.display()),
         &format!("verify {}", upload.display()),
     ] {
-        setting.run_at(REFUSED, line).assert_code(0);
+        fixture.run_at(REFUSED, line).assert_code(0);
     }
     let found = Manifest::read(&upload).unwrap();
     assert_eq!(
         (found.name.as_str(), found.files),
         ("next", Manifest::read(&demo()).unwrap().files)
     );
-    let run = setting.run_at(REFUSED, "publish gone --out upload").assert_code(2);
+    let run = fixture.run_at(REFUSED, "publish gone --out upload").assert_code(2);
     assert!(run.stderr.contains("no folder `gone`, and no bundle of this name"), "{run:#?}");
 }
 
@@ -259,12 +259,12 @@ fn bundles_are_built_upon_and_published_by_their_names() {
 #[cfg(target_os = "linux")]
 fn on_a_terminal_predict_asks() {
     let whole = Whole::new();
-    let list = whole.setting.list();
+    let list = whole.fixture.list();
     let sound = whole.sound.display();
     let line = format!("{PROGRAM} predict --manifest {} {sound}", list.display());
     let on_terminal = |answer: &str| -> Option<Run> {
-        let folder = whole.setting.folder.path();
-        let mut script = command("script", folder, &whole.setting.hub.endpoint());
+        let folder = whole.fixture.folder.path();
+        let mut script = command("script", folder, &whole.fixture.hub.endpoint());
         script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm");
         let script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut script = match script {
@@ -285,7 +285,7 @@ fn on_a_terminal_predict_asks() {
     for expected in ["not for commercial use: `wav2vec2`", "weights) [y/N]", "demo-synthetic"] {
         assert!(run.stdout.contains(expected), "no {expected:?} in {run:#?}");
     }
-    assert!(whole.setting.hub.seen().is_empty(), "nobody agreed");
+    assert!(whole.fixture.hub.seen().is_empty(), "nobody agreed");
     let run = on_terminal("y\n").unwrap().assert_code(0);
     assert!(run.stdout.contains("weights: whole"), "{run:#?}");
 }
@@ -327,11 +327,11 @@ fn is_as_in_the_guide(found: &[&str], expected: &[String]) -> bool {
 #[cfg(unix)]
 fn the_guide_shows_what_happens() {
     let whole = Whole::new();
-    let folder = whole.setting.folder.path();
+    let folder = whole.fixture.folder.path();
     let checkpoint = demo().join("../../tests/fixtures/checkpoints/audio_head.pt");
     std::fs::copy(checkpoint, folder.join("audio_head.pt")).unwrap();
     let path = format!("{}:/usr/bin:/bin", Path::new(PROGRAM).parent().unwrap().display());
-    let mut endpoint = whole.setting.hub.endpoint();
+    let mut endpoint = whole.fixture.hub.endpoint();
     for (line, expected) in walk() {
         let mut shell = command("/bin/sh", folder, &endpoint);
         shell.current_dir(folder).env("PATH", &path);

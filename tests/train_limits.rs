@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use meptr_core::bundle::{PartKind, PartNote};
+use meptr_core::bundle::{PartKind, PartMetadata};
 use meptr_core::{Bundle, Modality};
 use serde_json::Value;
 
@@ -132,7 +132,7 @@ fn a_model_of_one_task_gives_no_bundle_and_says_so() -> Result<()> {
     assert!(done.out.contains("no bundle: it has no place for a model of emotion"), "{}", done.out);
     let folder = trained.features.at("single");
     assert!(!folder.join("bundle").exists());
-    let note = PartNote::read(&folder.join("stage3/fusion/best.safetensors"))?;
+    let note = PartMetadata::read(&folder.join("stage3/fusion/best.safetensors"))?;
     assert_eq!(note.map(|note| note.kind), Some(PartKind::SingleTask));
     let settings = [single, "stage3.model.ablation.disable_graph_attn=true"];
     let done = third(trained, "single-ablated", &settings).ends_with(2)?;

@@ -179,7 +179,7 @@ fn a_bundle_is_assembled_checked_and_published() {
     let set = ["--set", "fusion.attention.heads=8", "--out", "+parts"];
     run(&folder, &[&["convert", &head], &set[..]].concat()).assert_code(0);
     let base = demo("");
-    let assemble = ["assemble", "--from", &base, "--name", "mine", "--standing", "untrained"];
+    let assemble = ["assemble", "--from", &base, "--name", "mine", "--status", "untrained"];
     let parts = ["--head", "audio=+parts/audio.safetensors", "--out", "+bundle"];
     let found = run(&folder, &[&assemble[..], &parts].concat()).assert_code(0);
     assert!(
@@ -272,7 +272,7 @@ fn weights_in_several_files_become_one() {
     assert!(found == tensors(&folder.path().join("other/model.safetensors")), "other numbers");
 
     let base = demo("");
-    let assemble = ["assemble", "--from", &base, "--name", "x", "--standing", "untrained"];
+    let assemble = ["assemble", "--from", &base, "--name", "x", "--status", "untrained"];
     let with_parts = ["--bert", "+parts", "--out", "+bundle"];
     run(&folder, &[&assemble[..], &with_parts].concat()).assert_code(0);
     assert_eq!(predicted(&folder, "bundle"), predicted(&folder, &base));
@@ -304,7 +304,7 @@ fn predictions_with_f16_weights_stay_within_the_stated_bound() {
     let bound: f64 = stated.parse().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let base = demo("");
-    let assemble = ["assemble", "--name", "x", "--standing", "untrained"];
+    let assemble = ["assemble", "--name", "x", "--status", "untrained"];
     let full = ["--from", &base, "--out", "+full"];
     run(&folder, &[&assemble[..], &full].concat()).assert_code(0);
     let mut manifest = json(&folder.path().join("full/manifest.json"));
@@ -348,7 +348,7 @@ fn parts_that_do_not_fit_are_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     run(&folder, &["convert", &fixture("audio_head.pt"), "--out", "+parts"]).assert_code(0);
     let base = demo("");
-    let assemble = ["assemble", "--from", &base, "--name", "x", "--standing", "untrained"];
+    let assemble = ["assemble", "--from", &base, "--name", "x", "--status", "untrained"];
     let refused = |part: &[&str], why: &str| {
         let found = run(&folder, &[&assemble[..], part, &["--out", "+bundle"]].concat());
         let found = found.assert_code(2);

@@ -6,15 +6,15 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::hub_support::look_alike::{Access, Fault, Host, commit};
-use super::hub_support::{MODEL, Setting, WEIGHTS, write_sound};
+use super::hub_support::fake_hub::{Access, Fault, Host, commit};
+use super::hub_support::{Fixture, MODEL, WEIGHTS, write_sound};
 use super::weights_support::{PROGRAM, REFUSED, Run, command};
 
 const PULL: &str = "pull model --accept-licenses";
 
 /// Runs `meptr weights pull` with variables set.
-fn pull_with(setting: &Setting, variables: &[(&str, &str)]) -> Run {
-    let mut command = setting.command_at(&setting.hub.endpoint(), PULL);
+fn pull_with(fixture: &Fixture, variables: &[(&str, &str)]) -> Run {
+    let mut command = fixture.command_at(&fixture.hub.endpoint(), PULL);
     command.envs(variables.iter().copied()).output().unwrap().into()
 }
 
@@ -23,91 +23,91 @@ fn pull_with(setting: &Setting, variables: &[(&str, &str)]) -> Run {
 #[test]
 fn the_token_stays_with_the_hub() {
     for in_file in [false, true] {
-        let setting = Setting::new();
-        setting.hub.change(MODEL, commit(1), Access::Token("hf_right".to_owned()));
-        let elsewhere = format!("{}/{MODEL}/{WEIGHTS}", setting.hub.stranger());
-        setting.hub.order(Host::Cdn, WEIGHTS, Fault::Redirect(elsewhere), 1);
+        let fixture = Fixture::new();
+        fixture.hub.change(MODEL, commit(1), Access::Token("hf_right".to_owned()));
+        let elsewhere = format!("{}/{MODEL}/{WEIGHTS}", fixture.hub.stranger());
+        fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Redirect(elsewhere), 1);
         let run = if in_file {
-            std::fs::write(setting.folder.path().join("token"), "hf_right\n").unwrap();
-            pull_with(&setting, &[])
+            std::fs::write(fixture.folder.path().join("token"), "hf_right\n").unwrap();
+            pull_with(&fixture, &[])
         } else {
-            pull_with(&setting, &[("HF_TOKEN", "hf_right")])
+            pull_with(&fixture, &[("HF_TOKEN", "hf_right")])
         };
         let run = run.assert_code(0);
         assert!(!format!("{run:?}").contains("hf_right"), "{run:#?}");
-        for seen in setting.hub.seen() {
+        for seen in fixture.hub.seen() {
             let expected = (seen.host == Host::Hub).then_some("Bearer hf_right");
             assert_eq!(seen.authorization.as_deref(), expected, "{seen:?}");
         }
-        assert!(setting.hub.count(Host::Stranger, "GET", WEIGHTS) > 0, "it was redirected");
-        setting.assert_here();
+        assert!(fixture.hub.count(Host::Stranger, "GET", WEIGHTS) > 0, "it was redirected");
+        fixture.assert_here();
     }
 }
 
 #[test]
 fn refusals_say_what_to_do_and_are_not_tried_again() {
-    let setting = Setting::new();
-    setting.hub.change(MODEL, commit(1), Access::Token("hf_right".to_owned()));
-    let run = pull_with(&setting, &[]).assert_code(2);
+    let fixture = Fixture::new();
+    fixture.hub.change(MODEL, commit(1), Access::Token("hf_right".to_owned()));
+    let run = pull_with(&fixture, &[]).assert_code(2);
     assert!(run.stderr.contains("without a token") && run.stderr.contains("set HF_TOKEN"));
-    let run = pull_with(&setting, &[("HF_TOKEN", "hf_wrong")]).assert_code(2);
+    let run = pull_with(&fixture, &[("HF_TOKEN", "hf_wrong")]).assert_code(2);
     assert!(run.stderr.contains("with the token in use"), "{run:#?}");
     assert!(!run.stderr.contains("hf_wrong") && !run.stderr.contains("trying again"), "{run:#?}");
-    let run = setting.run("pull ann/absent --accept-licenses").assert_code(2);
+    let run = fixture.run("pull ann/absent --accept-licenses").assert_code(2);
     assert!(run.stderr.contains("the Hub has no repository ann/absent"), "{run:#?}");
 }
 
 #[test]
 fn a_server_that_asks_to_wait_is_obeyed() {
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, "Retry-After: 1\r\n"), 1);
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, "Retry-After: 1\r\n"), 1);
     let start = Instant::now();
-    let run = setting.run(PULL).assert_code(0);
+    let run = fixture.run(PULL).assert_code(0);
     assert!(start.elapsed() >= Duration::from_secs(1));
     assert!(run.stderr.contains("limits the rate of requests, try again in 1 s"), "{run:#?}");
 
-    let setting = Setting::new();
+    let fixture = Fixture::new();
     let past = "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, past), 1);
-    setting.run(PULL).assert_code(0);
-    setting.assert_here();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, past), 1);
+    fixture.run(PULL).assert_code(0);
+    fixture.assert_here();
 
-    let setting = Setting::new();
+    let fixture = Fixture::new();
     let far = "Retry-After: Fri, 31 Dec 2100 12:00:00 GMT\r\n";
-    setting.hub.order(Host::Hub, "/resolve/", Fault::Status(429, far), 1);
-    let run = setting.run(PULL).assert_code(2);
+    fixture.hub.order(Host::Hub, "/resolve/", Fault::Status(429, far), 1);
+    let run = fixture.run(PULL).assert_code(2);
     assert!(run.stderr.contains("limits the rate") && run.stderr.contains("HF_TOKEN"), "{run:#?}");
 }
 
 #[test]
 fn cut_connections_and_wrong_lengths() {
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::CutAtHalf, 1);
-    setting.run(PULL).assert_code(0);
-    setting.assert_here();
-    let last = setting.hub.seen().into_iter().rfind(|seen| seen.host == Host::Cdn).unwrap();
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::CutAtHalf, 1);
+    fixture.run(PULL).assert_code(0);
+    fixture.assert_here();
+    let last = fixture.hub.seen().into_iter().rfind(|seen| seen.host == Host::Cdn).unwrap();
     assert_eq!(last.range.as_deref(), Some("bytes=100000-"));
 
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::OtherLength(-1000), 9);
-    let run = setting.run(PULL).assert_code(2);
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::OtherLength(-1000), 9);
+    let run = fixture.run(PULL).assert_code(2);
     assert!(run.stderr.contains("has 199000 bytes, the Hub says 200000"), "{run:#?}");
-    assert!(!setting.blob().exists());
+    assert!(!fixture.blob().exists());
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_said_to_be_one_and_leaves_no_half_file() {
-    let setting = Setting::new();
-    let incomplete = setting.blob().with_extension("incomplete");
+    let fixture = Fixture::new();
+    let incomplete = fixture.blob().with_extension("incomplete");
     std::fs::create_dir_all(incomplete.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink("/dev/full", &incomplete).unwrap();
-    let run = setting.run(PULL).assert_code(2);
+    let run = fixture.run(PULL).assert_code(2);
     assert!(run.stderr.contains("no room to write") && run.stderr.contains("--cache-dir"));
-    assert!(!setting.blob().exists());
+    assert!(!fixture.blob().exists());
     std::fs::remove_file(&incomplete).unwrap();
-    setting.run(PULL).assert_code(0);
-    setting.assert_here();
+    fixture.run(PULL).assert_code(0);
+    fixture.assert_here();
 }
 
 /// The superuser may write anywhere, so that for him a file stands where the folder should be.
@@ -115,55 +115,55 @@ fn a_full_disk_is_said_to_be_one_and_leaves_no_half_file() {
 #[cfg(unix)]
 fn a_cache_that_cannot_be_written_is_named() {
     use std::os::unix::fs::PermissionsExt;
-    let setting = Setting::new();
-    let cache = setting.folder.path().join("hub");
+    let fixture = Fixture::new();
+    let cache = fixture.folder.path().join("hub");
     std::fs::write(&cache, "no folder").unwrap();
-    let run = setting.run(PULL).assert_code(2);
+    let run = fixture.run(PULL).assert_code(2);
     assert!(run.stderr.contains(cache.to_str().unwrap()), "{run:#?}");
     std::fs::remove_file(&cache).unwrap();
 
     std::fs::create_dir(&cache).unwrap();
     std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o555)).unwrap();
     if std::fs::write(cache.join("probe"), "").is_err() {
-        let run = setting.run(PULL).assert_code(2);
+        let run = fixture.run(PULL).assert_code(2);
         assert!(run.stderr.contains("the cache is read-only"), "{run:#?}");
     }
     std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o755)).unwrap();
-    setting.run(PULL).assert_code(0);
-    setting.assert_here();
+    fixture.run(PULL).assert_code(0);
+    fixture.assert_here();
 }
 
 #[test]
 fn of_two_processes_one_fetches_and_the_other_says_that_it_waits() {
-    let setting = Setting::new();
+    let fixture = Fixture::new();
     let slow = Fault::Slow { piece: 8_000, pause: Duration::from_millis(30) };
-    setting.hub.order(Host::Cdn, WEIGHTS, slow, 2);
+    fixture.hub.order(Host::Cdn, WEIGHTS, slow, 2);
     let start = || {
-        let mut command = setting.command_at(&setting.hub.endpoint(), PULL);
+        let mut command = fixture.command_at(&fixture.hub.endpoint(), PULL);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let runs = [start(), start()].map(|child| Run::from(child.wait_with_output().unwrap()));
     let runs = runs.map(|run| run.assert_code(0));
     let waited = runs.iter().filter(|run| run.stderr.contains("another process fetches")).count();
-    assert_eq!((waited, setting.downloads()), (1, 1), "{runs:#?}");
-    setting.assert_here();
+    assert_eq!((waited, fixture.downloads()), (1, 1), "{runs:#?}");
+    fixture.assert_here();
 }
 
 /// With everything here, offline or not, nothing is asked: the Hub refuses all connections, and a
 /// proxy that would be used for it hears nothing.
 #[test]
 fn with_everything_here_not_one_connection_is_made() {
-    let setting = Setting::new();
-    setting.upload("ann/heads", &root().join("weights/demo"));
-    setting.run(PULL).assert_code(0);
-    setting.run("pull ann/heads --accept-licenses").assert_code(0);
-    let asked = setting.hub.seen().len();
+    let fixture = Fixture::new();
+    fixture.upload("ann/heads", &root().join("weights/demo"));
+    fixture.run(PULL).assert_code(0);
+    fixture.run("pull ann/heads --accept-licenses").assert_code(0);
+    let asked = fixture.hub.seen().len();
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     proxy.set_nonblocking(true).unwrap();
     let address = format!("http://{}", proxy.local_addr().unwrap());
-    let sound = setting.folder.path().join("sound.wav");
+    let sound = fixture.folder.path().join("sound.wav");
     write_sound(&sound);
-    let folder = setting.folder.path();
+    let folder = fixture.folder.path();
     for (offline, endpoint) in
         [("0", REFUSED), ("0", "http://hub.invalid"), ("1", "https://hub.invalid")]
     {
@@ -175,7 +175,7 @@ fn with_everything_here_not_one_connection_is_made() {
             command.env("HF_HUB_OFFLINE", offline).output().unwrap().into()
         };
         for line in ["pull model", "path model", "verify model", "list"] {
-            with_proxy(setting.command_at(endpoint, line)).assert_code(0);
+            with_proxy(fixture.command_at(endpoint, line)).assert_code(0);
         }
         for weights in [&["--weights", "ann/heads"][..], &[]] {
             let mut predict = command(PROGRAM, folder, endpoint);
@@ -184,7 +184,7 @@ fn with_everything_here_not_one_connection_is_made() {
             assert!(run.stdout.contains("demo-synthetic"), "{run:#?}");
         }
     }
-    assert_eq!(setting.hub.seen().len(), asked);
+    assert_eq!(fixture.hub.seen().len(), asked);
     let heard = proxy.accept().unwrap_err();
     assert_eq!(heard.kind(), std::io::ErrorKind::WouldBlock, "the proxy was used");
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with weights and computations.
+//! Errors of weights and computations.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// A file could not be written.
@@ -22,7 +22,7 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// A JSON file does not have the fields it must have.
@@ -30,9 +30,9 @@ pub enum Error {
     Json {
         /// The file.
         path: PathBuf,
-        /// What it should have been.
+        /// Kind of file that was expected.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: serde_json::Error,
     },
     /// A weight file does not hold exactly the tensors the model needs.
@@ -40,13 +40,13 @@ pub enum Error {
     UnfitWeights {
         /// The file.
         path: PathBuf,
-        /// Every missing, superfluous or misshapen tensor.
+        /// Missing, superfluous or misshapen tensors.
         problems: Vec<String>,
     },
     /// Several weight files do not fit.
     #[error("{}", .0.iter().map(Self::to_string).collect::<Vec<_>>().join("; "))]
     UnfitFiles(
-        /// One [`Error::UnfitWeights`] for each.
+        /// An [`Error::UnfitWeights`] for each file.
         Vec<Self>,
     ),
     /// A bundle's manifest contradicts itself, its files or this program.
@@ -54,7 +54,7 @@ pub enum Error {
     UnfitBundle {
         /// The bundle's folder.
         path: PathBuf,
-        /// Everything found wrong.
+        /// All problems found.
         problems: Vec<String>,
     },
     /// A PyTorch checkpoint cannot be read or converted.
@@ -62,7 +62,7 @@ pub enum Error {
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: crate::convert::CheckpointError,
     },
     /// A file of a feature store is damaged, contradicts itself, or is something else.
@@ -70,7 +70,7 @@ pub enum Error {
     NotFeatures {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
     /// A file of a feature store has the format of another version of this program.
@@ -96,21 +96,21 @@ pub enum Error {
     NoGpu {
         /// Its number.
         number: usize,
-        /// What is missing.
+        /// The missing requirement.
         why: String,
     },
     /// A tensor computation failed.
     #[error("failed while {doing}")]
     Compute {
-        /// What was being computed.
+        /// The computation.
         doing: String,
-        /// Why.
+        /// The cause.
         source: candle::Error,
     },
 }
 
 impl Error {
-    /// For `map_err`: says what Candle was computing when it failed.
+    /// Adds the computation that failed in Candle; for `map_err`.
     pub fn doing(what: impl Into<String>) -> impl FnOnce(candle::Error) -> Self {
         let doing = what.into();
         move |source| Self::Compute { doing, source }

@@ -1,26 +1,25 @@
-//! Files that are read within a bound, and written whole or not at all.
+//! Reading of small files within a bound, and atomic writing.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Most bytes of a configuration, a table, a tokenizer or another file that is read at once: the
+/// Largest configuration, table, tokenizer or other file that is read into memory, in bytes; the
 /// largest tokenizers have 20 MB.
 pub const MAX_SMALL_BYTES: u64 = 64 << 20;
 
-/// Links that are followed to the file that is written.
+/// Symbolic links that are followed to the file to write.
 const MAX_LINKS: usize = 40;
 
 /// Reads a configuration, a table or another small file.
 ///
 /// # Errors
-/// When there is none, it is no file (a folder, a device, a pipe), or it has more than
-/// [`MAX_SMALL_BYTES`].
+/// When the file is absent, is a folder, a device or a pipe, or has more than [`MAX_SMALL_BYTES`].
 pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, MAX_SMALL_BYTES)
 }
 
-/// The same of a text.
+/// Reads a small text file in UTF-8.
 ///
 /// # Errors
 /// As [`read_small`], and when it is not UTF-8.
@@ -41,12 +40,14 @@ fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
 }
 
-/// Opens a file to read it, and nothing that has no end or waits for somebody to write.
+/// Opens a regular file for reading.
+///
+/// Devices and pipes are refused: they may have no end, or wait for a writer.
 ///
 /// # Errors
-/// When there is none, or it is a folder, a device or a pipe.
+/// When the file is absent, or is a folder, a device or a pipe.
 pub fn open_file(path: &Path) -> io::Result<File> {
-    let found = fs::metadata(path)?; // looked at first: to open a pipe is to wait
+    let found = fs::metadata(path)?; // before opening, since opening a pipe waits for a writer
     if found.is_dir() {
         return Err(Error::new(ErrorKind::IsADirectory, "it is a folder, not a file"));
     }
@@ -56,95 +57,94 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-/// Writes a file under another name, sees to it that it is on the disk, and renames it.
+/// Writes a file atomically: under a temporary name, synced to disk, then renamed.
 ///
-/// A link stays, and the file that it leads to is written; a device or a pipe is written to.
+/// A symbolic link stays, and its target is written. A device or a pipe is written to directly.
 ///
 /// # Errors
-/// When the folder is not there or the disk does not take it; the file that was there, if any, then
-/// stays.
+/// When the folder is absent or the disk fails; an older file then stays as it was.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let Place::File(place) = place_of(path)? else {
+    let Destination::File(target) = destination(path)? else {
         return OpenOptions::new().append(true).open(path)?.write_all(bytes);
     };
-    let partial = Partial { partial: part_of(&place), place };
-    File::create(partial.path())?.write_all(bytes)?;
-    partial.finish()
+    let file = AtomicFile { temporary: temporary_name(&target), target };
+    File::create(file.path())?.write_all(bytes)?;
+    file.finish()
 }
 
-/// A file in the making, under another name beside its place; taken away when it is dropped
-/// unfinished.
+/// A file that is written under a temporary name and renamed when finished; deleted when dropped
+/// before.
 ///
-/// The other name is fixed, so that what a killed process left is written over: two processes must
-/// not write one file at the same time.
+/// The temporary name is fixed, so that the leftover of a killed process is overwritten. Two processes
+/// must not write one file at the same time.
 #[derive(Debug)]
-pub struct Partial {
-    partial: PathBuf,
-    place: PathBuf,
+pub struct AtomicFile {
+    temporary: PathBuf,
+    target: PathBuf,
 }
 
-impl Partial {
-    /// For the file at `place`, or, when that is a link, the one that it leads to.
+impl AtomicFile {
+    /// Prepares a file at `path`, or at the target of the symbolic link there.
     ///
     /// # Errors
-    /// When that is a device or a pipe: nothing can take its place.
-    pub fn beside(place: &Path) -> io::Result<Self> {
-        match place_of(place)? {
-            Place::File(place) => Ok(Self { partial: part_of(&place), place }),
-            Place::Other => Err(not_replaceable()),
+    /// When `path` is a device or a pipe, which cannot be replaced.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        match destination(path)? {
+            Destination::File(target) => Ok(Self { temporary: temporary_name(&target), target }),
+            Destination::Stream => Err(not_replaceable()),
         }
     }
 
-    /// Under a name of the caller's choice, in the same folder.
+    /// Prepares a file at `target` with a temporary name of the caller's choice, in the same folder.
     #[cfg(feature = "hub")]
-    pub(crate) fn named(partial: PathBuf, place: &Path) -> Self {
-        Self { partial, place: place.to_owned() }
+    pub(crate) fn with_temporary_name(temporary: PathBuf, target: &Path) -> Self {
+        Self { temporary, target: target.to_owned() }
     }
 
-    /// Where to write.
+    /// Path to write to.
     pub fn path(&self) -> &Path {
-        &self.partial
+        &self.temporary
     }
 
-    /// Sees to it that it is on the disk, and gives it its name.
+    /// Syncs the file to disk and gives it its final name.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When the disk fails.
     pub fn finish(self) -> io::Result<()> {
-        OpenOptions::new().append(true).open(&self.partial)?.sync_all()?;
-        fs::rename(&self.partial, &self.place)
+        OpenOptions::new().append(true).open(&self.temporary)?.sync_all()?;
+        fs::rename(&self.temporary, &self.target)
     }
 }
 
-impl Drop for Partial {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
-        // After `finish` there is nothing to delete; otherwise the first error is the one to tell.
-        let _ = fs::remove_file(&self.partial);
+        // Nothing is left after `finish`. Before, the caller reports the error that came first.
+        let _ = fs::remove_file(&self.temporary);
     }
 }
 
-/// What is written where a path leads to.
-enum Place {
-    /// A file, or nothing yet.
+/// Target of a path, after symbolic links.
+enum Destination {
+    /// A regular file, or nothing yet.
     File(PathBuf),
-    /// A device, a pipe, or what a process has open (`/dev/stdout`).
-    Other,
+    /// A device, a pipe, or an open file of a process (`/dev/stdout`).
+    Stream,
 }
 
-fn place_of(path: &Path) -> io::Result<Place> {
+fn destination(path: &Path) -> io::Result<Destination> {
     if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        return Ok(Place::Other);
+        return Ok(Destination::Stream);
     }
-    let mut place = path.to_owned();
+    let mut target = path.to_owned();
     for _ in 0..MAX_LINKS {
-        if place.starts_with("/proc") {
-            return Ok(Place::Other);
+        if target.starts_with("/proc") {
+            return Ok(Destination::Stream);
         }
-        if !fs::symlink_metadata(&place).is_ok_and(|found| found.is_symlink()) {
-            return Ok(Place::File(place));
+        if !fs::symlink_metadata(&target).is_ok_and(|found| found.is_symlink()) {
+            return Ok(Destination::File(target));
         }
-        let target = fs::read_link(&place)?;
-        place = place.parent().unwrap_or(Path::new("")).join(target);
+        let link = fs::read_link(&target)?;
+        target = target.parent().unwrap_or(Path::new("")).join(link);
     }
     Err(not_replaceable())
 }
@@ -153,10 +153,10 @@ fn not_replaceable() -> Error {
     Error::new(ErrorKind::InvalidInput, "it is no file that can be replaced")
 }
 
-fn part_of(place: &Path) -> PathBuf {
-    let mut partial = place.as_os_str().to_owned();
-    partial.push(".part");
-    partial.into()
+fn temporary_name(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
 }
 
 #[cfg(test)]
@@ -185,13 +185,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         write_whole(&path, b"old").unwrap();
-        let partial = Partial::beside(&path).unwrap();
-        fs::write(partial.path(), "new").unwrap();
-        drop(partial);
+        let unfinished = AtomicFile::new(&path).unwrap();
+        fs::write(unfinished.path(), "new").unwrap();
+        drop(unfinished);
         assert!(write_whole(folder.path(), b"x").is_err(), "a folder was replaced");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-        assert!(!part_of(folder.path()).exists());
+        assert!(!temporary_name(folder.path()).exists());
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
         let pipe = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
         assert!(made.success());
-        assert!(read_small(&pipe).is_err() && Partial::beside(&pipe).is_err());
+        assert!(read_small(&pipe).is_err() && AtomicFile::new(&pipe).is_err());
         let reader = std::thread::spawn({
             let pipe = pipe.clone();
             move || fs::read(pipe).unwrap()

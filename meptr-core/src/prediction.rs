@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::Standing;
+use crate::bundle::TrainingStatus;
 use crate::{Emotion, PerModality, PersonalityTrait};
 
 /// Everything found in one video.
@@ -208,7 +208,7 @@ pub struct WeightsSummary {
     /// What the weights are.
     pub about: String,
     /// What results made with them are worth.
-    pub standing: Standing,
+    pub standing: TrainingStatus,
     /// Each file with its SHA-256.
     pub files: Vec<WeightFileSummary>,
 }

@@ -1,8 +1,6 @@
 //! Which model a table of tensors is of, and the files that conversion writes.
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod golden;
+use crate::golden;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -6,9 +6,7 @@
 //! output to their input: its features reach 10, and there both programs are equally far from the
 //! same model run in f64 (ours 7e-5, the reference 9e-5).
 
-#[allow(unreachable_pub, dead_code)] // shared by several test binaries
-#[path = "../../tests/support/golden.rs"]
-mod golden;
+use crate::golden;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Times the products and the attention of the processor: `cargo bench --workspace --bench kernels`.
+//! Times the products and the attention of the processor: `cargo bench -p meptr-extract --features benches`.
 //!
 //! Throughput is in elements, an element being one operation: `Gelem/s` reads as GFLOP/s.
 

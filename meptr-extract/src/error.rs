@@ -25,18 +25,6 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// A library of FFmpeg is not there, or broken.
-    #[error(
-        "cannot load `{library}` of FFmpeg; install the release that meptr was built with (on Debian and Ubuntu the package {package})"
-    )]
-    LoadFfmpeg {
-        /// File name of the library.
-        library: String,
-        /// What Debian calls its package.
-        package: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
     /// The file is there but FFmpeg cannot make sense of it.
     #[error("`{}` cannot be decoded: {what}", path.display())]
     Decode {

@@ -3,9 +3,7 @@
 //! Walks `backbones/*/config.json` and tells the kinds apart by `model_type`. Reference: PyTorch,
 //! f32, CPU. Tolerance 1e-4 absolute on features of magnitude 1 to 5: f32 sums in another order.
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part")]
-mod golden;
+use crate::golden;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

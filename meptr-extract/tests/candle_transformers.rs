@@ -4,9 +4,7 @@
 //! Tolerance 2e-5 absolute on values of magnitude 1 to 5: sums in another order, and a vectorised
 //! exponential and error function on our side.
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part")]
-mod golden;
+use crate::golden;
 
 use std::collections::{BTreeMap, HashMap};
 

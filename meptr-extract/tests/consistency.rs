@@ -1,12 +1,8 @@
 //! The program agrees with itself on the bundled sample: the one call does what its parts do, a
 //! window over everything is the whole, and what is missing is not there.
 
-#[path = "../../tests/support/clips.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
-mod clips;
-#[path = "support/taken.rs"]
-#[allow(dead_code, reason = "shared by tests that need other parts")]
-mod taken;
+use crate::clips;
+use crate::support::taken;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -1,8 +1,6 @@
 //! Decoding of files that a test writes: every kind a person might give, and broken ones.
 
-#[expect(unreachable_pub, reason = "shared by the tests of several crates")]
-#[path = "../../tests/support/clips.rs"]
-mod clips;
+use crate::clips;
 
 use std::error::Error as _;
 use std::path::{Path, PathBuf};

@@ -2,11 +2,8 @@
 //!
 //! Runs on a clip of our own, and on those of the reference data where it comes with them.
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
-mod golden;
-#[allow(dead_code, reason = "shared by tests that need other parts")]
-mod support;
+use crate::golden;
+use crate::support;
 
 use anyhow::{Result, ensure};
 use candle::{DType, Device};

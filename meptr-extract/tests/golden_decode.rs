@@ -1,11 +1,7 @@
 //! Frames and sound against the reference's own decoding.
 
-#[expect(unreachable_pub, reason = "shared by the tests of every crate")]
-#[allow(dead_code, reason = "each test uses a part of it")]
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-#[allow(dead_code, reason = "shared by tests that need other parts")]
-mod support;
+use crate::golden;
+use crate::support;
 
 use std::path::{Path, PathBuf};
 
@@ -37,10 +33,20 @@ fn sha256(image: &RgbImage) -> String {
     Sha256::digest(image.data()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Largest difference of resampled sound from the reference data, which FFmpeg 5.1 made: none with
+/// that release, while libswresample of later ones filters by other arithmetic (FFmpeg 7.1: up to
+/// 6.1e-5, two steps of 16 bits).
+fn resampling_tolerance() -> f32 {
+    // 59 is the libavcodec of FFmpeg 5.
+    if ffmpeg_next::ffi::LIBAVCODEC_VERSION_MAJOR == 59 { 0.0 } else { 6.5e-5 }
+}
+
 /// Cases of `e2e` that have their video beside them: frame numbers and the bytes of every whole
 /// frame exact, the sound within one step of 16 bits.
 #[test]
+#[ignore = "needs MEPTR_GOLDEN: clips that are not ours to pass on"]
 fn frames_and_sound_equal_the_reference() -> Result<()> {
+    let mut compared = 0;
     for json in golden::json_files("e2e")? {
         let case = golden::Case::open(&json)?;
         if case.json["video"].is_null() {
@@ -59,19 +65,23 @@ fn frames_and_sound_equal_the_reference() -> Result<()> {
             ensure!(crops.any(|crop| crop == &hash[..16]), "{}: frame {number}", case.name);
         }
 
+        compared += 1;
+
         let Some(waveform) = case.tensors.get("audio.waveform_16k_mono") else {
             ensure!(sound.is_empty(), "{}: sound where the reference heard none", case.name);
             continue;
         };
         let waveform = waveform.flatten_all()?;
         let found = Tensor::new(sound.as_slice(), &Device::Cpu)?;
-        golden::ensure_close("waveform", &found, &waveform, 0.0)?;
+        golden::ensure_close("waveform", &found, &waveform, resampling_tolerance())?;
     }
+    ensure!(compared > 0, "no case with its clip in {}", golden::root().join("e2e").display());
     Ok(())
 }
 
 /// Clips that stand in the repository, made by `scripts/golden_decode.py` with the `ffmpeg` program:
-/// every frame bit for bit, the sound sample for sample.
+/// every frame bit for bit, the sound sample for sample or, from FFmpeg 6 on, within
+/// [`resampling_tolerance`].
 #[test]
 fn small_clips_decode_as_the_ffmpeg_program_decodes_them() -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/decode_synthetic");
@@ -105,7 +115,7 @@ fn small_clips_decode_as_the_ffmpeg_program_decodes_them() -> Result<()> {
             None => Vec::new(),
         };
         let off = sound.iter().zip(&waveform).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        if sound.len() != waveform.len() || off > 0.0 {
+        if sound.len() != waveform.len() || off > resampling_tolerance() {
             let (found, expected) = (sound.len(), waveform.len());
             differences.push(format!("{clip}: sound off by {off}, {found} of {expected} samples"));
         }
@@ -118,19 +128,18 @@ fn small_clips_decode_as_the_ffmpeg_program_decodes_them() -> Result<()> {
 /// equal; at other rates librosa resamples by soxr and we, like the reference's own pipeline, by
 /// swresample: the same sound through another low-pass filter (measured: 7e-4 at most).
 #[test]
+#[ignore = "needs MEPTR_GOLDEN: sounds that are not ours to pass on"]
 fn sound_files_equal_librosa() -> Result<()> {
     let folder = golden::root().join("backbones/preprocessing");
     let json = folder.join("audio.json");
-    if !json.is_file() {
-        eprintln!("skipped, the reference data has no {}", json.display());
-        return Ok(());
-    }
+    let mut compared = 0;
     for (name, expected) in golden::Case::open(&json)?.below("librosa16k") {
         let path = folder.join(format!("{name}.wav"));
         if !path.is_file() {
             eprintln!("{name}: skipped, no {}", path.display());
             continue;
         }
+        compared += 1;
         let rate = probe(&path, &Limits::default())?.audio.context("sound")?.rate_hz;
         let (_, sound) = decode(&path, 30)?;
         let expected = expected.flatten_all()?.to_vec1::<f32>()?;
@@ -150,5 +159,6 @@ fn sound_files_equal_librosa() -> Result<()> {
             );
         }
     }
+    ensure!(compared > 0, "no sound in {}", folder.display());
     Ok(())
 }

@@ -1,10 +1,7 @@
 //! Face detection against the reference data in `blazeface` and `faces`.
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
-mod golden;
-#[allow(dead_code, reason = "shared by tests that need other parts")]
-mod support;
+use crate::golden;
+use crate::support;
 
 use anyhow::{Context, Result, ensure};
 use candle::Tensor;

@@ -11,9 +11,7 @@ use meptr_extract::speech::{
 };
 use serde_json::Value;
 
-#[expect(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
-#[path = "../../tests/support/golden.rs"]
-mod golden;
+use crate::golden;
 
 use golden::{Case, ensure_close, json_files, root};
 

@@ -1,10 +1,7 @@
 //! The tracker against the traces in `tracker`.
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that need other parts")]
-mod golden;
-#[allow(dead_code, reason = "shared by tests that need other parts")]
-mod support;
+use crate::golden;
+use crate::support;
 
 use anyhow::{Context, Result, ensure};
 use meptr_extract::detect::tracker::{BotSort, BotSortConfig, Warp};

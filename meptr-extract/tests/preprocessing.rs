@@ -4,9 +4,7 @@
 //! `backbones/*/clip_pixel_values.safetensors` (transformers' processor on the PNG files beside
 //! it). Sound: `wav2vec2_normalised.NAME` beside `librosa16k.NAME` in `backbones/*/audio.*`.
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part")]
-mod golden;
+use crate::golden;
 
 use std::path::{Path, PathBuf};
 

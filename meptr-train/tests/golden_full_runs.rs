@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use candle::Tensor;
+use golden::Case;
 use meptr_core::models::{Ablation, FusionConfig, FusionModel, ModalityInput};
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
@@ -16,15 +17,13 @@ use meptr_train::stage::{
     CourseConfig, EpochReport, FusionData, FusionTraining, Start, TrainingState, evaluate,
     train_fusion,
 };
-use reference::golden::Case;
 use reference::{
     cases, ensure_grad_norm, number, objective_config, optimiser, rows_of, trained,
     weight_difference,
 };
 use serde_json::Value;
 
-#[allow(dead_code, unreachable_pub)] // each test uses a part
-mod reference;
+use crate::{golden, reference};
 
 /// One step of a learning rate of 1e-3, which the recorded runs have. Over some 40 steps of Adam, single
 /// weights whose gradient is near 0 move by rounding noise: by 1e-5 to 4e-4 with the order of sums, and
@@ -46,10 +45,9 @@ fn repeat(case: &Case) -> Result<()> {
     ensure!(settings["early_stop_on"] == "dev", "selects by another split");
     let config = model_config(settings)?;
     let seed = case.json["seed"].as_u64().context("a seed")?;
-    let (_, start) =
-        generate(seed, &reference::golden::device(), |vb| FusionModel::load(&config, vb))?;
+    let (_, start) = generate(seed, &golden::device(), |vb| FusionModel::load(&config, vb))?;
     let trainable = Trainable::from_tensors(start);
-    let model = FusionModel::load(&config, trainable.builder(&reference::golden::device()))?;
+    let model = FusionModel::load(&config, trainable.builder(&golden::device()))?;
     let (rows, order) = batches(case, "train")?;
     let steps = order.len();
     let data = FusionData { train: Corpus::new("both", rows), dev: corpora(case)? };

@@ -11,9 +11,7 @@ use meptr_train::loss::{
 };
 use serde_json::Value;
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub)] // each test uses a part
-mod golden;
+use crate::golden;
 
 /// Sums of f32 in another order, on losses up to 130.
 const TOLERANCE: f64 = 1e-5;

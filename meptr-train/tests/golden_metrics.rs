@@ -14,9 +14,7 @@ use meptr_train::optim::{Optimiser, OptimiserConfig, Rates, ScheduleConfig, Sche
 use meptr_train::select::DevScore;
 use serde_json::Value;
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub)] // each test uses a part
-mod golden;
+use crate::golden;
 
 fn cases(group: &str) -> Result<Vec<Value>> {
     let file = std::fs::read_to_string(golden::root().join("metrics.json"))?;

@@ -5,20 +5,19 @@
 //! f32). Every trace in the folders is walked.
 
 use anyhow::{Context, Result, ensure};
+use golden::Case;
 use meptr_core::models::{FusionConfig, FusionModel};
 use meptr_core::nn::{Mode, Tape};
 use meptr_core::weights::Trainable;
 use meptr_train::loss::emotion::{STAGE_3_CLASS_WEIGHTS, class_weights};
 use meptr_train::loss::{FixedObjective, Objective, ObjectiveConfig, SupervisedObjective};
 use meptr_train::optim::{Optimiser, Rates};
-use reference::golden::{self, Case};
 use reference::{
     TOLERANCE, cases_in, ensure_near, number, optimiser, rows_of, trained, weight_difference,
 };
 use serde_json::Value;
 
-#[allow(dead_code, unreachable_pub)] // each test uses a part
-mod reference;
+use crate::{golden, reference};
 
 /// Of the totals, relative.
 const TOTAL_TOLERANCE: f64 = 1e-5;

@@ -3,21 +3,20 @@
 //! Reference: golden/train/trace_* (PyTorch 2.6, CPU, f32). Every trace in the folder is walked.
 
 use anyhow::{Context, Result, ensure};
+use golden::Case;
 use meptr_core::models::{FusionConfig, FusionModel, FusionOutput};
 use meptr_core::nn::{Mode, Tape};
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::Trainable;
 use meptr_train::loss::{Balanced, Gradients, Objective, norm_of};
 use meptr_train::optim::{Optimiser, Rates};
-use reference::golden::{self, Case};
 use reference::{
     TOLERANCE, cases, ensure_grad_norm, ensure_near, number, objective_config, optimiser, rows_of,
     trained, weight_difference,
 };
 use serde_json::Value;
 
-#[allow(dead_code, unreachable_pub)] // each test uses a part
-mod reference;
+use crate::{golden, reference};
 
 /// Of one step's learning rate. Adam amplifies rounding noise where a gradient is near 0: at a rate of
 /// 1e-4, F32 against F64 in the reference itself is 6e-7 over five steps, ours against its F32 2e-6.

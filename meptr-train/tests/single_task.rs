@@ -26,11 +26,7 @@ use meptr_train::stage::{
     StageThree, Start, UnimodalData, train_fusion, train_unimodal,
 };
 
-#[path = "../../tests/support/golden.rs"]
-#[allow(dead_code, unreachable_pub)] // each test uses a part
-mod golden;
-#[allow(dead_code, unreachable_pub)]
-mod made_up;
+use crate::{golden, made_up};
 
 const SEEDS: u64 = 5;
 

@@ -27,8 +27,7 @@ use meptr_train::stage::{
     train_fusion, train_unimodal, whole_head,
 };
 
-#[allow(dead_code, unreachable_pub)]
-mod made_up;
+use crate::made_up;
 
 type Tensors = BTreeMap<String, Tensor>;
 

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
 #[allow(dead_code)]
-#[path = "../../meptr-core/tests/hub/look_alike.rs"]
-pub(crate) mod look_alike;
+#[path = "fake_hub.rs"]
+pub(crate) mod fake_hub;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,20 +12,20 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::weights_support::{PROGRAM, REFUSED, Run, command};
-use look_alike::{Host, LookAlike, Storage, noise, sha256};
+use fake_hub::{FakeHub, Host, Storage, noise, sha256};
 
 pub(crate) const MODEL: &str = "ann/model";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 
-pub(crate) struct Setting {
-    pub(crate) hub: LookAlike,
+pub(crate) struct Fixture {
+    pub(crate) hub: FakeHub,
     pub(crate) folder: TempDir,
     pub(crate) weights: Vec<u8>,
 }
 
-impl Setting {
+impl Fixture {
     pub(crate) fn new() -> Self {
-        let (hub, folder) = (LookAlike::start(), tempfile::tempdir().unwrap());
+        let (hub, folder) = (FakeHub::start(), tempfile::tempdir().unwrap());
         let weights = noise(200_000, 1);
         hub.add(MODEL, WEIGHTS, Storage::Large, weights.clone());
         hub.add(MODEL, "config.json", Storage::Small, b"{}".to_vec());
@@ -47,7 +47,7 @@ impl Setting {
         self.command_at(endpoint, line).output().unwrap().into()
     }
 
-    /// `meptr weights LINE` on the list of this setting.
+    /// `meptr weights LINE` on the list of this fixture.
     pub(crate) fn command_at(&self, endpoint: &str, line: &str) -> Command {
         let mut command = command(PROGRAM, self.folder.path(), endpoint);
         command.args(["weights"]).args(line.split(' ')).arg("--manifest").arg(self.list());

@@ -1,4 +1,4 @@
-//! `manifest.json`: its fields, and whether they make sense.
+//! `manifest.json`: its fields and their checks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::models::{FusionConfig, HeadConfig};
 use crate::paths::stays_inside;
 use crate::{Error, PerModality, Result};
 
-/// What a bundle is and what each file in it is for.
+/// Description of a bundle: its name, its parts and their files.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -18,21 +18,23 @@ pub struct Manifest {
     pub schema: String,
     /// Short name, shown with every result.
     pub name: String,
-    /// What the weights are and how they were made, in a sentence or two.
+    /// Description of the weights and of their making, in a sentence or two.
     pub about: String,
-    /// What results made with these weights are worth; shown with every result.
-    pub standing: Standing,
+    /// Whether the weights were trained, and on what; shown with every result. Manifests of earlier
+    /// programs call it `standing`.
+    #[serde(alias = "standing")]
+    pub status: TrainingStatus,
     /// The parts a prediction is made of.
     pub parts: Parts,
-    /// Every file the parts use, by its path inside the bundle (with `/`).
+    /// Files of the parts, by path inside the bundle (with `/`).
     pub files: BTreeMap<String, FileEntry>,
 }
 
-/// What results made with a bundle are worth.
+/// Training of a bundle's weights, which says what its results are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// Random numbers: the program runs, the results mean nothing.
+pub enum TrainingStatus {
+    /// Random weights: the program runs, the results mean nothing.
     Untrained,
     /// Trained on synthetic data: the results mean nothing about people.
     Demonstration,
@@ -50,20 +52,20 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
-/// Where a part comes from.
+/// Name, source and licence of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
     /// Name of the model.
     pub name: String,
-    /// Where it was taken from, or how it was made.
+    /// Source: an address, a file, or how the part was made.
     pub source: String,
     /// Licence of the weights, as an SPDX expression where there is one.
     pub licence: String,
 }
 
 impl Origin {
-    /// What stands for a licence that nobody stated.
+    /// Placeholder for a licence that was not stated.
     pub const NO_LICENCE: &'static str = "not stated";
 
     /// Whether the licence, as it is written, excludes commercial use.
@@ -85,7 +87,8 @@ pub struct Parts {
     pub wav2vec2: FolderPart,
     /// BERT, for text.
     pub bert: FolderPart,
-    /// The cross-task model of each modality (stage 2, with its stage-1 encoders inside).
+    /// Cross-task model of each modality (stage 2, with both stage-1 encoders inside). The key is
+    /// `heads`, since such a model reads the features of a backbone.
     pub heads: PerModality<HeadPart>,
     /// The fusion model (stage 3).
     pub fusion: FusionPart,
@@ -106,7 +109,7 @@ pub struct Parts {
 pub struct FolderPart {
     /// Folder inside the bundle.
     pub folder: String,
-    /// Where it comes from.
+    /// Name, source and licence.
     pub origin: Origin,
 }
 
@@ -118,7 +121,7 @@ pub struct HeadPart {
     pub file: String,
     /// Kind, widths and layers.
     pub config: HeadConfig,
-    /// Where it comes from.
+    /// Name, source and licence.
     pub origin: Origin,
 }
 
@@ -130,7 +133,7 @@ pub struct FusionPart {
     pub file: String,
     /// Widths, parts switched off, and what it is fed.
     pub config: FusionConfig,
-    /// Where it comes from.
+    /// Name, source and licence.
     pub origin: Origin,
 }
 
@@ -142,7 +145,7 @@ pub struct FaceDetectorPart {
     pub file: String,
     /// `full_range` or `short_range`.
     pub kind: String,
-    /// Where it comes from.
+    /// Name, source and licence.
     pub origin: Origin,
 }
 
@@ -154,7 +157,7 @@ pub struct BodyDetectorPart {
     pub file: String,
     /// Configuration of the network, as the extractor reads it.
     pub config: serde_json::Value,
-    /// Where it comes from.
+    /// Name, source and licence.
     pub origin: Origin,
 }
 
@@ -177,7 +180,7 @@ impl Manifest {
         serde_json::from_slice(&text).map_err(|source| Error::Json { path, what, source })
     }
 
-    /// Everything that contradicts itself, before any file is touched; empty when all is well.
+    /// Contradictions in the manifest, found before any file is read; empty when there are none.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.schema != Self::SCHEMA {
@@ -203,7 +206,7 @@ impl Manifest {
         self.files.values().fold(0, |all, file| all.saturating_add(file.bytes))
     }
 
-    /// Every part with the name it goes by, in a fixed order.
+    /// Parts with their names, in a fixed order.
     pub fn origins(&self) -> Vec<(String, &Origin)> {
         let parts = &self.parts;
         let mut origins = vec![
@@ -225,7 +228,7 @@ impl Manifest {
         origins
     }
 
-    /// Every file that a part is read from: a file that is not listed has no hash.
+    /// Files that the parts are read from, each of which must be listed with its hash.
     fn used_files(&self) -> impl Iterator<Item = String> {
         let parts = &self.parts;
         let detectors = [
@@ -254,19 +257,19 @@ impl Manifest {
 impl FolderPart {
     /// Name of the weights in every folder.
     pub const WEIGHTS: &str = "model.safetensors";
-    /// What is read beside the weights of CLIP.
+    /// Files of CLIP beside its weights.
     pub const CLIP_FILES: &[&str] = &["config.json", "preprocessor_config.json"];
-    /// What is read beside the weights of Wav2Vec2.
+    /// Files of Wav2Vec2 beside its weights.
     pub const WAV2VEC2_FILES: &[&str] = &["config.json", "preprocessor_config.json"];
-    /// What is read beside the weights of BERT.
+    /// Files of BERT beside its weights.
     pub const BERT_FILES: &[&str] = &["config.json", "tokenizer.json"];
-    /// What is read beside the weights of Whisper.
+    /// Files of Whisper beside its weights.
     pub const WHISPER_FILES: &[&str] =
         &["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"];
 }
 
 impl Parts {
-    /// What makes no sense in the configurations that the manifest holds.
+    /// Problems of the configurations in the manifest.
     fn config_problems(&self) -> Vec<String> {
         let heads = self.heads.iter().flat_map(|(modality, head)| {
             let wrong = head.config.problems().into_iter();
@@ -276,8 +279,8 @@ impl Parts {
         heads.chain(fusion.map(|wrong| format!("the fusion model: {wrong}"))).collect()
     }
 
-    /// Heads whose vectors are not as wide as the fusion model expects; it reads none of modalities
-    /// that are disabled.
+    /// Heads whose vectors have another width than the fusion model expects. Disabled modalities do
+    /// not count.
     fn width_problems(&self) -> Vec<String> {
         let widths = &self.fusion.config.input_dims;
         let disabled = &self.fusion.config.ablation.disabled_modalities;

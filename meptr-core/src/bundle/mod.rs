@@ -11,15 +11,15 @@
 //!
 //! File names inside are the manifest's to choose; those above are what `meptr` writes.
 
-mod card;
 mod manifest;
-mod note;
+mod model_card;
 mod open;
+mod sidecar;
 
-pub use card::{CardOptions, model_card};
 pub use manifest::{
     BodyDetectorPart, FaceDetectorPart, FileEntry, FolderPart, FusionPart, HeadPart, Manifest,
-    Origin, Parts, Standing,
+    Origin, Parts, TrainingStatus,
 };
-pub use note::{PartKind, PartNote};
+pub use model_card::{ModelCardOptions, model_card};
 pub use open::{Bundle, sha256_of};
+pub use sidecar::{PartKind, PartMetadata};

@@ -39,7 +39,7 @@ impl Bundle {
         }
     }
 
-    /// What the bundle says about itself.
+    /// Manifest of the bundle.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }

@@ -27,28 +27,28 @@ const MAX_DEPTH: usize = 64;
 /// Put before every name by `DataParallel` and `torch.compile`.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 
-/// What a PyTorch file holds.
+/// Content of a PyTorch file.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The tensors by name, row-major, in the number format of the file (bool as u8, i8 as i64).
     pub tensors: BTreeMap<String, Tensor>,
-    /// What stands under `config` (for a model object: its `yaml`, `names` and `train_args`); values
+    /// Value under `config` (for a model object: its `yaml`, `names` and `train_args`); values
     /// that JSON does not know are null.
     pub config: Option<serde_json::Value>,
-    /// How the file is arranged.
+    /// Layout of the file.
     pub layout: Layout,
 }
 
-/// Where in a file the table of tensors stands.
+/// Place of the table of tensors in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// The file is the table.
     Bare,
-    /// Under `model_state_dict`.
+    /// The value of `model_state_dict`.
     ModelStateDict,
-    /// Under `state_dict`.
+    /// The value of `state_dict`.
     StateDict,
-    /// Under `model`.
+    /// The value of `model`.
     Model,
     /// In the attributes of a model object.
     ModelObject,
@@ -284,8 +284,7 @@ mod tests {
     fn pickle_of(fixture: &str) -> Vec<u8> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/checkpoints");
         let file = File::open(folder.join(fixture)).unwrap();
-        let length = file.metadata().unwrap().len();
-        let mut archive = Archive::open(file, length).unwrap();
+        let mut archive = Archive::open(file).unwrap();
         let name = archive.names().find(|name| name.ends_with("data.pkl")).unwrap().to_owned();
         archive.read(&name).unwrap()
     }

@@ -15,7 +15,7 @@ const LEGACY_PROTOCOL: i128 = 1001;
 /// An opened checkpoint file.
 #[derive(Debug)]
 pub(super) struct Container {
-    /// What the file describes.
+    /// Values of the pickle.
     pub(super) pickle: Pickle,
     /// Bytes of the whole file.
     pub(super) length: u64,
@@ -43,7 +43,7 @@ impl Container {
     }
 
     fn open_zip(file: File, length: u64, trust: Trust) -> Result<Self> {
-        let mut archive = Archive::open(file, length)?;
+        let mut archive = Archive::open(file)?;
         let folders: Vec<String> = archive
             .names()
             .filter_map(|name| name.strip_suffix("data.pkl").map(str::to_owned))
@@ -115,7 +115,7 @@ impl Container {
     }
 }
 
-/// Where the storages stand: each is a count of elements, i64, and the elements.
+/// Places of the storages: each is a count of elements, i64, and the elements.
 fn legacy_places(
     file: &mut File,
     length: u64,

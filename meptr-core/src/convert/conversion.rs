@@ -1,4 +1,4 @@
-//! From a PyTorch file to safetensors.
+//! Conversion of a PyTorch file to safetensors.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,14 +14,14 @@ use super::pickle::Trust;
 use crate::models::{CrossTaskModel, FusionModel, UnimodalModel, may_be_left};
 use crate::{Error, Modality, weights};
 
-/// How a conversion goes.
+/// Options of a conversion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConvertOptions {
-    /// Which classes the pickle may name.
+    /// Classes that the pickle may name.
     pub trust: Trust,
     /// The number format to write.
     pub storage: Storage,
-    /// What a head reads, if known.
+    /// Modality of a head, if known.
     pub modality: Option<Modality>,
     /// Values of the configuration, by place, such as `fusion.transformer.heads`.
     pub overrides: BTreeMap<String, Json>,
@@ -36,16 +36,16 @@ pub enum Storage {
     F16,
 }
 
-/// What was converted.
+/// Result of a conversion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConvertReport {
-    /// Which model, with its configuration.
+    /// Kind of model, with its configuration.
     pub model: Model,
-    /// What it reads; `None` where that has no meaning or is not known.
+    /// Modality; `None` where it has no meaning or is unknown.
     pub modality: Option<Modality>,
-    /// Every value of the configuration that the tensors do not tell, and where it is from.
+    /// Configuration values that the tensors do not show, each with its source.
     pub assumed: Vec<Assumed>,
-    /// How the file was arranged.
+    /// Layout of the file.
     pub layout: Layout,
     /// The configuration in the file, as it was.
     pub config_in_file: Option<Json>,
@@ -59,7 +59,7 @@ pub struct ConvertReport {
 /// A checkpoint that has been read and recognised, not yet written.
 #[derive(Debug)]
 pub struct Conversion {
-    /// What will be written.
+    /// Summary of the tensors to write.
     pub report: ConvertReport,
     tensors: BTreeMap<String, Tensor>,
 }

@@ -1,8 +1,8 @@
-//! What can be wrong with a checkpoint.
+//! Errors of checkpoints.
 
 use std::fmt::Display;
 
-/// Why a PyTorch file cannot be read or converted; [`Error::Checkpoint`](crate::Error::Checkpoint)
+/// Error of reading or converting a PyTorch file; [`Error::Checkpoint`](crate::Error::Checkpoint)
 /// says which file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -25,25 +25,25 @@ pub enum CheckpointError {
     /// The bytes are not what the format says.
     #[error("it is damaged: {what}")]
     Damaged {
-        /// What was found.
+        /// The damage.
         what: String,
     },
     /// A legal file that is not read.
     #[error("it is of a kind that is not read: {what}")]
     Unsupported {
-        /// Which kind.
+        /// Kind of the file.
         what: String,
     },
     /// More nesting, values or bytes than any checkpoint needs.
     #[error("it exceeds a limit against hostile files: {what}")]
     Limit {
-        /// Which limit.
+        /// The limit.
         what: String,
     },
     /// The names or shapes of the tensors fit no model.
     #[error("its tensors fit no known model: {}", .problems.join("; "))]
     UnknownModel {
-        /// What was looked for and not found.
+        /// Missing tensors and misfitting shapes.
         problems: Vec<String>,
     },
     /// A value is too large for the number format asked for.
@@ -59,9 +59,9 @@ pub enum CheckpointError {
     /// A value given for the configuration does not fit.
     #[error("`{key}` cannot be set: {problem}")]
     Override {
-        /// Where in the configuration.
+        /// Key in the configuration.
         key: String,
-        /// Why.
+        /// The reason.
         problem: String,
     },
     /// Reading failed.

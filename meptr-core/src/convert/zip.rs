@@ -1,63 +1,71 @@
 //! Zip archives as `torch.save` writes them: stored entries, 64-bit sizes.
 //!
-//! Only what PyTorch needs, so that every length is checked here: no compression, no encryption,
-//! no spanning. Entries must lie apart from each other and before the directory, so all of them
-//! together are never larger than the file.
+//! The `zip` crate reads the directory and the entries. What it allows and PyTorch never writes is
+//! refused here: compression, encryption, entries that overlap each other or the directory, two
+//! entries of one name. All entries together are thus never larger than the file.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::sync::Arc;
+
+use zip::read::{ArchiveOffset, Config, ZipArchiveMetadata, ZipFile, ZipFileEntry};
+use zip::result::{ZipError, ZipResult};
+use zip::{CompressionMethod, ZipArchive, ZipReadOptions};
 
 use super::error::{CheckpointError, Result};
 
-const END: u32 = 0x0605_4B50;
-const END_LENGTH: usize = 22;
-const END_64_LOCATOR: u32 = 0x0706_4B50;
-const END_64_LOCATOR_LENGTH: usize = 20;
-const END_64: u32 = 0x0606_4B50;
-const END_64_LENGTH: usize = 56;
-const DIRECTORY_ENTRY: u32 = 0x0201_4B50;
-const DIRECTORY_ENTRY_LENGTH: usize = 46;
-const LOCAL_HEADER: u32 = 0x0403_4B50;
-const LOCAL_HEADER_LENGTH: usize = 30;
-const EXTRA_64: u16 = 1;
-const ENCRYPTED: u16 = 1;
+/// Whisper large has 1 260 tensors, each an entry.
+const MAX_ENTRIES: usize = 100_000;
 
-/// Whisper large has 1 260 tensors, at about 90 bytes each.
-const MAX_DIRECTORY_BYTES: u64 = 64 << 20;
+/// Stands for a size in a 64-bit field.
+const SIZE_IS_ELSEWHERE: u32 = u32::MAX;
+const END_LENGTH: u64 = 22;
+const END_64_LOCATOR: u32 = 0x0706_4B50;
+const END_64_LOCATOR_LENGTH: u64 = 20;
 
 /// The entries of an archive, by name.
 #[derive(Debug)]
 pub(super) struct Archive<R> {
     source: R,
+    directory: Arc<ZipArchiveMetadata>,
     entries: BTreeMap<String, Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// Of the local header first, of the content once that header is read.
+    index: usize,
+    /// First byte of the content.
     start: u64,
     size: u64,
-    crc32: u32,
 }
 
 impl<R: Read + Seek> Archive<R> {
-    /// Reads the directory of an archive of `length` bytes.
-    pub(super) fn open(mut source: R, length: u64) -> Result<Self> {
-        let (start, size) = find_directory(&mut source, length)?;
-        let fits = start.checked_add(size).is_some_and(|end| end <= length);
-        if !fits {
-            return Err(CheckpointError::damaged("the zip directory lies outside of the file"));
+    /// Reads the directory of an archive.
+    pub(super) fn open(source: R) -> Result<Self> {
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+        let zip = ZipArchive::with_config(config, source).map_err(bad_directory)?;
+        let directory = zip.metadata();
+        if directory.len() > MAX_ENTRIES {
+            let what = format!("a zip archive of {} entries", directory.len());
+            return Err(CheckpointError::limit(what));
         }
-        if size > MAX_DIRECTORY_BYTES {
-            return Err(CheckpointError::limit(format!("a zip directory of {size} bytes")));
+        if directory.has_duplicate_names() {
+            return Err(CheckpointError::damaged("two zip entries are called the same"));
         }
-        let directory = read_at(&mut source, start, size as usize)?;
-        let mut entries = parse_directory(&directory)?;
-        for (name, entry) in &mut entries {
-            entry.start = content_start(&mut source, name, entry.start)?;
+        let (start, comment) = (zip.central_directory_start(), zip.comment().len() as u64);
+        let mut source = zip.into_inner();
+        check_directory(&mut source, start, comment)?;
+        let mut entries = BTreeMap::new();
+        for index in 0..directory.len() {
+            let listed = directory.entry(index).map_err(bad_directory)?;
+            let (name, entry) = place_of(listed, index, &mut source)?;
+            if entries.insert(name.clone(), entry).is_some() {
+                let what = format!("two zip entries are called `{name}`");
+                return Err(CheckpointError::damaged(what));
+            }
         }
         check_apart(&entries, start)?;
-        Ok(Self { source, entries })
+        Ok(Self { source, directory, entries })
     }
 
     /// The names of all entries, sorted.
@@ -75,114 +83,73 @@ impl<R: Read + Seek> Archive<R> {
         let entry = self.entries.get(name).ok_or_else(|| {
             CheckpointError::damaged(format!("the archive has no entry `{name}`"))
         })?;
-        let content = read_at(&mut self.source, entry.start, entry.size as usize)?;
-        if crc32fast::hash(&content) != entry.crc32 {
-            return Err(CheckpointError::damaged(format!("the checksum of `{name}` is wrong")));
+        let listed = self.directory.entry(entry.index);
+        let mut file = listed.and_then(|it| open(it, &mut self.source)).map_err(bad_entry)?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).map_err(|source| match source.kind() {
+            ErrorKind::InvalidData => {
+                CheckpointError::damaged(format!("the checksum of `{name}` is wrong"))
+            }
+            _ => source.into(),
+        })?;
+        if content.len() as u64 != entry.size {
+            return Err(cut());
         }
         Ok(content)
     }
 }
 
-/// Start and size of the directory.
-fn find_directory(source: &mut (impl Read + Seek), length: u64) -> Result<(u64, u64)> {
-    let tail_length = length.min((END_LENGTH + usize::from(u16::MAX)) as u64);
-    let tail_start = length - tail_length;
-    let tail = read_at(source, tail_start, tail_length as usize)?;
-    let end = (0..=tail.len().saturating_sub(END_LENGTH)).rev().find(|at| {
-        let comment = tail.get(at + 20..).map(|rest| u16_at(rest, 0).unwrap_or(0));
-        u32_at(&tail, *at) == Some(END)
-            && comment.is_some_and(|comment| at + END_LENGTH + usize::from(comment) == tail.len())
-    });
-    let Some(end) = end else {
-        return Err(CheckpointError::damaged("the zip directory is missing, so the file is cut"));
-    };
-    let short = || Some((u32_at(&tail, end + 16)?.into(), u32_at(&tail, end + 12)?.into()));
-    let end_start = tail_start + end as u64;
-    let Some(locator_start) = end_start.checked_sub(END_64_LOCATOR_LENGTH as u64) else {
-        return short().ok_or_else(cut);
-    };
-    let locator = read_at(source, locator_start, END_64_LOCATOR_LENGTH)?;
-    if u32_at(&locator, 0) != Some(END_64_LOCATOR) {
-        return short().ok_or_else(cut);
-    }
-    let end_64_start = u64_at(&locator, 8).ok_or_else(cut)?;
-    if end_64_start > locator_start.saturating_sub(END_64_LENGTH as u64) {
-        return Err(CheckpointError::damaged("the 64-bit zip end record lies outside of the file"));
-    }
-    let end_64 = read_at(source, end_64_start, END_64_LENGTH)?;
-    if u32_at(&end_64, 0) != Some(END_64) {
-        return Err(CheckpointError::damaged("the 64-bit zip end record is missing"));
-    }
-    u64_at(&end_64, 48).zip(u64_at(&end_64, 40)).ok_or_else(cut)
+fn open<'a, R: Read + Seek>(
+    entry: ZipFileEntry<'a>,
+    source: &'a mut R,
+) -> ZipResult<ZipFile<'a, R>> {
+    entry.with_reader(source, ZipReadOptions::default())
 }
 
-fn parse_directory(directory: &[u8]) -> Result<BTreeMap<String, Entry>> {
-    let mut entries = BTreeMap::new();
-    let mut rest = directory;
-    while !rest.is_empty() {
-        let (name, entry, used) = parse_entry(rest)?;
-        if entries.insert(name.clone(), entry).is_some() {
-            return Err(CheckpointError::damaged(format!("two zip entries are called `{name}`")));
-        }
-        rest = &rest[used..];
-    }
-    Ok(entries)
-}
-
-/// One entry, and the length of its record.
-fn parse_entry(record: &[u8]) -> Result<(String, Entry, usize)> {
-    if u32_at(record, 0) != Some(DIRECTORY_ENTRY) || record.len() < DIRECTORY_ENTRY_LENGTH {
-        return Err(CheckpointError::damaged("a record of the zip directory is not one"));
-    }
-    let half = |at| u16_at(record, at).ok_or_else(cut);
-    let word = |at| u32_at(record, at).ok_or_else(cut);
-    let name_end = DIRECTORY_ENTRY_LENGTH + usize::from(half(28)?);
-    let extra_end = name_end + usize::from(half(30)?);
-    let used = extra_end + usize::from(half(32)?);
-    let name = record.get(DIRECTORY_ENTRY_LENGTH..name_end).ok_or_else(cut)?;
-    let name = String::from_utf8_lossy(name).into_owned();
-    let extra = record.get(name_end..extra_end).ok_or_else(cut)?;
-    if used > record.len() {
-        return Err(cut());
-    }
-    if half(10)? != 0 || half(8)? & ENCRYPTED != 0 {
+/// Name and place of an entry that is neither compressed nor encrypted.
+fn place_of<R: Read + Seek>(
+    listed: ZipFileEntry<'_>,
+    index: usize,
+    source: &mut R,
+) -> Result<(String, Entry)> {
+    let name = String::from_utf8_lossy(listed.name_raw()).into_owned();
+    if listed.compression() != CompressionMethod::Stored || listed.encrypted() {
         let what = format!("the zip entry `{name}` is compressed or encrypted");
         return Err(CheckpointError::unsupported(what));
     }
-    let mut wide = wide_fields(extra).chunks_exact(8);
-    let mut widen = |narrow: u32| match narrow {
-        u32::MAX => wide.next().and_then(|bytes| u64_at(bytes, 0)).ok_or_else(cut),
-        narrow => Ok(u64::from(narrow)),
-    };
-    // The order in which the 64-bit fields stand: uncompressed, compressed, offset.
-    let (size, stored, start) = (widen(word(24)?)?, widen(word(20)?)?, widen(word(42)?)?);
+    let (size, stored) = (listed.size(), listed.compressed_size());
+    if [size, stored].contains(&SIZE_IS_ELSEWHERE.into()) {
+        return Err(cut());
+    }
     if size != stored {
         return Err(CheckpointError::damaged(format!("the zip entry `{name}` has two sizes")));
     }
-    Ok((name, Entry { start, size, crc32: word(16)? }, used))
+    let start = open(listed, source).ok().and_then(|content| content.data_start());
+    let start = start
+        .ok_or_else(|| CheckpointError::damaged(format!("the zip entry `{name}` has no header")))?;
+    Ok((name, Entry { index, start, size }))
 }
 
-/// The 64-bit sizes among the extra fields; empty when there are none.
-fn wide_fields(mut extra: &[u8]) -> &[u8] {
-    while let (Some(kind), Some(length)) = (u16_at(extra, 0), u16_at(extra, 2)) {
-        let Some(field) = extra.get(4..4 + usize::from(length)) else { break };
-        if kind == EXTRA_64 {
-            return field;
-        }
-        extra = &extra[4 + usize::from(length)..];
+/// Fails unless the directory ends before its end record, which stands before the comment.
+fn check_directory(source: &mut (impl Read + Seek), start: u64, comment: u64) -> Result<()> {
+    let length = source.seek(SeekFrom::End(0))?;
+    let end = length.checked_sub(END_LENGTH + comment).ok_or_else(cut)?;
+    let size = u32_at(source, end + 12)?;
+    let fits = if size == SIZE_IS_ELSEWHERE {
+        let locator = end.checked_sub(END_64_LOCATOR_LENGTH).ok_or_else(cut)?;
+        u32_at(source, locator)? == END_64_LOCATOR
+    } else {
+        start.checked_add(size.into()).is_some_and(|directory_end| directory_end <= end)
+    };
+    if fits {
+        return Ok(());
     }
-    &[]
+    Err(CheckpointError::damaged("the zip directory lies outside of the file"))
 }
 
-fn content_start(source: &mut (impl Read + Seek), name: &str, header: u64) -> Result<u64> {
-    let bytes = read_at(source, header, LOCAL_HEADER_LENGTH)?;
-    if u32_at(&bytes, 0) != Some(LOCAL_HEADER) {
-        return Err(CheckpointError::damaged(format!("the zip entry `{name}` has no header")));
-    }
-    let name_length = u16_at(&bytes, 26).ok_or_else(cut)?;
-    let extra_length = u16_at(&bytes, 28).ok_or_else(cut)?;
-    let skipped = LOCAL_HEADER_LENGTH as u64 + u64::from(name_length) + u64::from(extra_length);
-    header.checked_add(skipped).ok_or_else(cut)
+fn u32_at(source: &mut (impl Read + Seek), at: u64) -> Result<u32> {
+    let bytes = read_at(source, at, 4)?;
+    bytes.first_chunk().map(|bytes| u32::from_le_bytes(*bytes)).ok_or_else(cut)
 }
 
 fn check_apart(entries: &BTreeMap<String, Entry>, directory_start: u64) -> Result<()> {
@@ -213,20 +180,23 @@ pub(super) fn read_at(
     Ok(bytes)
 }
 
+fn bad_directory(error: ZipError) -> CheckpointError {
+    match error {
+        ZipError::Io(source) if source.kind() != ErrorKind::UnexpectedEof => source.into(),
+        other => CheckpointError::damaged(format!("the zip directory is missing or cut ({other})")),
+    }
+}
+
+fn bad_entry(error: ZipError) -> CheckpointError {
+    match error {
+        ZipError::Io(source) if source.kind() != ErrorKind::UnexpectedEof => source.into(),
+        ZipError::Io(_) => cut(),
+        other => CheckpointError::damaged(other),
+    }
+}
+
 fn cut() -> CheckpointError {
     CheckpointError::damaged("it ends too early, or a length in it is wrong")
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]
@@ -234,6 +204,11 @@ mod tests {
     use super::*;
     use std::io::Cursor;
 
+    const END: u32 = 0x0605_4B50;
+    const DIRECTORY_ENTRY: u32 = 0x0201_4B50;
+    const DIRECTORY_ENTRY_LENGTH: usize = 46;
+    const LOCAL_HEADER: u32 = 0x0403_4B50;
+    const LOCAL_HEADER_LENGTH: usize = 30;
     const FIRST_LENGTH: usize = LOCAL_HEADER_LENGTH + 1 + 5;
     const START: usize = FIRST_LENGTH + LOCAL_HEADER_LENGTH + 1 + 6;
     const SECOND: usize = START + DIRECTORY_ENTRY_LENGTH + 1;
@@ -267,8 +242,7 @@ mod tests {
     }
 
     fn open(bytes: Vec<u8>) -> Result<Archive<Cursor<Vec<u8>>>> {
-        let length = bytes.len() as u64;
-        Archive::open(Cursor::new(bytes), length)
+        Archive::open(Cursor::new(bytes))
     }
 
     fn problem(change: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -302,7 +276,7 @@ mod tests {
         says("encrypted", &|bytes| bytes[SECOND + 8] = 1);
         says("checksum", &|bytes| bytes[START - 1] ^= 1);
         says("no header", &|bytes| bytes[FIRST_LENGTH] = 0);
-        says("called `a`", &|bytes| bytes[SECOND + DIRECTORY_ENTRY_LENGTH] = b'a');
+        says("called the same", &|bytes| bytes[SECOND + DIRECTORY_ENTRY_LENGTH] = b'a');
         says("outside", &|bytes| {
             let end = bytes.len();
             bytes[end - 10..end - 6].fill(0xFF);

@@ -1,4 +1,4 @@
-//! How much to compute at a time.
+//! Batch sizes that fit into the memory of a device.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,8 +7,8 @@ use candle::Device;
 
 use super::free_memory;
 
-/// Share of the free memory that one batch may take: what an estimate leaves out must fit too, and
-/// what others do on the same GPU, e.g. the eight workers of a processor with 16 cores.
+/// Fraction of the free memory for one batch is 1 over this. The rest is for allocations that the
+/// estimate leaves out, and for other workers on the GPU, such as the eight of a CPU with 16 cores.
 const SHARE: u64 = 16;
 
 /// Rows to compute at a time: as many as fit into the free memory of a GPU, fewer after it ran out.
@@ -18,14 +18,14 @@ const SHARE: u64 = 16;
 pub struct BatchSize(AtomicUsize);
 
 impl BatchSize {
-    /// The same everywhere.
+    /// A batch size that does not depend on the device.
     pub fn fixed(rows: usize) -> Self {
         Self(AtomicUsize::new(rows.max(1)))
     }
 
-    /// `on_cpu` rows on the processor; on a GPU, as many as there is room for, `most` at most.
+    /// `on_cpu` rows on the CPU; on a GPU, as many as fit into its free memory, at most `most`.
     ///
-    /// `bytes_per_row` is an estimate of what a row needs at the fullest moment.
+    /// `bytes_per_row` is an estimate of the peak memory of a row.
     pub fn fitting(device: &Device, bytes_per_row: u64, on_cpu: usize, most: usize) -> Self {
         match free_memory(device) {
             Some(free) => Self::fixed(rows_in(free, bytes_per_row, most)),
@@ -80,7 +80,7 @@ fn rows_in(free_bytes: u64, bytes_per_row: u64, most: usize) -> usize {
 
 /// Whether a computation failed because a GPU has no memory left.
 ///
-/// Told by the names that NVIDIA's libraries give these failures: the types of a GPU's errors exist
+/// Recognised by the names that NVIDIA's libraries give these failures, since the error types exist
 /// only in a build with CUDA.
 pub fn is_out_of_memory(error: &dyn std::error::Error) -> bool {
     let names = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];

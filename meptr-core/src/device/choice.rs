@@ -1,36 +1,36 @@
-//! Which device, and with which numbers, a caller asks for.
+//! Device and precision that a caller asks for.
 
 use std::str::FromStr;
 
 use candle::{DType, Device};
 
-use super::gpu::ThisMachine;
-use super::machine::{Machine, obstacle};
+use super::gpu::SystemGpus;
+use super::gpu_probe::{GpuProbe, obstacle};
 use crate::{Error, Result};
 
-/// Where to compute.
+/// Device to compute on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The first GPU when this build and this machine have one, else the processor.
+    /// The first GPU if this build and this machine have one, else the CPU.
     #[default]
     Auto,
-    /// The processor.
+    /// The CPU.
     Cpu,
     /// The GPU with this number.
     Cuda(usize),
 }
 
 impl DeviceChoice {
-    /// Opens the device and tries it out; warns, with the reason, when it is the processor although
-    /// a GPU would have been taken.
+    /// Opens the device and runs a test operation on it. Warns, with the reason, if a GPU was
+    /// wanted and the CPU is taken.
     ///
-    /// Each call opens a GPU anew, with an order of work of its own: tensors of two calls do not
-    /// mix, even on one GPU.
+    /// Each call opens a GPU anew, with a stream of its own: tensors of two calls do not mix, even
+    /// on one GPU.
     ///
     /// # Errors
     /// When a GPU was asked for by number and cannot be had; the message says what is missing.
     pub fn open(self) -> Result<Device> {
-        let (gpu, note) = choose(self, &ThisMachine)?;
+        let (gpu, note) = choose(self, &SystemGpus)?;
         if let Some(note) = note {
             tracing::warn!("{note}");
         }
@@ -38,23 +38,20 @@ impl DeviceChoice {
     }
 }
 
-/// The GPU to take, or none and maybe why.
-fn choose<M: Machine>(
-    choice: DeviceChoice,
-    machine: &M,
-) -> Result<(Option<M::Gpu>, Option<String>)> {
+/// The GPU to take, or none and a reason worth a warning.
+fn choose<P: GpuProbe>(choice: DeviceChoice, gpus: &P) -> Result<(Option<P::Gpu>, Option<String>)> {
     let number = match choice {
         DeviceChoice::Cpu => return Ok((None, None)),
         // Nobody expects a GPU of a plain build, unless there is one.
-        DeviceChoice::Auto if !machine.is_built_for_gpus() && !machine.has_driver() => {
+        DeviceChoice::Auto if !gpus.is_built_for_gpus() && !gpus.has_driver() => {
             return Ok((None, None));
         }
         DeviceChoice::Auto => 0,
         DeviceChoice::Cuda(number) => number,
     };
-    let opened = match obstacle(machine, number) {
+    let opened = match obstacle(gpus, number) {
         Some(why) => Err(why),
-        None => machine.open(number).map_err(|error| {
+        None => gpus.open(number).map_err(|error| {
             // With RUST_BACKTRACE set, Candle's errors go on for pages.
             let error = error.to_string();
             format!("the GPU does not work: {}", error.lines().next().unwrap_or_default())
@@ -82,11 +79,11 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// The numbers that frozen backbones compute with. Heads and fusion always use f32, and so do the
-/// statistics of layer norms and softmax.
+/// Data type of the frozen backbones. Heads and fusion always use f32, and so do the statistics of
+/// layer norms and softmax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// 24 bits of precision. Matrix products on a GPU do not use TF32.
+    /// 24 bits of precision. Matrix multiplications on a GPU do not use TF32.
     #[default]
     F32,
     /// 11 bits, up to 65504.
@@ -96,7 +93,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Candle's name for it.
+    /// The data type in Candle.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -123,8 +120,8 @@ impl FromStr for Precision {
 mod tests {
     use super::*;
 
-    /// A machine that is made up.
-    struct Pretended {
+    /// GPUs of an imaginary machine.
+    struct FakeGpus {
         is_built: bool,
         has_driver: bool,
         libraries: &'static [&'static str],
@@ -132,7 +129,7 @@ mod tests {
         works: bool,
     }
 
-    const WHOLE: Pretended = Pretended {
+    const WHOLE: FakeGpus = FakeGpus {
         is_built: true,
         has_driver: true,
         libraries: &["libcuda.so.1", "libcublas.so.13", "libcurand.so.10"],
@@ -140,7 +137,7 @@ mod tests {
         works: true,
     };
 
-    impl Machine for Pretended {
+    impl GpuProbe for FakeGpus {
         type Gpu = usize;
 
         fn is_built_for_gpus(&self) -> bool {
@@ -155,7 +152,7 @@ mod tests {
             self.libraries.contains(&library)
         }
 
-        fn gpus(&self) -> Result<usize, String> {
+        fn count(&self) -> Result<usize, String> {
             self.gpus.map_err(str::to_owned)
         }
 
@@ -164,8 +161,8 @@ mod tests {
         }
     }
 
-    fn refusal(machine: &Pretended, number: usize) -> String {
-        let error = choose(DeviceChoice::Cuda(number), machine).unwrap_err().to_string();
+    fn refusal(gpus: &FakeGpus, number: usize) -> String {
+        let error = choose(DeviceChoice::Cuda(number), gpus).unwrap_err().to_string();
         assert!(error.contains(&format!("cuda:{number}")), "{error}");
         error
     }
@@ -179,35 +176,35 @@ mod tests {
 
     #[test]
     fn an_error_names_what_is_missing() {
-        let plain = Pretended { is_built: false, ..WHOLE };
+        let plain = FakeGpus { is_built: false, ..WHOLE };
         assert!(refusal(&plain, 0).contains("scripts/build-cuda.sh"));
-        let no_driver = Pretended { libraries: &["libcublas.so.13", "libcurand.so.10"], ..WHOLE };
+        let no_driver = FakeGpus { libraries: &["libcublas.so.13", "libcurand.so.10"], ..WHOLE };
         let error = refusal(&no_driver, 0);
         assert!(error.contains("libcuda.so.1 (the NVIDIA driver)"), "{error}");
         assert!(!error.contains("cublas"), "{error}");
-        let no_toolkit = Pretended { libraries: &["libcuda.so.1"], ..WHOLE };
+        let no_toolkit = FakeGpus { libraries: &["libcuda.so.1"], ..WHOLE };
         let error = refusal(&no_toolkit, 0);
         assert!(error.contains("libcublas.so.13") && error.contains("libcurand.so.10"), "{error}");
-        let silent = Pretended { gpus: Err("it is too old"), ..WHOLE };
+        let silent = FakeGpus { gpus: Err("it is too old"), ..WHOLE };
         assert!(refusal(&silent, 0).contains("it is too old"));
-        assert!(refusal(&Pretended { gpus: Ok(0), ..WHOLE }, 0).contains("shows no GPU"));
+        assert!(refusal(&FakeGpus { gpus: Ok(0), ..WHOLE }, 0).contains("shows no GPU"));
         assert!(refusal(&WHOLE, 2).contains("there are 2 GPUs, cuda:0 to cuda:1"));
-        assert!(refusal(&Pretended { works: false, ..WHOLE }, 0).contains("it is broken"));
+        assert!(refusal(&FakeGpus { works: false, ..WHOLE }, 0).contains("it is broken"));
     }
 
     #[test]
     fn auto_falls_back_and_says_why() {
-        let broken = Pretended { works: false, ..WHOLE };
-        let no_libraries = Pretended { libraries: &[], ..WHOLE };
-        let plain_beside_gpu = Pretended { is_built: false, ..WHOLE };
-        for machine in [broken, no_libraries, plain_beside_gpu] {
-            let (gpu, note) = choose(DeviceChoice::Auto, &machine).unwrap();
+        let broken = FakeGpus { works: false, ..WHOLE };
+        let no_libraries = FakeGpus { libraries: &[], ..WHOLE };
+        let plain_beside_gpu = FakeGpus { is_built: false, ..WHOLE };
+        for gpus in [broken, no_libraries, plain_beside_gpu] {
+            let (gpu, note) = choose(DeviceChoice::Auto, &gpus).unwrap();
             assert_eq!(gpu, None);
             let note = note.expect("a reason");
             assert!(note.starts_with("computing on the processor: "), "{note}");
             assert!(!note.contains('\n'), "{note}");
         }
-        let plain = Pretended { is_built: false, has_driver: false, ..WHOLE };
+        let plain = FakeGpus { is_built: false, has_driver: false, ..WHOLE };
         assert_eq!(choose(DeviceChoice::Auto, &plain).unwrap(), (None, None));
     }
 

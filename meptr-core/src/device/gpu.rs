@@ -1,30 +1,30 @@
-//! This machine's GPUs.
+//! GPUs of this machine.
 
 use candle::Device;
 
-use super::machine::Machine;
+use super::gpu_probe::GpuProbe;
 
-/// Bytes of memory that are free on a GPU; `None` for the processor.
+/// Free memory of a GPU in bytes; `None` for the CPU.
 pub fn free_memory(device: &Device) -> Option<u64> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = device {
         let free = gpu.cuda_stream().context().mem_get_info().ok();
         return free.map(|(free, _)| free as u64);
     }
-    let _ = device; // a build without CUDA knows no other
+    let _ = device; // a build without CUDA has no other devices
     None
 }
 
-/// The machine that we run on.
-pub(super) struct ThisMachine;
+/// GPUs of this machine, as NVIDIA's driver shows them.
+pub(super) struct SystemGpus;
 
-impl ThisMachine {
+impl SystemGpus {
     /// Exists while the NVIDIA driver is loaded.
     const DRIVER: &str = "/proc/driver/nvidia/version";
 }
 
 #[cfg(not(feature = "cuda"))]
-impl Machine for ThisMachine {
+impl GpuProbe for SystemGpus {
     type Gpu = Device;
 
     fn is_built_for_gpus(&self) -> bool {
@@ -39,7 +39,7 @@ impl Machine for ThisMachine {
         false
     }
 
-    fn gpus(&self) -> Result<usize, String> {
+    fn count(&self) -> Result<usize, String> {
         Ok(0)
     }
 
@@ -49,7 +49,7 @@ impl Machine for ThisMachine {
 }
 
 #[cfg(feature = "cuda")]
-impl Machine for ThisMachine {
+impl GpuProbe for SystemGpus {
     type Gpu = Device;
 
     fn is_built_for_gpus(&self) -> bool {
@@ -68,7 +68,7 @@ impl Machine for ThisMachine {
         opened.map(std::mem::forget).is_ok()
     }
 
-    fn gpus(&self) -> Result<usize, String> {
+    fn count(&self) -> Result<usize, String> {
         use candle::cuda_backend::cudarc::driver::CudaContext;
         let count = CudaContext::device_count().map_err(|error| error.to_string())?;
         usize::try_from(count).map_err(|error| error.to_string())

@@ -1,13 +1,13 @@
-//! Where to compute: the processor or an NVIDIA GPU.
+//! The device to compute on: the CPU or an NVIDIA GPU.
 //!
-//! A build with the feature `cuda` opens NVIDIA's libraries when a GPU is asked for, not before: the
-//! program starts on any machine. What is there is looked at first, so that a choice that cannot be
-//! met is an error that names what is missing.
+//! A build with the feature `cuda` opens NVIDIA's libraries when a GPU is asked for, not before:
+//! the program starts on any machine. Libraries, driver and GPUs are checked first, so that a choice
+//! that cannot be met is an error that names what is missing.
 
 mod batch;
 mod choice;
 mod gpu;
-mod machine;
+mod gpu_probe;
 
 pub use batch::{BatchSize, is_out_of_memory};
 pub use choice::{DeviceChoice, Precision};

@@ -15,7 +15,8 @@ use super::{Environment, Error, Result};
 use crate::bundle::Manifest;
 use crate::files::read_small_text;
 
-/// After which a bundle in the making is nobody's: the largest takes minutes.
+/// Age after which no process works on a folder in the making any more: the largest bundle takes
+/// minutes.
 const LEFTOVER: Duration = Duration::from_secs(24 * 3600);
 
 /// The bundles of one cache.
@@ -25,20 +26,20 @@ pub struct Bundles {
 }
 
 impl Bundles {
-    /// Those of the cache in use.
-    pub fn of(environment: &Environment) -> Self {
+    /// Bundles of the cache in use.
+    pub fn new(environment: &Environment) -> Self {
         Self { folder: environment.cache.join("meptr-bundles") }
     }
 
-    /// Where a bundle of this name is or would be; nothing when it cannot be a name: small letters,
-    /// digits, `-` and `.`.
-    pub fn place(&self, name: &str) -> Option<PathBuf> {
+    /// Folder of a bundle of this name, whether it exists or not; `None` for an invalid name. Names
+    /// have small letters, digits, `-` and `.`.
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
         is_name(name).then(|| self.folder.join(name))
     }
 
     /// The folder of a bundle that is here.
     pub fn find(&self, name: &str) -> Option<PathBuf> {
-        self.place(name).filter(|folder| folder.join(Manifest::FILE).is_file())
+        self.path(name).filter(|folder| folder.join(Manifest::FILE).is_file())
     }
 
     /// The names of all bundles that are here, sorted.
@@ -50,19 +51,19 @@ impl Bundles {
         names
     }
 
-    /// A folder that does not exist yet, to make a bundle in before [`Bundles::install`]; takes away
-    /// what killed processes left of theirs.
+    /// Path of a new folder to make a bundle in before [`Bundles::install`]. Deletes leftovers of
+    /// killed processes.
     ///
     /// # Errors
     /// When the cache cannot be written.
-    pub fn workshop(&self, name: &str) -> Result<PathBuf> {
+    pub fn staging_folder(&self, name: &str) -> Result<PathBuf> {
         let folder = self.folder.join(format!(".{name}.new-{}", std::process::id()));
         create_parent(&folder)?;
         self.remove_leftovers(SystemTime::now());
         Ok(folder)
     }
 
-    /// Hidden folders that nobody has put anything in for a day.
+    /// Deletes hidden folders without a change for a day.
     fn remove_leftovers(&self, now: SystemTime) {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
@@ -78,10 +79,10 @@ impl Bundles {
         }
     }
 
-    /// Gives a finished bundle its name, in the place of an older one.
+    /// Renames a finished bundle to its final name, replacing an older one.
     ///
     /// # Errors
-    /// When the cache cannot be written; `finished` is then taken away.
+    /// When the cache cannot be written; `finished` is then deleted.
     pub fn install(&self, finished: &Path, name: &str) -> Result<PathBuf> {
         let place = self.folder.join(name);
         let older = self.folder.join(format!(".{name}.old-{}", std::process::id()));
@@ -99,7 +100,7 @@ impl Bundles {
         Ok(place)
     }
 
-    /// Takes a bundle away; the parts it was made of stay.
+    /// Deletes a bundle; the parts it was made of stay.
     ///
     /// # Errors
     /// When it cannot be deleted.
@@ -156,10 +157,10 @@ mod tests {
         let bundles = Bundles { folder: folder.path().join("meptr-bundles") };
         assert_eq!((bundles.names(), bundles.default_name()), (Vec::new(), None));
         for text in ["old", "newer"] {
-            let workshop = bundles.workshop("mine").unwrap();
-            make(&workshop, text);
+            let staging_folder = bundles.staging_folder("mine").unwrap();
+            make(&staging_folder, text);
             assert!(!bundles.names().contains(&".mine".to_owned()));
-            let place = bundles.install(&workshop, "mine").unwrap();
+            let place = bundles.install(&staging_folder, "mine").unwrap();
             assert_eq!(fs::read_to_string(place.join(Manifest::FILE)).unwrap(), text);
         }
         assert_eq!(bundles.names(), ["mine"]);
@@ -173,6 +174,6 @@ mod tests {
         assert_eq!(bundles.default_name().as_deref(), Some("mine"));
         assert_eq!(bundles.remove("mine").unwrap(), Removed { files: 1, bytes: 5 });
         assert_eq!((bundles.names(), bundles.default_name()), (Vec::new(), None));
-        assert!(bundles.place("../mine").is_none() && bundles.find("ann/model").is_none());
+        assert!(bundles.path("../mine").is_none() && bundles.find("ann/model").is_none());
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Error, Result};
-use crate::files::{Partial, read_small_text};
+use crate::files::{AtomicFile, read_small_text};
 
 /// `OWNER/NAME` of a model repository on the Hub.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,7 +112,7 @@ impl RepositoryCache {
         write_atomically(&self.folder.join("refs").join(revision), commit.as_bytes())
     }
 
-    /// Where a file of a snapshot is, if it is here with all its bytes.
+    /// Path of a file of a snapshot; `None` when its bytes are not in the cache.
     pub(super) fn present(&self, commit: &str, path: &str) -> Option<PathBuf> {
         Some(self.snapshot(commit).join(path)).filter(|pointer| pointer.is_file())
     }
@@ -123,7 +123,7 @@ impl RepositoryCache {
         Some(target.file_name()?.to_str()?.to_owned())
     }
 
-    /// Every file of a snapshot, as paths of the repository.
+    /// Files of a snapshot, as paths of the repository.
     pub(super) fn snapshot_files(&self, commit: &str) -> Vec<String> {
         files_below(&self.snapshot(commit))
     }
@@ -154,13 +154,13 @@ impl RepositoryCache {
         fs::hard_link(&blob, pointer).or_else(|_| fs::copy(&blob, pointer).map(|_| ()))
     }
 
-    /// Takes everything of this repository away, locks included.
+    /// Deletes everything of this repository, locks included.
     pub(super) fn remove(&self) -> Result<()> {
         gone(&self.folder, fs::remove_dir_all(&self.folder))?;
         gone(&self.locks, fs::remove_dir_all(&self.locks))
     }
 
-    /// Takes an empty snapshot away, and the note that a revision is its commit.
+    /// Deletes an empty snapshot, and the reference of a revision to it.
     pub(super) fn forget(&self, revision: &str, commit: &str) -> Result<()> {
         let snapshot = self.snapshot(commit);
         gone(&snapshot, fs::remove_dir_all(&snapshot))?;
@@ -192,14 +192,14 @@ pub(super) fn files_below(folder: &Path) -> Vec<String> {
     files
 }
 
-/// Writes a small file so that others see the old or the new content, and never a part.
+/// Writes a small file atomically.
 pub(super) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     create_parent(path)?;
-    let partial = Partial::named(beside(path, "part"), path);
-    fs::write(partial.path(), content).and_then(|()| partial.finish()).map_err(Error::at(path))
+    let file = AtomicFile::with_temporary_name(beside(path, "part"), path);
+    fs::write(file.path(), content).and_then(|()| file.finish()).map_err(Error::at(path))
 }
 
-/// What was to be deleted and is not there is as good as deleted.
+/// Treats an absent file as deleted.
 fn gone(path: &Path, result: std::io::Result<()>) -> Result<()> {
     match result {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

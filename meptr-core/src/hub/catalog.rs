@@ -1,4 +1,4 @@
-//! Which weights there are, where, under which licence: `weights/catalog.json`, or a file like it.
+//! Catalogue of weights with their sources and licences: `weights/catalog.json`, or a file like it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::cache::RepositoryId;
 use super::{Error, Result};
 use crate::PerModality;
-use crate::bundle::Standing;
+use crate::bundle::TrainingStatus;
 use crate::files::read_small_text;
 use crate::paths::stays_inside;
 
@@ -18,7 +18,7 @@ const SCHEMA: u32 = 1;
 /// ```json
 /// { "schema": 1,
 ///   "bundles": [ { "name": "...", "title": "...", "parts": ["NAME of a part", ...],
-///                  "assembly": { "standing": "trained", "fusion": "PART/FILE",
+///                  "assembly": { "status": "trained", "fusion": "PART/FILE",
 ///                                "heads": { "body": "PART/FILE", ... } } } ],
 ///   "parts": [ { "name": "...", "title": "...",
 ///                "repository": "OWNER/NAME", "revision": "COMMIT, branch or tag",
@@ -42,26 +42,27 @@ pub struct Catalog {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bundle {
-    /// By which it is asked for.
+    /// Name on the command line.
     pub name: String,
-    /// One line for people.
+    /// Description in one line.
     pub title: String,
     /// Names of parts.
     pub parts: Vec<String>,
-    /// How they become a bundle that predicts; without it, they are only fetched together.
+    /// Assembly of the parts to a bundle that predicts; without it, they are only fetched together.
     #[serde(default)]
     pub assembly: Option<Assembly>,
 }
 
-/// What each part of a list's bundle is for.
+/// Role of each part of a bundle.
 ///
 /// Places are `PART`, the folder of a part, or `PART/PATH`, a file or folder in it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Assembly {
-    /// What results made with the bundle are worth.
-    pub standing: Standing,
-    /// What the weights are and how they were made.
+    /// Whether the weights were trained, and on what. Earlier lists call it `standing`.
+    #[serde(alias = "standing")]
+    pub status: TrainingStatus,
+    /// Description of the weights and of their making.
     #[serde(default)]
     pub about: String,
     /// CLIP.
@@ -113,11 +114,11 @@ impl Assembly {
 /// Files that make sense together only, such as one backbone.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// By which it is asked for.
+    /// Name on the command line.
     pub name: String,
-    /// One line for people.
+    /// Description in one line.
     pub title: String,
-    /// Where it comes from.
+    /// Source of the files.
     pub source: Source,
     /// SPDX identifier where there is one.
     pub licence: String,
@@ -127,7 +128,7 @@ pub struct Part {
     pub files: Vec<PartFile>,
 }
 
-/// Where a part comes from.
+/// Source of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A model repository on the Hub.
@@ -141,7 +142,7 @@ pub enum Source {
     Folder(PathBuf),
 }
 
-/// One file of a part.
+/// File of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartFile {
@@ -268,12 +269,12 @@ impl Catalog {
         problems
     }
 
-    /// Every part.
+    /// All parts.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// Every bundle.
+    /// All bundles.
     pub fn bundles(&self) -> &[Bundle] {
         &self.bundles
     }
@@ -283,7 +284,7 @@ impl Catalog {
         self.bundles.iter().find(|bundle| bundle.name == name)
     }
 
-    /// What a name means: a bundle, a part, `OWNER/REPO(@REVISION)`, or a folder.
+    /// Resolves a name: a bundle, a part, `OWNER/REPO(@REVISION)`, or a folder.
     ///
     /// A folder needs a path with something before the first `/`, or more than one `/`: `./heads`,
     /// `/data/heads`; `owner/heads` is a repository.
@@ -430,7 +431,7 @@ mod tests {
         let file = folder.path().join("list.json");
         let text = r#"{ "schema": 1,
           "bundles": [ { "name": "mine", "title": "", "parts": ["clip", "bge", "wav2vec2", "heads"],
-            "assembly": { "standing": "trained", "fusion": "heads/fusion.safetensors",
+            "assembly": { "status": "trained", "fusion": "heads/fusion.safetensors",
               "heads": { "body": "heads/b.pt", "face": "heads/f.pt", "scene": "heads/s.pt",
                          "audio": "heads/a.pt", "text": "heads/t.pt" } } } ],
           "parts": [ { "name": "heads", "title": "", "folder": "heads", "licence": "MIT",

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Error, Result};
 use crate::digest::{hex, read_through};
 
-/// What the Hub says about the content of a file, which is also the name of its blob in the cache.
+/// Kind of an entity tag, which states the content of a file and names its blob in the cache.
 ///
 /// Large files (Git LFS, Xet) have the SHA-256 of their bytes as entity tag, small ones Git's object
 /// id, `sha1("blob {length}\0" + bytes)`. A mirror may have tags of its own, which say nothing.

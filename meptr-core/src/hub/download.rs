@@ -1,4 +1,4 @@
-//! One file from the Hub into the cache: all of it and checked, or not at all.
+//! Download of one file into the cache: complete and checked, or not at all.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use super::http::{FileHead, Http, Remote};
 use super::lock::Lock;
 use super::pins::PinnedFile;
 use super::progress::{Event, Progress};
-use super::retry::{Failure, Patience};
+use super::retry::{Failure, RetryPolicy};
 use super::{Error, Result};
 
 /// A download of one file.
@@ -19,23 +19,23 @@ pub(super) struct Download<'a> {
     pub(super) http: &'a Http,
     pub(super) cache: &'a RepositoryCache,
     pub(super) remote: Remote<'a>,
-    /// What the Hub says about the file.
+    /// Entity tag and size that the Hub states.
     pub(super) head: &'a FileHead,
-    /// What the catalogue says about its SHA-256.
+    /// SHA-256 that the catalogue states.
     pub(super) promised_sha256: Option<&'a str>,
-    pub(super) patience: &'a Patience,
-    pub(super) tally: &'a Tally<'a>,
+    pub(super) retry: &'a RetryPolicy,
+    pub(super) progress: &'a DownloadProgress<'a>,
 }
 
-/// Counts the bytes of all files for the one who watches.
-pub(super) struct Tally<'a> {
-    pub(super) progress: &'a dyn Progress,
+/// Bytes of all files of a download, for the report of progress.
+pub(super) struct DownloadProgress<'a> {
+    pub(super) reporter: &'a dyn Progress,
     pub(super) all: u64,
     pub(super) finished: Cell<u64>,
 }
 
 impl Download<'_> {
-    /// Brings the file into the cache, under its path in the snapshot.
+    /// Downloads the file into the cache, under its path in the snapshot.
     ///
     /// Bytes go to `blobs/TAG.incomplete`, from where an interrupted download, by us or by the
     /// Python library, goes on. Length and hashes are checked on what the disk holds; then follow
@@ -56,13 +56,13 @@ impl Download<'_> {
         };
         self.check_promise(&name, &sha256)?;
         let path = self.cache.link(self.remote.commit, self.remote.path, tag)?;
-        self.tally.finished.set(self.tally.finished.get() + size);
+        self.progress.finished.set(self.progress.finished.get() + size);
         self.report_bytes(&name, *size, true);
-        self.tally.progress.report(&Event::Finished { file: &name, path: &path });
+        self.progress.reporter.report(&Event::Finished { file: &name, path: &path });
         Ok(PinnedFile { size: *size, sha256 })
     }
 
-    /// The SHA-256 of a blob that is here with all its bytes.
+    /// SHA-256 of a blob that is complete in the cache.
     fn known_sha256(&self, blob: &Path) -> Result<Option<String>> {
         match fs::metadata(blob) {
             Ok(found) if found.len() == self.head.size => {}
@@ -75,8 +75,8 @@ impl Download<'_> {
         let incomplete = self.cache.incomplete(&self.head.tag);
         create_parent(&incomplete)?;
         let path = self.cache.lock(&self.head.tag);
-        let waiting = || self.tally.progress.report(&Event::Waiting { file: name, lock: &path });
-        Lock::acquire(&path, self.patience.lock, waiting, || length(&incomplete))
+        let waiting = || self.progress.reporter.report(&Event::Waiting { file: name, lock: &path });
+        Lock::acquire(&path, self.retry.lock_timeout, waiting, || length(&incomplete))
     }
 
     fn obtain(&self, name: &str, blob: &Path) -> Result<String> {
@@ -97,8 +97,8 @@ impl Download<'_> {
     /// Fetches what is missing of the incomplete file and checks the whole.
     fn complete(&self, name: &str, incomplete: &Path) -> Result<String> {
         let result = self
-            .patience
-            .run(self.tally.progress, || self.transfer(name, incomplete))
+            .retry
+            .run(self.progress.reporter, || self.transfer(name, incomplete))
             .and_then(|()| self.check(name, incomplete));
         if let Err(Error::WrongHash { .. } | Error::WrongSize { .. }) = &result {
             fs::remove_file(incomplete).map_err(Error::at(incomplete))?;
@@ -120,7 +120,7 @@ impl Download<'_> {
         if offset < size || size == 0 {
             let mut body = self.http.open(self.remote, offset, size)?;
             file.seek(SeekFrom::Start(body.start)).map_err(&error)?;
-            self.copy(name, &mut body.response, &mut file, body.start, incomplete)?;
+            self.copy(name, &mut body.bytes, &mut file, body.start, incomplete)?;
         }
         file.sync_all().map_err(error)?;
         Ok(())
@@ -163,7 +163,7 @@ impl Download<'_> {
     }
 
     fn check(&self, name: &str, incomplete: &Path) -> Result<String> {
-        self.tally.progress.report(&Event::Checking { file: name });
+        self.progress.reporter.report(&Event::Checking { file: name });
         let found = digest::of_file(incomplete)?;
         if found.size != self.head.size {
             let (file, promised_by) = (name.to_owned(), "the Hub");
@@ -189,10 +189,10 @@ impl Download<'_> {
     }
 
     fn report_bytes(&self, file: &str, done: u64, is_counted: bool) {
-        let finished = self.tally.finished.get();
+        let finished = self.progress.finished.get();
         let all_done = if is_counted { finished } else { finished + done };
-        let (size, all) = (self.head.size, self.tally.all);
-        self.tally.progress.report(&Event::Bytes { file, done, size, all_done, all });
+        let (size, all) = (self.head.size, self.progress.all);
+        self.progress.reporter.report(&Event::Bytes { file, done, size, all_done, all });
     }
 }
 
@@ -200,7 +200,7 @@ fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |found| found.len())
 }
 
-/// Makes a rename outlast a power failure, where folders can be synced.
+/// Syncs a folder, so that a rename survives a power failure.
 fn sync_folder(path: &Path) {
     if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
         let _ = folder.sync_all(); // some file systems cannot; the file itself is safe

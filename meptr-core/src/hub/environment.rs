@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use reqwest::Url;
+use url::Url;
 
 use super::{Error, Result};
 
-/// Where the Hub is, where its cache is, who asks, and whether the network may be used.
+/// Address of the Hub, its cache, the token, and whether the network may be used.
 ///
 /// | Variable | Meaning | Without it |
 /// |---|---|---|
@@ -23,7 +23,8 @@ use super::{Error, Result};
 /// True is `1`, `true`, `yes` or `on` in any case; a variable set to nothing counts as not set;
 /// `~` at the start of a path is the home folder. All as in the Python library. The proxy variables
 /// (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) are read by the HTTP client; they do not
-/// apply to an endpoint on this machine.
+/// apply to addresses on this machine. Certificate authorities are those of the system, or of the file
+/// that `SSL_CERT_FILE` names.
 #[derive(Debug, Clone)]
 pub struct Environment {
     /// The Hub, without a trailing slash; `http` or `https`.

@@ -1,4 +1,4 @@
-//! What can go wrong between the Hub and the local cache.
+//! Errors between the Hub and the local cache.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,9 +24,9 @@ pub enum Error {
         .known.join(", ")
     )]
     UnknownName {
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// Every bundle and part of the catalogue.
+        /// Bundles and parts of the catalogue.
         known: Vec<String>,
     },
     /// The Hub does not let this user, or nobody in particular, read the repository.
@@ -49,7 +49,7 @@ pub enum Error {
     Gated {
         /// `owner/name`.
         repository: String,
-        /// Where the terms are.
+        /// Address of the terms.
         page: String,
     },
     /// Too many requests, for longer than we are willing to wait.
@@ -60,15 +60,15 @@ pub enum Error {
     RateLimited {
         /// The host that said so.
         host: String,
-        /// How long it asked to wait.
+        /// Delay that it asked for.
         retry_after: Option<Duration>,
     },
     /// No connection, or one that broke, too often.
     #[error("the network failed while {doing}")]
     Network {
-        /// What was under way.
+        /// The request.
         doing: String,
-        /// Why.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The server answered with an error of its own.
@@ -78,7 +78,7 @@ pub enum Error {
         host: String,
         /// HTTP status.
         status: u16,
-        /// What was under way.
+        /// The request.
         doing: String,
     },
     /// The server answered, but not as the Hub does.
@@ -86,7 +86,7 @@ pub enum Error {
     Protocol {
         /// The host.
         host: String,
-        /// What was missing or odd.
+        /// Missing or unexpected content.
         problem: String,
     },
     /// A web address that cannot or must not be used.
@@ -94,7 +94,7 @@ pub enum Error {
     BadAddress {
         /// The address, without its query.
         address: String,
-        /// Why.
+        /// The cause.
         problem: String,
     },
     /// The bytes are not the ones the Hub or the catalogue promises.
@@ -133,7 +133,7 @@ pub enum Error {
     DiskFull {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The cache cannot be written.
@@ -144,7 +144,7 @@ pub enum Error {
     ReadOnlyCache {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// Any other trouble with a local file.
@@ -152,7 +152,7 @@ pub enum Error {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// Another process holds the lock and makes no progress.
@@ -163,7 +163,7 @@ pub enum Error {
     Locked {
         /// The lock file.
         path: PathBuf,
-        /// How long the other process made no progress.
+        /// Time without progress of the other process.
         waited: Duration,
     },
     /// Offline, and not everything is here.
@@ -179,7 +179,7 @@ pub enum Error {
     BadCatalog {
         /// The file.
         origin: String,
-        /// Everything found wrong.
+        /// All problems found.
         problems: Vec<String>,
     },
     /// A JSON file does not have the fields it must have.
@@ -187,9 +187,9 @@ pub enum Error {
     Json {
         /// The file.
         path: PathBuf,
-        /// What it should have been.
+        /// Kind of file that was expected.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: serde_json::Error,
     },
     /// An environment variable that cannot be used.
@@ -197,13 +197,13 @@ pub enum Error {
     BadVariable {
         /// Its name.
         name: &'static str,
-        /// What is wrong; never its value.
+        /// The problem, without the value.
         problem: &'static str,
     },
 }
 
 impl Error {
-    /// For `map_err`: sorts a failure to read or write `path` into a kind the user can act on.
+    /// Turns a failure to read or write `path` into a kind that the user can act on; for `map_err`.
     pub(super) fn at(path: &Path) -> impl Fn(std::io::Error) -> Self + use<> {
         use std::io::ErrorKind::{
             FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,

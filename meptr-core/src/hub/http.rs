@@ -1,21 +1,20 @@
-//! Requests for files: where redirects lead, who gets the token, what a refusal means.
+//! Requests for files and answers of the API: redirects, the token, refusals.
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::blocking::{Client, Response};
-use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderValue, LOCATION,
-    RANGE, RETRY_AFTER,
+use ureq::http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LOCATION, RANGE,
+    RETRY_AFTER,
 };
-use reqwest::{Method, StatusCode, Url, redirect};
+use ureq::http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use ureq::{Body, BodyReader};
+use url::Url;
 
 use super::cache::{RepositoryId, is_tag};
+use super::client::Client;
 use super::environment::Environment;
-use super::http_date::retry_after;
-use super::retry::{Failure, Patience};
+use super::retry::{Failure, RetryPolicy};
 use super::{Error, Result};
-
-pub(super) const USER_AGENT: &str = concat!("meptr/", env!("CARGO_PKG_VERSION"));
 
 const MOST_REDIRECTS: usize = 10;
 
@@ -33,7 +32,7 @@ impl std::fmt::Display for Remote<'_> {
     }
 }
 
-/// What the Hub says about a file before it sends it.
+/// Entity tag and length of a file, as the Hub states them before it sends the file.
 #[derive(Debug, Clone)]
 pub(super) struct FileHead {
     pub(super) tag: String,
@@ -41,12 +40,27 @@ pub(super) struct FileHead {
 }
 
 /// The bytes of a file from `start` on.
-#[derive(Debug)]
-pub(super) struct Body {
-    pub(super) response: Response,
+pub(super) struct FileBody {
+    pub(super) bytes: BodyReader<'static>,
     pub(super) start: u64,
 }
 
+/// A request, followed through redirects.
+struct Question<'a> {
+    method: Method,
+    url: Url,
+    /// First byte wanted.
+    offset: u64,
+    /// Whether redirects may lead to another host, which then gets no token.
+    may_leave: bool,
+    repository: &'a RepositoryId,
+    /// The file or revision, for messages.
+    what: String,
+    /// The request, for messages of a broken connection.
+    doing: String,
+}
+
+/// Connection to the Hub, and to the hosts that it redirects to.
 #[derive(Debug)]
 pub(super) struct Http {
     client: Client,
@@ -55,26 +69,30 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(environment: &Environment, patience: &Patience) -> Result<Self> {
-        let mut client = Client::builder()
-            .user_agent(USER_AGENT)
-            .redirect(redirect::Policy::none())
-            .connect_timeout(patience.connect)
-            .timeout(patience.idle); // of one read, in this blocking client
-        if is_this_machine(&environment.endpoint) {
-            client = client.no_proxy();
-        }
-        let client = client.build().map_err(|source| Error::Network {
-            doing: "setting up the connection to the Hub".to_owned(),
-            source: source.into(),
-        })?;
+    pub(super) fn new(environment: &Environment, retry: &RetryPolicy) -> Result<Self> {
         let token = environment.token.as_ref().map(|token| {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", token.secret()))
                 .expect("a token holds visible ASCII only");
             value.set_sensitive(true);
             value
         });
+        let client = Client::new(retry)?;
         Ok(Self { client, endpoint: environment.endpoint.clone(), token })
+    }
+
+    /// Asks the API, whose redirects are followed as long as they stay at the endpoint.
+    pub(super) fn ask(
+        &self,
+        url: Url,
+        repository: &RepositoryId,
+        what: &str,
+    ) -> Result<Response<Body>, Failure> {
+        let doing = format!("asking for {what}");
+        let what = what.to_owned();
+        let method = Method::GET;
+        let question =
+            Question { method, url, offset: 0, may_leave: false, repository, what, doing };
+        Ok(self.follow(question)?.0)
     }
 
     /// Asks for the entity tag and the length of a file.
@@ -82,8 +100,7 @@ impl Http {
     /// Large files live on another host; the redirect to it carries the Hub's own statement
     /// (`X-Linked-Etag`, `X-Linked-Size`), which counts, and not what that host says.
     pub(super) fn head(&self, remote: Remote<'_>) -> Result<FileHead, Failure> {
-        let url = self.address(remote);
-        let (response, _) = self.follow(Method::HEAD, url, None, remote)?;
+        let (response, _) = self.follow(self.file_question(Method::HEAD, remote, 0))?;
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
         let tag = header("x-linked-etag").or_else(|| header(ETAG.as_str())).map(bare_tag);
         let size = header("x-linked-size").or_else(|| header(CONTENT_LENGTH.as_str()));
@@ -98,9 +115,13 @@ impl Http {
     }
 
     /// Opens a file, at `offset` if the server can do that and at its start otherwise.
-    pub(super) fn open(&self, remote: Remote<'_>, offset: u64, size: u64) -> Result<Body, Failure> {
-        let url = self.address(remote);
-        let (response, url) = self.follow(Method::GET, url, Some(offset), remote)?;
+    pub(super) fn open(
+        &self,
+        remote: Remote<'_>,
+        offset: u64,
+        size: u64,
+    ) -> Result<FileBody, Failure> {
+        let (response, url) = self.follow(self.file_question(Method::GET, remote, offset))?;
         let (start, total) = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let range = response.headers().get(CONTENT_RANGE);
@@ -120,105 +141,105 @@ impl Http {
                 let (file, promised_by) = (remote.to_string(), "the Hub");
                 Err(Error::WrongSize { file, promised_by, expected: size, found: total }.into())
             }
-            _ => Ok(Body { response, start }),
+            _ => Ok(FileBody { bytes: response.into_body().into_reader(), start }),
         }
     }
 
-    fn address(&self, remote: Remote<'_>) -> Url {
+    fn file_question<'a>(&self, method: Method, remote: Remote<'a>, offset: u64) -> Question<'a> {
         let mut url = self.endpoint.clone();
+        let Remote { repository, commit, path } = remote;
         url.path_segments_mut()
             .expect("an http address has a path")
             .pop_if_empty()
-            .extend([remote.repository.owner(), remote.repository.name(), "resolve"])
-            .push(remote.commit)
-            .extend(remote.path.split('/'));
-        url
+            .extend([repository.owner(), repository.name(), "resolve"])
+            .push(commit)
+            .extend(path.split('/'));
+        let what = format!("`{path}` in {repository} at {commit}");
+        let doing = format!("fetching {remote}");
+        Question { method, url, offset, may_leave: true, repository, what, doing }
     }
 
-    fn follow(
-        &self,
-        method: Method,
-        mut url: Url,
-        offset: Option<u64>,
-        remote: Remote<'_>,
-    ) -> Result<(Response, Url), Failure> {
+    /// Answer to a question and the address that gave it, after all redirects.
+    fn follow(&self, mut question: Question<'_>) -> Result<(Response<Body>, Url), Failure> {
         for _ in 0..=MOST_REDIRECTS {
-            let response = self.send(&method, &url, offset, remote)?;
+            let response = self.send(&question)?;
             let states_tag = response.headers().contains_key("x-linked-etag");
             let status = response.status();
             if status.is_success()
-                || (method == Method::HEAD && states_tag && status.is_redirection())
+                || (question.method == Method::HEAD && states_tag && status.is_redirection())
             {
-                return Ok((response, url));
+                return Ok((response, question.url));
             }
             if !status.is_redirection() {
-                return Err(self.refused(&response, &url, remote));
+                return Err(self.refused(&response, &question));
             }
-            url = redirect_target(&url, &response)?;
+            let target = redirect_target(&question.url, &response)?;
+            if !question.may_leave && !same_origin(&target, &self.endpoint) {
+                return Err(self.refused(&response, &question));
+            }
+            question.url = target;
         }
         let problem = format!("more than {MOST_REDIRECTS} redirects");
-        Err(Error::BadAddress { address: shown(&url), problem }.into())
+        Err(Error::BadAddress { address: shown(&question.url), problem }.into())
     }
 
-    fn send(
-        &self,
-        method: &Method,
-        url: &Url,
-        offset: Option<u64>,
-        remote: Remote<'_>,
-    ) -> Result<Response, Failure> {
+    fn send(&self, question: &Question<'_>) -> Result<Response<Body>, Failure> {
+        let Question { method, url, offset, doing, .. } = question;
+        let mut headers = HeaderMap::new();
         // Compressed on the way, lengths and ranges would mean something else.
-        let mut request = self.client.request(method.clone(), url.clone());
-        request = request.header(ACCEPT_ENCODING, "identity");
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(token) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
-            request = request.header(AUTHORIZATION, token);
+            headers.insert(AUTHORIZATION, token.clone());
         }
-        if let Some(offset) = offset.filter(|offset| *offset > 0) {
-            request = request.header(RANGE, format!("bytes={offset}-"));
+        if *offset > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={offset}-"));
+            headers.insert(RANGE, range.expect("digits can stand in a header"));
         }
-        request.send().map_err(|source| {
-            let doing = format!("fetching {remote} from {}", host(url));
-            Failure::temporary(Error::Network { doing, source: source.without_url().into() })
-        })
+        let answer = self.client.send(method.clone(), url, headers);
+        answer.map_err(|source| broken(&format!("{doing} from {}", host(url)), source))
     }
 
-    fn refused(&self, response: &Response, url: &Url, remote: Remote<'_>) -> Failure {
+    fn refused(&self, response: &Response<Body>, question: &Question<'_>) -> Failure {
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
         let wait = header(RETRY_AFTER.as_str())
             .and_then(|text| retry_after(text, SystemTime::now()))
             .or_else(|| header("ratelimit").and_then(seconds_to_reset).map(Duration::from_secs));
-        let Remote { repository, commit, path } = remote;
-        let refusal = Refusal {
+        let refusal = HttpStatusError {
             status: response.status().as_u16(),
             code: header("x-error-code"),
             retry_after: wait,
-            repository,
-            what: &format!("`{path}` in {repository} at {commit}"),
+            repository: question.repository,
+            what: &question.what,
+            doing: &question.doing,
         };
-        refusal.into_failure(url, &self.endpoint, self.token.is_some())
+        refusal.into_failure(&question.url, &self.endpoint, self.token.is_some())
     }
 }
 
+/// A connection that could not be made or broke; the next attempt may succeed.
+pub(super) fn broken(doing: &str, source: ureq::Error) -> Failure {
+    Failure::temporary(Error::Network { doing: doing.to_owned(), source: source.into() })
+}
+
 /// An answer that is neither the file nor a redirect.
-pub(super) struct Refusal<'a> {
+pub(super) struct HttpStatusError<'a> {
     pub(super) status: u16,
     /// The Hub's `X-Error-Code`.
     pub(super) code: Option<&'a str>,
     pub(super) retry_after: Option<Duration>,
     pub(super) repository: &'a RepositoryId,
-    /// What was asked for.
+    /// The file or revision that was asked for.
     pub(super) what: &'a str,
+    /// The request.
+    pub(super) doing: &'a str,
 }
 
-impl Refusal<'_> {
+impl HttpStatusError<'_> {
     pub(super) fn into_failure(self, url: &Url, endpoint: &Url, has_token: bool) -> Failure {
         let is_hub = same_origin(url, endpoint);
         let repository = self.repository.to_string();
-        let server = Error::Server {
-            host: host(url),
-            status: self.status,
-            doing: format!("fetching {}", self.what),
-        };
+        let server =
+            Error::Server { host: host(url), status: self.status, doing: self.doing.to_owned() };
         let passing = |error| {
             let error = Box::new(error);
             Failure::Temporary { error, retry_after: self.retry_after, bytes: 0 }
@@ -249,13 +270,7 @@ pub(super) fn same_origin(one: &Url, other: &Url) -> bool {
     one.origin() == other.origin()
 }
 
-/// Whether an address never leaves this machine; proxies are for the others.
-pub(super) fn is_this_machine(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-}
-
-fn redirect_target(from: &Url, response: &Response) -> Result<Url> {
+fn redirect_target(from: &Url, response: &Response<Body>) -> Result<Url> {
     let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
     let target = location.and_then(|location| from.join(location).ok());
     let bad = |address: String, problem: &str| Error::BadAddress {
@@ -293,6 +308,18 @@ fn seconds_to_reset(text: &str) -> Option<u64> {
     text.split(';').find_map(|field| field.trim().strip_prefix("t=")?.parse().ok())
 }
 
+/// Time that a server asks to wait in `Retry-After`: seconds or a date (RFC 9110, section 10.2.3).
+///
+/// Nothing when it is neither, and no time at all when the date is past.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = httpdate::parse_http_date(text).ok()?;
+    Some(then.duration_since(now).unwrap_or_default())
+}
+
 /// `bytes 5-9/10` to 5 and 10.
 fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
@@ -323,9 +350,37 @@ mod tests {
         for other in ["http://a.example", "https://a.example:444", "https://b.a.example"] {
             assert!(!same_origin(&url("https://a.example"), &url(other)), "{other}");
         }
-        for here in ["http://127.0.0.1:1", "http://localhost/x", "http://[::1]:1"] {
-            assert!(is_this_machine(&url(here)), "{here}");
+    }
+
+    /// Reference: `date -u -d '1994-11-06 08:49:37' +%s` and the like.
+    #[test]
+    fn dates_are_read_in_all_three_forms() {
+        let seconds = |text: &str| Some(retry_after(text, SystemTime::UNIX_EPOCH)?.as_secs());
+        for (text, expected) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", 784_111_777),
+            ("Sun Nov  6 08:49:37 1994", 784_111_777),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+            ("Thu, 29 Feb 2024 23:59:59 GMT", 1_709_251_199),
+            ("Fri, 31 Dec 2100 12:00:00 GMT", 4_133_937_600),
+        ] {
+            assert_eq!(seconds(text), Some(expected), "{text}");
         }
-        assert!(!is_this_machine(&url("http://localhost.example")));
+        for bad in ["", "soon", "Sun, 06 Xyz 1994 08:49:37 GMT", "Sun, 06 Nov 1994 99:49:37 GMT"] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
+        for year in ["18446744073709551615", "50539024859478223", "99999999999999"] {
+            assert_eq!(seconds(&format!("Sun, 06 Nov {year} 08:49:37 GMT")), None, "{year}");
+        }
+    }
+
+    #[test]
+    fn what_is_past_means_no_wait() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
+        let wait = |text| retry_after(text, now);
+        assert_eq!(wait(" 120 "), Some(Duration::from_secs(120)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("-1"), None);
     }
 }

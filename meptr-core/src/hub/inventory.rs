@@ -8,40 +8,40 @@ use super::cache::{RepositoryCache, RepositoryId};
 use super::catalog::{Catalog, Part, Source};
 use super::digest::{self, Kind};
 use super::pins::Pins;
-use super::plan::{LocalFile, Options, local_files, look};
+use super::plan::{LocalFile, Options, local_files, lookup};
 use super::progress::{Event, Progress};
 use super::{Error, Result};
 
 /// A part, and what of it is on this machine.
 #[derive(Debug)]
 pub struct LocalPart {
-    /// As the catalogue has it; made up for a repository that was fetched by its own name.
+    /// Entry of the catalogue; made for the occasion for a repository that was fetched by its own name.
     pub part: Part,
-    /// How much of it is here.
+    /// Share of it on this machine.
     pub presence: Presence,
     /// The files that are here.
     pub files: Vec<LocalFile>,
 }
 
-/// How much of a part is on this machine.
+/// Share of a part that is on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// Nothing.
+    /// No file.
     Absent,
     /// Some of its files, or files of which nobody knows whether they are all.
     Partial,
-    /// All of it.
+    /// All files.
     Complete,
 }
 
-/// What [`verify`] found out about one file.
+/// Result of [`verify`] for one file.
 #[derive(Debug)]
 pub struct Finding {
     /// `owner/name/path`, or a path below a folder.
     pub file: String,
-    /// Where it is, if it is here.
+    /// Path, if the file is here.
     pub local: Option<PathBuf>,
-    /// How it is.
+    /// State of the file.
     pub verdict: Verdict,
 }
 
@@ -63,7 +63,7 @@ pub enum Verdict {
     },
 }
 
-/// What [`remove`] took away.
+/// Files and bytes that [`remove`] deleted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Removed {
     /// Files.
@@ -72,7 +72,7 @@ pub struct Removed {
     pub bytes: u64,
 }
 
-/// Every part of the catalogue, then every repository that was fetched by its own name.
+/// Lists the parts of the catalogue, then the repositories that were fetched by their own names.
 ///
 /// # Errors
 /// When the cache cannot be read.
@@ -107,7 +107,7 @@ pub fn verify(
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for part in catalog.select(name)? {
-        let found = look_without_sizes(&part, options)?;
+        let found = lookup_of_any_size(&part, options)?;
         for (path, local) in found.files {
             let file = match &part.source {
                 Source::Hub { repository, .. } => format!("{repository}/{path}"),
@@ -139,7 +139,7 @@ pub fn remove(catalog: &Catalog, name: &str, options: &Options) -> Result<Remove
     let mut removed = Removed::default();
     for part in catalog.select(name)? {
         let Source::Hub { repository, revision } = &part.source else { continue };
-        let found = look_without_sizes(&part, options)?;
+        let found = lookup_of_any_size(&part, options)?;
         let Some(commit) = found.commit else { continue };
         let cache = RepositoryCache::new(&options.environment.cache, repository);
         if !cache.folder.is_dir() {
@@ -149,7 +149,7 @@ pub fn remove(catalog: &Catalog, name: &str, options: &Options) -> Result<Remove
         for path in &paths {
             remove_file(&cache, &commit, path, &mut removed)?;
         }
-        Pins::change(&cache, options.patience.lock, |pins| {
+        Pins::change(&cache, options.retry.lock_timeout, |pins| {
             if let Some(pinned) = pins.commits.get_mut(&commit) {
                 pinned.files.retain(|path, _| !paths.contains(path));
                 pinned.whole = false;
@@ -169,7 +169,7 @@ pub fn remove(catalog: &Catalog, name: &str, options: &Options) -> Result<Remove
 }
 
 fn local_part(part: Part, options: &Options) -> Result<LocalPart> {
-    let found = look(&part, options)?;
+    let found = lookup(&part, options)?;
     let present = found.files.iter().filter(|(_, local)| local.is_some());
     let present: Vec<_> = present.map(|(file, _)| file.path.clone()).collect();
     let presence = match (found.is_complete, present.is_empty()) {
@@ -216,9 +216,9 @@ struct Paths {
     files: Vec<(String, Option<PathBuf>)>,
 }
 
-/// Like `look`, but a file of the wrong size is here, too: it is damaged and can be removed.
-fn look_without_sizes(part: &Part, options: &Options) -> Result<Paths> {
-    let found = look(part, options)?;
+/// Looks a part up as `lookup` does, counting files of a wrong size too: they can be removed.
+fn lookup_of_any_size(part: &Part, options: &Options) -> Result<Paths> {
+    let found = lookup(part, options)?;
     let at = |path: &str| match (&part.source, &found.commit) {
         (Source::Hub { repository, .. }, Some(commit)) => {
             RepositoryCache::new(&options.environment.cache, repository).present(commit, path)
@@ -230,7 +230,7 @@ fn look_without_sizes(part: &Part, options: &Options) -> Result<Paths> {
     Ok(Paths { commit: found.commit, files })
 }
 
-/// Everything that says which hash a file should have: as entity tags, of either kind.
+/// Expected hashes of a file from all sources, as entity tags of either kind.
 fn expected_hashes(
     part: &Part,
     commit: Option<&str>,

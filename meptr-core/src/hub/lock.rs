@@ -1,4 +1,4 @@
-//! One process at a time per file of the cache.
+//! Lock of a file of the cache between processes.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -25,7 +25,7 @@ impl Lock {
     /// changes while the holder works.
     pub(super) fn acquire(
         path: &Path,
-        patience: Duration,
+        timeout: Duration,
         waiting: impl FnOnce(),
         sign_of_life: impl Fn() -> u64,
     ) -> Result<Self> {
@@ -53,7 +53,7 @@ impl Lock {
                 last_sign = (sign, Instant::now());
             }
             let waited = last_sign.1.elapsed();
-            if waited > patience {
+            if waited > timeout {
                 return Err(Error::Locked { path: path.to_owned(), waited });
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -77,22 +77,22 @@ mod tests {
     fn a_second_holder_waits_says_so_once_and_gives_up_without_a_sign_of_life() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/er/x.lock");
-        let patience = Duration::from_millis(120);
-        let first = Lock::acquire(&path, patience, || panic!("nobody holds it"), || 0).unwrap();
+        let timeout = Duration::from_millis(120);
+        let first = Lock::acquire(&path, timeout, || panic!("nobody holds it"), || 0).unwrap();
         let messages = Cell::new(0);
-        let second = Lock::acquire(&path, patience, || messages.set(messages.get() + 1), || 0);
+        let second = Lock::acquire(&path, timeout, || messages.set(messages.get() + 1), || 0);
         assert!(matches!(second, Err(Error::Locked { .. })));
         assert_eq!(messages.get(), 1);
         drop(first);
-        Lock::acquire(&path, patience, || panic!("nobody holds it"), || 0).unwrap();
+        Lock::acquire(&path, timeout, || panic!("nobody holds it"), || 0).unwrap();
     }
 
     #[test]
     fn a_holder_that_makes_progress_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.lock");
-        let patience = Duration::from_millis(120);
-        let first = Lock::acquire(&path, patience, || (), || 0).unwrap();
+        let timeout = Duration::from_millis(120);
+        let first = Lock::acquire(&path, timeout, || (), || 0).unwrap();
         let ticks = Cell::new(0);
         let release = Cell::new(Some(first));
         let growing = || {
@@ -102,7 +102,7 @@ mod tests {
             }
             ticks.get()
         };
-        Lock::acquire(&path, patience, || (), growing).unwrap();
-        assert!(ticks.get() >= 8, "waited longer than the patience");
+        Lock::acquire(&path, timeout, || (), growing).unwrap();
+        assert!(ticks.get() >= 8, "waited longer than the timeout");
     }
 }

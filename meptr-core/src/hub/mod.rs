@@ -14,7 +14,7 @@
 //! - A branch is resolved to a commit once; later runs keep to it (`meptr-pins.json` beside the
 //!   blobs) until [`Options::refresh`]. With everything here, no connection is made.
 //! - An interrupted download goes on where it stopped. Failures that may pass are tried again, in
-//!   growing intervals or when the server says, and not without end ([`Patience`]).
+//!   growing intervals or when the server says, and not without end ([`RetryPolicy`]).
 //! - The token goes to the endpoint alone, by its scheme, host and port, wherever redirects lead.
 //! - Two processes that need the same file do the work once; the second waits and says so.
 //!
@@ -39,17 +39,18 @@ mod api;
 mod bundles;
 mod cache;
 mod catalog;
+mod client;
 mod digest;
 mod download;
 mod environment;
 mod error;
 mod http;
-mod http_date;
 mod inventory;
 mod lock;
 mod pins;
 mod plan;
 mod progress;
+mod proxy;
 mod retry;
 
 pub use bundles::Bundles;
@@ -62,4 +63,4 @@ pub use inventory::{
 };
 pub use plan::{LocalFile, Options, Plan, PlannedFile, PlannedPart, plan, resolve};
 pub use progress::{Event, Progress, Silent};
-pub use retry::Patience;
+pub use retry::RetryPolicy;

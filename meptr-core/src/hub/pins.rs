@@ -1,4 +1,4 @@
-//! What was fetched, at which commit, with which hashes: the local lock file of one repository.
+//! Commits and hashes of the fetched files of a repository: its local lock file.
 //!
 //! A branch such as `main` moves; the first download notes the commit it was then, and later runs
 //! keep to that commit until the caller asks for the newest. The file lies beside the blobs as
@@ -31,7 +31,7 @@ pub(super) struct Pins {
     schema: u32,
     /// Commit per revision.
     pub(super) revisions: BTreeMap<String, String>,
-    /// What is known of each commit.
+    /// Files of each commit.
     pub(super) commits: BTreeMap<String, PinnedCommit>,
 }
 
@@ -86,18 +86,18 @@ impl Pins {
     /// Changes the pins of a repository while no other process does.
     pub(super) fn change(
         cache: &RepositoryCache,
-        patience: Duration,
+        timeout: Duration,
         change: impl FnOnce(&mut Self),
     ) -> Result<()> {
         let lock = cache.lock("meptr-pins");
-        let _held = Lock::acquire(&lock, patience, || (), || 0)?;
+        let _held = Lock::acquire(&lock, timeout, || (), || 0)?;
         let mut pins = Self::read(cache)?;
         change(&mut pins);
         let text = serde_json::to_vec_pretty(&pins).expect("maps of text and numbers are JSON");
         write_atomically(&path(cache), &text)
     }
 
-    /// What is known of a file.
+    /// Size and hash of a file.
     pub(super) fn file(&self, commit: &str, path: &str) -> Option<&PinnedFile> {
         self.commits.get(commit)?.files.get(path)
     }
@@ -123,8 +123,8 @@ mod tests {
 
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let file = PinnedFile { size: 7, sha256: "ab".repeat(32) };
-        let patience = Duration::from_secs(1);
-        Pins::change(&cache, patience, |pins| {
+        let timeout = Duration::from_secs(1);
+        Pins::change(&cache, timeout, |pins| {
             pins.revisions.insert("main".into(), commit.into());
             let pinned = pins.commits.entry(commit.into()).or_default();
             pinned.files.insert("config.json".into(), file.clone());

@@ -1,4 +1,4 @@
-//! From a name to files on this machine: what is here, what is missing, and getting it.
+//! Resolution of a name to files on this machine, and the download of the missing ones.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -7,29 +7,29 @@ use super::api::Api;
 use super::cache::{RepositoryCache, RepositoryId, files_below, is_commit};
 use super::catalog::{Catalog, Part, PartFile, Source};
 use super::digest::{self, Kind};
-use super::download::{Download, Tally};
+use super::download::{Download, DownloadProgress};
 use super::environment::Environment;
 use super::http::{FileHead, Http, Remote};
 use super::pins::{PinnedFile, Pins};
 use super::progress::{Event, Progress};
-use super::retry::Patience;
+use super::retry::RetryPolicy;
 use super::{Error, Result};
 
-/// How to go about it.
+/// Settings of a look-up or download.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Hub, cache, token, and whether the network may be used.
     pub environment: Environment,
     /// Ask the Hub what a branch is now, and do not keep to the commit of the first download.
     pub refresh: bool,
-    /// Waiting and trying again.
-    pub patience: Patience,
+    /// Time limits and retries.
+    pub retry: RetryPolicy,
 }
 
 impl Options {
-    /// The usual patience, in the given environment.
+    /// Options with the usual retries, in the given environment.
     pub fn new(environment: Environment) -> Self {
-        Self { environment, refresh: false, patience: Patience::default() }
+        Self { environment, refresh: false, retry: RetryPolicy::default() }
     }
 }
 
@@ -44,7 +44,7 @@ pub struct LocalFile {
     pub commit: Option<String>,
     /// Path inside the repository or folder, with `/` between names.
     pub path: String,
-    /// Where it is.
+    /// Path on this machine.
     pub local: PathBuf,
     /// Bytes.
     pub size: u64,
@@ -52,7 +52,7 @@ pub struct LocalFile {
     pub sha256: Option<String>,
 }
 
-/// What a name needs, and how much of it is here.
+/// Parts of a name, with the files that are here and those to fetch.
 #[derive(Debug)]
 pub struct Plan {
     parts: Vec<PlannedPart>,
@@ -61,11 +61,11 @@ pub struct Plan {
 /// A part of a [`Plan`].
 #[derive(Debug)]
 pub struct PlannedPart {
-    /// As the catalogue has it.
+    /// Entry of the catalogue.
     pub part: Part,
     /// The commit its files are of; none for a folder of this machine.
     pub commit: Option<String>,
-    /// All its files.
+    /// Files of the part.
     pub files: Vec<PlannedFile>,
 }
 
@@ -76,9 +76,9 @@ pub struct PlannedFile {
     pub path: String,
     /// Bytes.
     pub size: u64,
-    /// Where it is, if it is here.
+    /// Path, if the file is here.
     pub local: Option<PathBuf>,
-    /// What the Hub says, if it was asked.
+    /// Entity tag and size from the Hub, if it was asked.
     head: Option<FileHead>,
     promised_sha256: Option<String>,
 }
@@ -114,7 +114,7 @@ pub fn plan(
     let mut missing = Vec::new();
     let mut parts = Vec::new();
     for part in catalog.select(name)? {
-        let found = look(&part, options)?;
+        let found = lookup(&part, options)?;
         if is_offline {
             missing.extend(found.missing(&part));
         }
@@ -135,7 +135,7 @@ pub fn plan(
 }
 
 impl Plan {
-    /// Every part, in the catalogue's order.
+    /// Parts, in the catalogue's order.
     pub fn parts(&self) -> &[PlannedPart] {
         &self.parts
     }
@@ -166,15 +166,15 @@ impl Plan {
     /// Whatever goes wrong first; what was fetched until then stays and need not be fetched again.
     pub fn fetch(self, options: &Options, progress: &dyn Progress) -> Result<Vec<LocalFile>> {
         let (files, bytes) = self.missing();
-        let tally = Tally { progress, all: bytes, finished: Cell::new(0) };
+        let totals = DownloadProgress { reporter: progress, all: bytes, finished: Cell::new(0) };
         let mut http = None;
         if files > 0 {
             progress.report(&Event::Started { files, bytes });
-            http = Some(Http::new(&options.environment, &options.patience)?);
+            http = Some(Http::new(&options.environment, &options.retry)?);
         }
         let mut found = Vec::new();
         for part in self.parts {
-            found.extend(part.fetch(http.as_ref(), options, &tally)?);
+            found.extend(part.fetch(http.as_ref(), options, &totals)?);
         }
         Ok(found)
     }
@@ -185,7 +185,7 @@ impl PlannedPart {
         self,
         http: Option<&Http>,
         options: &Options,
-        tally: &Tally<'_>,
+        progress: &DownloadProgress<'_>,
     ) -> Result<Vec<LocalFile>> {
         let (Source::Hub { repository, revision }, Some(commit)) =
             (&self.part.source, &self.commit)
@@ -206,8 +206,8 @@ impl PlannedPart {
                     remote: Remote { repository, commit, path: &file.path },
                     head,
                     promised_sha256: file.promised_sha256.as_deref(),
-                    patience: &options.patience,
-                    tally,
+                    retry: &options.retry,
+                    progress,
                 };
                 pinned.push((file.path.clone(), download.run()?));
                 has_fetched = true;
@@ -225,7 +225,7 @@ impl PlannedPart {
         local_files(&self.part, &cache, repository, commit, self.files.iter().map(|f| &*f.path))
     }
 
-    /// Writes down which commit the revision was and what came of it.
+    /// Stores the commit of the revision and the hashes of its files.
     fn note(
         &self,
         cache: &RepositoryCache,
@@ -237,7 +237,7 @@ impl PlannedPart {
         if !is_commit(revision) {
             cache.write_ref(revision, commit)?;
         }
-        Pins::change(cache, options.patience.lock, |pins| {
+        Pins::change(cache, options.retry.lock_timeout, |pins| {
             if !is_commit(revision) {
                 pins.revisions.insert(revision.to_owned(), commit.to_owned());
             }
@@ -273,25 +273,25 @@ impl PlannedFile {
     }
 }
 
-/// What of a part is on this machine.
+/// Files of a part on this machine.
 pub(super) struct Found {
     pub(super) commit: Option<String>,
     pub(super) files: Vec<(PartFile, Option<PathBuf>)>,
     pub(super) is_complete: bool,
 }
 
-/// Looks for a part without asking anybody.
-pub(super) fn look(part: &Part, options: &Options) -> Result<Found> {
+/// Looks a part up on this machine, without the network.
+pub(super) fn lookup(part: &Part, options: &Options) -> Result<Found> {
     match &part.source {
-        Source::Folder(folder) => Ok(look_in_folder(part, folder)),
+        Source::Folder(folder) => Ok(lookup_in_folder(part, folder)),
         Source::Hub { repository, revision } => {
             let cache = RepositoryCache::new(&options.environment.cache, repository);
-            look_in_cache(part, &cache, revision)
+            lookup_in_cache(part, &cache, revision)
         }
     }
 }
 
-fn look_in_folder(part: &Part, folder: &Path) -> Found {
+fn lookup_in_folder(part: &Part, folder: &Path) -> Found {
     let wanted = match part.files.as_slice() {
         [] => files_below(folder).into_iter().map(any_file).collect(),
         files => files.to_vec(),
@@ -308,7 +308,7 @@ fn look_in_folder(part: &Part, folder: &Path) -> Found {
     Found { commit: None, files, is_complete }
 }
 
-fn look_in_cache(part: &Part, cache: &RepositoryCache, revision: &str) -> Result<Found> {
+fn lookup_in_cache(part: &Part, cache: &RepositoryCache, revision: &str) -> Result<Found> {
     let pins = Pins::read(cache)?;
     let commit = Some(revision.to_owned())
         .filter(|revision| is_commit(revision))
@@ -415,7 +415,7 @@ pub(super) fn local_files<'a>(
         .collect()
 }
 
-/// Both ways to the Hub; made when the first question comes up.
+/// Connections to the Hub, opened for the first question.
 struct Hub<'a> {
     api: Api,
     http: Http,
@@ -425,14 +425,14 @@ struct Hub<'a> {
 
 impl<'a> Hub<'a> {
     fn new(options: &'a Options, progress: &'a dyn Progress) -> Result<Self> {
-        let api = Api::new(&options.environment, &options.patience)?;
-        let http = Http::new(&options.environment, &options.patience)?;
+        let api = Api::new(&options.environment)?;
+        let http = Http::new(&options.environment, &options.retry)?;
         Ok(Self { api, http, options, progress })
     }
 
     fn ask(&self, part: Part, known_commit: Option<String>) -> Result<PlannedPart> {
         let Source::Hub { repository, revision } = &part.source else {
-            return look(&part, self.options)?.into_planned(part);
+            return lookup(&part, self.options)?.into_planned(part);
         };
         self.progress.report(&Event::Asking { repository: &repository.to_string() });
         let known_commit = known_commit.filter(|_| !self.options.refresh || is_commit(revision));
@@ -440,9 +440,10 @@ impl<'a> Hub<'a> {
             (Some(commit), [_, ..]) => (commit, part.files.clone()),
             (known, listed) => {
                 let asked = known.as_deref().unwrap_or(revision);
-                let patience = &self.options.patience;
-                let answer =
-                    patience.run(self.progress, || self.api.revision(repository, asked))?;
+                let answer = self
+                    .options
+                    .retry
+                    .run(self.progress, || self.api.revision(&self.http, repository, asked))?;
                 let wanted = match listed {
                     [] => wanted_of(answer.files).into_iter().map(any_file).collect(),
                     listed => listed.to_vec(),
@@ -457,7 +458,7 @@ impl<'a> Hub<'a> {
 
     fn file(&self, file: PartFile, repository: &RepositoryId, commit: &str) -> Result<PlannedFile> {
         let remote = Remote { repository, commit, path: &file.path };
-        let head = self.options.patience.run(self.progress, || self.http.head(remote))?;
+        let head = self.options.retry.run(self.progress, || self.http.head(remote))?;
         let promised_by = "the list of weights";
         if let Some(expected) = file.size.filter(|size| *size != head.size) {
             let (file, found) = (remote.to_string(), head.size);
@@ -477,7 +478,7 @@ impl<'a> Hub<'a> {
     }
 }
 
-/// Of all files of a repository those a bundle can use: tensors, configurations, texts; pickles
+/// Selects the files of a repository that a bundle can use: tensors, configurations, texts; pickles
 /// only where there are no safetensors.
 fn wanted_of(files: Vec<String>) -> Vec<String> {
     let extension = |path: &str| path.rsplit_once('.').map(|(_, end)| end.to_ascii_lowercase());

@@ -1,4 +1,4 @@
-//! What a caller can watch while files come in.
+//! Progress events of downloads.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub enum Event<'a> {
         /// `owner/name`.
         repository: &'a str,
     },
-    /// What will be fetched is known; once.
+    /// The number and size of the files to fetch are known; once.
     Started {
         /// Number of files.
         files: usize,
@@ -41,14 +41,14 @@ pub enum Event<'a> {
         /// The lock that the other process holds.
         lock: &'a Path,
     },
-    /// A try failed, the next one follows.
+    /// An attempt failed, the next one follows.
     Retrying {
-        /// How long from now.
+        /// Delay before the next attempt.
         wait: Duration,
-        /// What failed.
+        /// Error of the failed attempt.
         reason: &'a Error,
     },
-    /// All bytes of a file are here and get hashed.
+    /// A file is complete and gets hashed.
     Checking {
         /// `owner/name/path`.
         file: &'a str,
@@ -57,14 +57,14 @@ pub enum Event<'a> {
     Finished {
         /// `owner/name/path`.
         file: &'a str,
-        /// Where.
+        /// Path in the cache.
         path: &'a Path,
     },
 }
 
-/// Watches; any closure that takes an [`Event`] can.
+/// Receiver of progress events; closures that take an [`Event`] are one.
 pub trait Progress {
-    /// Called from the thread that does the work, which goes on when this returns.
+    /// Handles an event. It is called from the thread that downloads, which continues afterwards.
     fn report(&self, event: &Event<'_>);
 }
 
@@ -74,7 +74,7 @@ impl<F: Fn(&Event<'_>)> Progress for F {
     }
 }
 
-/// Watches nothing.
+/// Ignores all events.
 #[derive(Debug, Clone, Copy)]
 pub struct Silent;
 

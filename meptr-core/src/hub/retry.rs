@@ -1,4 +1,4 @@
-//! Trying again, with patience and within bounds.
+//! Time limits and retries of requests.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -6,54 +6,54 @@ use std::time::Duration;
 use super::progress::{Event, Progress};
 use super::{Error, Result};
 
-/// How long to wait for the network and how often to try.
+/// Time limits and retries of requests, with exponential backoff.
 #[derive(Debug, Clone)]
-pub struct Patience {
-    /// Longest time for one connection to be made.
-    pub connect: Duration,
+pub struct RetryPolicy {
+    /// Longest time for a connection to be made.
+    pub connect_timeout: Duration,
     /// Longest time without a byte before a connection counts as broken.
-    pub idle: Duration,
-    /// Tries in a row that may fail before the failure is final; at least 1. A try that brought
-    /// [`Patience::progress_bytes`] starts the count anew.
-    pub tries: u32,
-    /// Bytes that make a broken transfer count as progress.
+    pub idle_timeout: Duration,
+    /// Failed attempts in a row before the failure is final, at least 1. An attempt that transferred
+    /// [`RetryPolicy::progress_bytes`] starts the count anew.
+    pub max_attempts: u32,
+    /// Bytes of a broken transfer that count as progress.
     pub progress_bytes: u64,
-    /// Pause after the first failure; doubles with each further one, and a random part of up to
+    /// Delay after the first failure. It doubles with each further one, and a random part of up to
     /// half is taken off, so that many clients do not return at the same moment.
-    pub first_pause: Duration,
-    /// Longest pause of our own choice.
-    pub longest_pause: Duration,
-    /// Longest pause that a server may ask for (`Retry-After`); a longer one is an error.
-    pub longest_retry_after: Duration,
-    /// How long another process may hold a lock without making progress.
-    pub lock: Duration,
+    pub initial_delay: Duration,
+    /// Longest delay that is not the server's choice.
+    pub max_delay: Duration,
+    /// Longest delay that a server may ask for (`Retry-After`); a longer one is an error.
+    pub max_retry_after: Duration,
+    /// Longest time that another process may hold a lock without making progress.
+    pub lock_timeout: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(15),
-            idle: Duration::from_secs(60),
-            tries: 6,
+            connect_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(60),
+            max_attempts: 6,
             progress_bytes: 8 << 20,
-            first_pause: Duration::from_millis(500),
-            longest_pause: Duration::from_secs(30),
-            longest_retry_after: Duration::from_secs(300),
-            lock: Duration::from_secs(120),
+            initial_delay: Duration::from_millis(500),
+            max_delay: Duration::from_secs(30),
+            max_retry_after: Duration::from_secs(300),
+            lock_timeout: Duration::from_secs(120),
         }
     }
 }
 
-/// A try that failed.
+/// A failed attempt.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The same would happen again.
+    /// Would fail again.
     Final(Box<Error>),
-    /// May pass.
+    /// May succeed later.
     Temporary {
         error: Box<Error>,
         retry_after: Option<Duration>,
-        /// Bytes that came before it failed.
+        /// Bytes transferred before the failure.
         bytes: u64,
     },
 }
@@ -70,7 +70,7 @@ impl From<Error> for Failure {
     }
 }
 
-impl Patience {
+impl RetryPolicy {
     /// Calls `attempt` until it succeeds, fails for good, or has failed too often.
     pub(super) fn run<T>(
         &self,
@@ -87,8 +87,8 @@ impl Patience {
                 }
             };
             failures = if bytes >= self.progress_bytes { 1 } else { failures + 1 };
-            let wait = retry_after.unwrap_or_else(|| self.pause(failures));
-            if failures >= self.tries || wait > self.longest_retry_after {
+            let wait = retry_after.unwrap_or_else(|| self.delay(failures));
+            if failures >= self.max_attempts || wait > self.max_retry_after {
                 return Err(*error);
             }
             progress.report(&Event::Retrying { wait, reason: &error });
@@ -96,10 +96,10 @@ impl Patience {
         }
     }
 
-    fn pause(&self, failures: u32) -> Duration {
-        let doubled = self.first_pause.saturating_mul(1 << (failures - 1).min(16));
+    fn delay(&self, failures: u32) -> Duration {
+        let doubled = self.initial_delay.saturating_mul(1 << (failures - 1).min(16));
         let random = RandomState::new().hash_one(failures) as f64 / u64::MAX as f64;
-        doubled.min(self.longest_pause).mul_f64(1.0 - random / 2.0)
+        doubled.min(self.max_delay).mul_f64(1.0 - random / 2.0)
     }
 }
 
@@ -108,8 +108,12 @@ mod tests {
     use super::super::progress::Silent;
     use super::*;
 
-    fn quick() -> Patience {
-        Patience { first_pause: Duration::from_micros(1), tries: 4, ..Patience::default() }
+    fn quick() -> RetryPolicy {
+        RetryPolicy {
+            initial_delay: Duration::from_micros(1),
+            max_attempts: 4,
+            ..RetryPolicy::default()
+        }
     }
 
     fn failing(bytes: u64, retry_after: Option<Duration>) -> Failure {
@@ -128,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_tries_is_bounded() {
+    fn the_number_of_attempts_is_bounded() {
         assert_eq!(count(|_| failing(0, None)), 4);
         assert_eq!(count(|_| Error::NotFound { what: "x".into() }.into()), 1);
         assert_eq!(count(|_| failing(0, Some(Duration::from_secs(301)))), 1, "too long to wait");
@@ -136,16 +140,16 @@ mod tests {
 
     #[test]
     fn progress_starts_the_count_anew() {
-        let progress = Patience::default().progress_bytes;
+        let progress = RetryPolicy::default().progress_bytes;
         assert_eq!(count(|call| failing(if call == 3 { progress } else { 0 }, None)), 6);
     }
 
     #[test]
-    fn pauses_double_up_to_a_bound_and_vary_by_half() {
-        let patience = Patience::default();
+    fn delays_double_up_to_a_bound_and_vary_by_half() {
+        let policy = RetryPolicy::default();
         for (failures, most) in [(1, 0.5), (2, 1.0), (3, 2.0), (7, 30.0), (4000, 30.0)] {
-            let pause = patience.pause(failures).as_secs_f64();
-            assert!((most / 2.0..=most).contains(&pause), "{failures}: {pause}");
+            let delay = policy.delay(failures).as_secs_f64();
+            assert!((most / 2.0..=most).contains(&delay), "{failures}: {delay}");
         }
     }
 }

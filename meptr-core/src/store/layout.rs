@@ -1,4 +1,4 @@
-//! Where a store keeps what, and what it says about it.
+//! Layout of a feature store: paths and metadata.
 //!
 //! ```text
 //! STORE/CORPUS/SPLIT/VIDEO.safetensors
@@ -38,13 +38,13 @@ pub(super) const MAX_FILE_BYTES: u64 = 32 << 30;
 pub enum Storage {
     /// Half the space; 11 significant bits.
     F16,
-    /// As the backbones give them.
+    /// 32-bit floats, as the backbones compute them.
     #[default]
     F32,
 }
 
 impl Storage {
-    /// The same, as Candle calls it.
+    /// Data type in Candle.
     pub fn dtype(self) -> DType {
         match self {
             Self::F16 => DType::F16,
@@ -65,7 +65,7 @@ impl FromStr for Storage {
     }
 }
 
-/// What a store knows about a video besides its features.
+/// Metadata of a video.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VideoRecord {
@@ -73,7 +73,7 @@ pub struct VideoRecord {
     pub schema: String,
     /// Name of the video, as its corpus has it.
     pub video: String,
-    /// What the features were made from.
+    /// Sources of the features.
     pub provenance: Provenance,
     /// Seconds from the start to the end of the last picture or sound.
     pub duration_seconds: f64,
@@ -88,7 +88,7 @@ impl VideoRecord {
     pub const SCHEMA: &'static str = "meptr-features/1";
 }
 
-/// Everything that features follow from; when it is the same, they are.
+/// Inputs that determine the features; equal provenance means equal features.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
@@ -104,17 +104,17 @@ pub struct Provenance {
     pub settings_sha256: String,
 }
 
-/// What a store knows about one sequence.
+/// Metadata of one sequence.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SequenceRecord {
-    /// Why there is none.
+    /// Reason for its absence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Steps of each piece that was read by itself; sound longer than five minutes has several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pieces: Vec<usize>,
-    /// For each step of a visual sequence, its place in [`VideoRecord::frames`].
+    /// Index of each step of a visual sequence in [`VideoRecord::frames`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frames: Vec<usize>,
     /// SHA-256 of its numbers as the file has them; absent in files of older versions.
@@ -135,7 +135,7 @@ impl SequenceRecord {
 }
 
 impl VideoRecord {
-    /// What contradicts itself, or the `shapes` of the tensors; `None` when all is well.
+    /// Contradiction within the metadata or with the `shapes` of the tensors; `None` when there is none.
     pub(super) fn problem(&self, shapes: &PerModality<Option<(usize, usize)>>) -> Option<String> {
         if self.schema != Self::SCHEMA {
             return Some(format!("its format is `{}`", self.schema));
@@ -192,7 +192,7 @@ impl Store {
         &self.root
     }
 
-    /// Where the features of a video are, or would be. All three must be
+    /// Path of the features of a video, whether they exist or not. All three must be
     /// [file names](is_file_name).
     pub fn path(&self, corpus: &str, split: &str, video: &str) -> PathBuf {
         self.root.join(corpus).join(split).join(format!("{video}.safetensors"))

@@ -24,7 +24,7 @@ pub struct FeatureFile {
     tensors: PerModality<Option<Span>>,
 }
 
-/// Where in the file a sequence lies.
+/// Place of a sequence in the file.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     start: u64,
@@ -71,7 +71,7 @@ impl FeatureFile {
         }
     }
 
-    /// What is known about the video.
+    /// Metadata of the video.
     pub fn record(&self) -> &VideoRecord {
         &self.record
     }
@@ -151,7 +151,7 @@ fn header(file: &mut File, length: u64) -> std::io::Result<Result<Vec<u8>, Strin
     Ok(Ok(header))
 }
 
-/// Where each modality lies, or what is wrong with the tensors.
+/// Place of each modality in the file, or the problem of the tensors.
 fn spans(metadata: &Metadata, data_start: u64) -> Result<PerModality<Option<Span>>, String> {
     let mut spans = PerModality::default();
     for (name, info) in metadata.tensors() {

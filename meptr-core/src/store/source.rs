@@ -1,4 +1,4 @@
-//! What features were made from, and whether it is still the same.
+//! Sources of features, and checks whether they changed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,7 +33,7 @@ impl SourceFile {
         Ok(Self { bytes, modified_ns, sha256: sha256_of(path)? })
     }
 
-    /// Is the file at `path` the one that was measured? One of equal length and time of change is
+    /// Whether the file at `path` is the one that was measured. One of equal length and time of change is
     /// taken for the same; one of equal length alone is read.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ pub fn digest_of(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// One digest for each part of a bundle that features depend on: the backbones and the detectors.
+/// Digests of the parts of a bundle that features depend on: the backbones and the detectors.
 ///
 /// A digest covers the names and hashes of the part's files, but neither where in the bundle they
 /// lie nor its heads: retrained heads leave stored features valid.

@@ -10,7 +10,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use super::frozen::FrozenBuilder;
 use super::source::{SharedSource, Source};
-use crate::files::Partial;
+use crate::files::AtomicFile;
 use crate::{Error, Precision, Result};
 
 /// Builds a model from a safetensors file that must hold what the model needs and nothing else.
@@ -30,7 +30,7 @@ pub fn load_file<M>(
     load_from(path, device, may_be_left, |vb, _| build(vb))
 }
 
-/// The same for a model that is never trained, which computes with numbers of this precision.
+/// Loads a model that is never trained, which computes in this precision.
 ///
 /// On the CPU its matrices stay in the file, which is mapped, where they are stored as f32.
 ///
@@ -77,24 +77,24 @@ pub fn save_file(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> 
     save_checked(path, tensors, |_| Ok(()))
 }
 
-/// The same, if `check` has nothing against the file that was written.
+/// Writes tensors as [`save_file`] does, if `check` accepts the written file.
 pub(crate) fn save_checked(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
     check: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     let write = |source| Error::Write { path: path.to_owned(), source };
-    let partial = Partial::beside(path).map_err(write)?;
+    let file = AtomicFile::new(path).map_err(write)?;
     // The library writes files that only their owner can read; a bundle is for others too.
-    let usual = std::fs::File::create(partial.path()).and_then(|file| file.metadata());
+    let usual = std::fs::File::create(file.path()).and_then(|opened| opened.metadata());
     let usual = usual.map_err(write)?.permissions();
     let tensors: HashMap<&str, Tensor> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
-    candle::safetensors::save(&tensors, partial.path())
+    candle::safetensors::save(&tensors, file.path())
         .map_err(Error::doing(format!("writing the weights `{}`", path.display())))?;
-    std::fs::set_permissions(partial.path(), usual).map_err(write)?;
-    check(partial.path())?;
-    partial.finish().map_err(write)
+    std::fs::set_permissions(file.path(), usual).map_err(write)?;
+    check(file.path())?;
+    file.finish().map_err(write)
 }
 
 #[cfg(test)]

@@ -40,12 +40,12 @@ impl<'a> FrozenBuilder<'a> {
         Self { vb, source, products: Precision::F32 }
     }
 
-    /// What stands below a name.
+    /// Builder of the tensors below a prefix.
     pub fn pp(&self, name: impl ToString) -> Self {
         Self { vb: self.vb.pp(name), source: self.source.clone(), products: self.products }
     }
 
-    /// The same, asking for products of f32 matrices on the CPU with factors of this precision.
+    /// Sets the precision of f32 matrix multiplications on the CPU.
     pub fn with_products(self, products: Precision) -> Self {
         Self { products, ..self }
     }
@@ -96,10 +96,10 @@ enum Place {
 }
 
 impl Matrix {
-    /// Of a tensor with two dimensions.
+    /// Matrix of a tensor with two dimensions.
     ///
     /// # Errors
-    /// When it has others.
+    /// When the tensor has another number of dimensions.
     pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
         let (rows, columns) = tensor.dims2()?;
         Ok(Self { rows, columns, place: Place::Loaded(tensor.contiguous()?) })
@@ -131,7 +131,7 @@ impl Matrix {
         }
     }
 
-    /// As a tensor `(rows, columns)`, a copy when it is mapped.
+    /// Returns a tensor `(rows, columns)`, a copy when it is mapped.
     ///
     /// # Errors
     /// When there is no memory for it.

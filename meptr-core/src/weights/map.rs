@@ -21,7 +21,7 @@ impl MappedFile {
         unsafe { Mmap::map(file) }.map(Self)
     }
 
-    /// All bytes.
+    /// Bytes of the file.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Where the numbers of a model come from: checked files, or a seeded generator.
+//! Sources of weights: checked files, or a seeded generator.
 //!
 //! Every model has one constructor, `load(config, vb)`, which asks a `VarBuilder` for each tensor
 //! by name and shape. What stands behind the `VarBuilder` decides the rest: [`load_file`] reads a

@@ -1,4 +1,4 @@
-//! Where the tensors of a safetensors file lie, and which of them a model asked for.
+//! Tensors of a safetensors file, and a record of those that a model asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 
 /// Problems after which no more are looked for: a configuration may ask for layers without end.
 const MAX_PROBLEMS: usize = 1000;
-/// Numbers that stand-ins may have together, where the file does not have more itself.
+/// Values that stand-ins may have in total, where the file does not have more itself.
 const MIN_STAND_INS: usize = 1 << 24;
 
 /// An open file.
@@ -28,7 +28,7 @@ pub(super) struct Source {
     asked: Mutex<Asked>,
 }
 
-/// Where a tensor lies in the file.
+/// Place of a tensor in the file.
 struct Stored {
     shape: Vec<usize>,
     dtype: safetensors::Dtype,
@@ -39,7 +39,7 @@ struct Asked {
     file: File,
     names: BTreeSet<String>,
     problems: Vec<String>,
-    /// Numbers that stand-ins have together.
+    /// Values of all stand-ins in total.
     stand_ins: usize,
 }
 
@@ -138,7 +138,7 @@ impl Source {
         self.asked.lock().expect("no other thread panics with the lock")
     }
 
-    /// What was wrong with what was asked for, and what nobody asked for.
+    /// Problems of the requested tensors, and tensors that were not requested.
     pub(super) fn problems(&self, may_be_left: impl Fn(&str) -> bool) -> Vec<String> {
         let asked = self.asked();
         let superfluous = self
@@ -149,7 +149,7 @@ impl Source {
         asked.problems.iter().cloned().chain(superfluous).collect()
     }
 
-    /// What was wrong with what was asked for until building the model failed.
+    /// Problems of the requested tensors up to the failure of the model's construction.
     pub(super) fn problems_until(&self, failure: &candle::Error) -> Vec<String> {
         let mut problems = self.asked().problems.clone();
         if !problems.is_empty() {
@@ -159,7 +159,7 @@ impl Source {
     }
 }
 
-/// Where the tensors of a file lie.
+/// Places of the tensors of a file.
 fn stored(tensors: &SafeTensors, file: &[u8]) -> BTreeMap<String, Stored> {
     let place = |(name, view): (String, safetensors::tensor::TensorView)| {
         let start = view.data().as_ptr().addr() - file.as_ptr().addr(); // a part of the file

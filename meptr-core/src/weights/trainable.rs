@@ -48,7 +48,7 @@ impl Trainable {
         Self { shared: Arc::new(Shared { start, parameters: Mutex::default() }) }
     }
 
-    /// What to load the trainable part of a model from; its parameters are f32.
+    /// Builder to load the trainable part of a model from; its parameters are f32.
     pub fn builder(&self, device: &Device) -> VarBuilder<'static> {
         let backend: Box<dyn SimpleBackend> = Box::new(Backend(Arc::clone(&self.shared)));
         VarBuilder::new_with_args(backend, DType::F32, device)

@@ -4,77 +4,77 @@ use std::time::{Duration, Instant};
 
 use meptr_core::hub::{Environment, Error};
 
-use super::look_alike::{Fault, Host, Storage, sha256};
-use super::setting::{MODEL, Setting, WEIGHTS, all_files};
+use super::fake_hub::{Fault, Host, Storage, sha256};
+use super::fixture::{Fixture, MODEL, WEIGHTS, all_files};
 
 /// What was asked of the CDN for the large file, in order.
-fn ranges(setting: &Setting) -> Vec<Option<String>> {
-    let of_cdn = setting.hub.seen().into_iter().filter(|seen| seen.host == Host::Cdn);
+fn ranges(fixture: &Fixture) -> Vec<Option<String>> {
+    let of_cdn = fixture.hub.seen().into_iter().filter(|seen| seen.host == Host::Cdn);
     of_cdn.map(|seen| seen.range).collect()
 }
 
 #[test]
 fn a_connection_cut_at_half_goes_on_where_it_stopped() {
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::CutAtHalf, 2);
-    setting.assert_all_here(&setting.pull().unwrap());
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::CutAtHalf, 2);
+    fixture.assert_all_here(&fixture.pull().unwrap());
     let from = |offset: usize| Some(format!("bytes={offset}-"));
-    assert_eq!(ranges(&setting), [None, from(100_000), from(150_000)]);
-    assert_eq!(setting.heard("Retrying"), 2);
+    assert_eq!(ranges(&fixture), [None, from(100_000), from(150_000)]);
+    assert_eq!(fixture.heard("Retrying"), 2);
 }
 
 #[test]
 fn a_pull_that_failed_leaves_what_the_next_one_goes_on_with() {
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::CutAtHalf, 1);
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Status(502, ""), 3);
-    let error = setting.pull().unwrap_err();
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::CutAtHalf, 1);
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Status(502, ""), 3);
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::Server { status: 502, .. }), "{error}");
-    assert_eq!(std::fs::read(setting.incomplete()).unwrap(), setting.weights[..100_000]);
-    setting.assert_no_weights();
-    setting.assert_all_here(&setting.pull().unwrap());
-    assert_eq!(ranges(&setting).last().unwrap().as_deref(), Some("bytes=100000-"));
-    assert!(!setting.incomplete().exists());
+    assert_eq!(std::fs::read(fixture.incomplete()).unwrap(), fixture.weights[..100_000]);
+    fixture.assert_no_weights();
+    fixture.assert_all_here(&fixture.pull().unwrap());
+    assert_eq!(ranges(&fixture).last().unwrap().as_deref(), Some("bytes=100000-"));
+    assert!(!fixture.incomplete().exists());
 }
 
 #[test]
 fn a_server_that_ignores_ranges_is_no_trouble() {
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::CutAtHalf, 1);
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::IgnoreRange, 1);
-    setting.assert_all_here(&setting.pull().unwrap());
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::CutAtHalf, 1);
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::IgnoreRange, 1);
+    fixture.assert_all_here(&fixture.pull().unwrap());
 }
 
 #[test]
 fn wrong_bytes_left_by_others_are_thrown_away() {
     for left in [vec![0; 50_000], vec![0; 200_000], vec![0; 300_000]] {
-        let setting = Setting::new();
-        std::fs::create_dir_all(setting.incomplete().parent().unwrap()).unwrap();
-        std::fs::write(setting.incomplete(), left).unwrap();
-        setting.assert_all_here(&setting.pull().unwrap());
+        let fixture = Fixture::new();
+        std::fs::create_dir_all(fixture.incomplete().parent().unwrap()).unwrap();
+        std::fs::write(fixture.incomplete(), left).unwrap();
+        fixture.assert_all_here(&fixture.pull().unwrap());
     }
 }
 
 #[test]
 fn bursts_of_server_errors_pass() {
-    let setting = Setting::new();
+    let fixture = Fixture::new();
     for (host, part) in [(Host::Hub, "/api/"), (Host::Hub, "/resolve/"), (Host::Cdn, WEIGHTS)] {
-        setting.hub.order(host, part, Fault::Status(503, ""), 2);
-        setting.hub.order(host, part, Fault::Status(408, ""), 1);
+        fixture.hub.order(host, part, Fault::Status(503, ""), 2);
+        fixture.hub.order(host, part, Fault::Status(408, ""), 1);
     }
-    setting.assert_all_here(&setting.pull().unwrap());
-    assert_eq!(setting.heard("Retrying"), 9);
+    fixture.assert_all_here(&fixture.pull().unwrap());
+    assert_eq!(fixture.heard("Retrying"), 9);
 }
 
 #[test]
 fn tries_are_bounded() {
     for part in ["/api/", "/resolve/"] {
-        let setting = Setting::new();
-        setting.hub.order(Host::Hub, part, Fault::Status(500, ""), 99);
-        let error = setting.pull().unwrap_err();
+        let fixture = Fixture::new();
+        fixture.hub.order(Host::Hub, part, Fault::Status(500, ""), 99);
+        let error = fixture.pull().unwrap_err();
         assert!(matches!(error, Error::Server { status: 500, .. }), "{error}");
-        let asked = setting.hub.seen().iter().filter(|seen| seen.path.contains(part)).count();
-        assert_eq!(asked, 4, "as `Patience::tries` says");
+        let asked = fixture.hub.seen().iter().filter(|seen| seen.path.contains(part)).count();
+        assert_eq!(asked, 4, "as `RetryPolicy::max_attempts` says");
     }
 }
 
@@ -82,13 +82,13 @@ fn tries_are_bounded() {
 fn retry_after_is_obeyed_within_bounds() {
     let (after, reset) = ("Retry-After: 1\r\n", "RateLimit: \"resolvers\";r=0;t=1\r\n");
     let past = "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, past), 1);
-    setting.assert_all_here(&setting.pull().unwrap());
-    let setting = Setting::new();
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, past), 1);
+    fixture.assert_all_here(&fixture.pull().unwrap());
+    let fixture = Fixture::new();
     let far = "Retry-After: Fri, 31 Dec 2100 12:00:00 GMT\r\n";
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, far), 1);
-    let error = setting.pull().unwrap_err();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Status(429, far), 1);
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::RateLimited { retry_after: Some(_), .. }), "{error}");
     for (host, part, headers) in [
         (Host::Hub, "/api/", after),
@@ -96,96 +96,96 @@ fn retry_after_is_obeyed_within_bounds() {
         (Host::Hub, "/resolve/", reset),
         (Host::Cdn, WEIGHTS, after),
     ] {
-        let setting = Setting::new();
-        setting.hub.order(host, part, Fault::Status(429, headers), 1);
+        let fixture = Fixture::new();
+        fixture.hub.order(host, part, Fault::Status(429, headers), 1);
         let start = Instant::now();
-        setting.assert_all_here(&setting.pull().unwrap());
+        fixture.assert_all_here(&fixture.pull().unwrap());
         assert!(start.elapsed() >= Duration::from_secs(1), "{part}");
     }
-    let setting = Setting::new();
-    setting.hub.order(Host::Hub, "/api/", Fault::Status(429, "Retry-After: 3600\r\n"), 1);
-    let error = setting.pull().unwrap_err();
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Hub, "/api/", Fault::Status(429, "Retry-After: 3600\r\n"), 1);
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::RateLimited { .. }), "{error}");
     assert!(error.to_string().contains("3600 s"), "{error}");
-    assert_eq!(setting.hub.seen().len(), 1);
+    assert_eq!(fixture.hub.seen().len(), 1);
 }
 
 #[test]
 fn a_signed_address_that_ran_out_is_replaced() {
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Status(403, ""), 1);
-    setting.assert_all_here(&setting.pull().unwrap());
-    assert_eq!(setting.hub.count(Host::Hub, "GET", WEIGHTS), 2, "a new address was asked for");
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Status(403, ""), 1);
+    fixture.assert_all_here(&fixture.pull().unwrap());
+    assert_eq!(fixture.hub.count(Host::Hub, "GET", WEIGHTS), 2, "a new address was asked for");
 }
 
 #[test]
 fn slow_is_not_broken_but_silent_is() {
-    let setting = Setting::new();
-    let pause = Duration::from_millis(150); // 10 of them are longer than `Patience::idle`
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Slow { piece: 20_000, pause }, 1);
-    setting.assert_all_here(&setting.pull().unwrap());
-    assert_eq!(setting.heard("Retrying"), 0);
+    let fixture = Fixture::new();
+    let pause = Duration::from_millis(150); // 10 of them are longer than `RetryPolicy::idle_timeout`
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Slow { piece: 20_000, pause }, 1);
+    fixture.assert_all_here(&fixture.pull().unwrap());
+    assert_eq!(fixture.heard("Retrying"), 0);
 
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Stall, 1);
-    setting.assert_all_here(&setting.pull().unwrap());
-    assert_eq!(setting.heard("Retrying"), 1);
-    assert_eq!(ranges(&setting)[1].as_deref(), Some("bytes=50000-"));
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Stall, 1);
+    fixture.assert_all_here(&fixture.pull().unwrap());
+    assert_eq!(fixture.heard("Retrying"), 1);
+    assert_eq!(ranges(&fixture)[1].as_deref(), Some("bytes=50000-"));
 }
 
 #[test]
 fn another_length_than_promised_is_an_error() {
     for more in [-1000, 1000] {
-        let setting = Setting::new();
-        setting.hub.order(Host::Cdn, WEIGHTS, Fault::OtherLength(more), 9);
-        let error = setting.pull().unwrap_err();
+        let fixture = Fixture::new();
+        fixture.hub.order(Host::Cdn, WEIGHTS, Fault::OtherLength(more), 9);
+        let error = fixture.pull().unwrap_err();
         assert!(matches!(error, Error::WrongSize { expected: 200_000, .. }), "{error}");
-        assert!(!setting.incomplete().exists());
-        setting.assert_no_weights();
+        assert!(!fixture.incomplete().exists());
+        fixture.assert_no_weights();
     }
 }
 
 #[test]
 fn other_bytes_than_promised_are_an_error() {
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::OtherBytes, 9);
-    let error = setting.pull().unwrap_err();
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::OtherBytes, 9);
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::WrongHash { kind: "sha256", .. }), "{error}");
-    assert!(!setting.incomplete().exists());
-    setting.assert_no_weights();
+    assert!(!fixture.incomplete().exists());
+    fixture.assert_no_weights();
 
-    let setting = Setting::new();
-    setting.hub.order(Host::Hub, "/api/resolve-cache", Fault::IgnoreRange, 1); // the HEAD
-    setting.hub.order(Host::Hub, "/api/resolve-cache", Fault::OtherBytes, 1);
-    let error = setting.pull().unwrap_err();
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Hub, "/api/resolve-cache", Fault::IgnoreRange, 1); // the HEAD
+    fixture.hub.order(Host::Hub, "/api/resolve-cache", Fault::OtherBytes, 1);
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::WrongHash { kind: "git object id", .. }), "{error}");
-    assert!(!setting.repository().join("snapshots/deep").exists());
+    assert!(!fixture.repository().join("snapshots/deep").exists());
 }
 
 #[test]
 fn the_list_of_weights_has_the_last_word() {
-    let setting = Setting::new();
-    setting.write_list(&format!(", \"sha256\": \"{}\"", "ab".repeat(32)));
-    let error = setting.pull().unwrap_err();
+    let fixture = Fixture::new();
+    fixture.write_list(&format!(", \"sha256\": \"{}\"", "ab".repeat(32)));
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::WrongHash { promised_by: "the list of weights", .. }));
-    setting.write_list(", \"size\": 7");
-    let error = setting.pull().unwrap_err();
+    fixture.write_list(", \"size\": 7");
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::WrongSize { expected: 7, .. }), "{error}");
-    assert_eq!(setting.hub.count(Host::Cdn, "GET", ""), 0, "nothing was fetched in vain");
-    let size = setting.weights.len();
-    setting
-        .write_list(&format!(", \"size\": {size}, \"sha256\": \"{}\"", sha256(&setting.weights)));
-    setting.assert_all_here(&setting.pull().unwrap());
+    assert_eq!(fixture.hub.count(Host::Cdn, "GET", ""), 0, "nothing was fetched in vain");
+    let size = fixture.weights.len();
+    fixture
+        .write_list(&format!(", \"size\": {size}, \"sha256\": \"{}\"", sha256(&fixture.weights)));
+    fixture.assert_all_here(&fixture.pull().unwrap());
 }
 
 #[test]
 fn the_list_has_the_last_word_on_files_whose_hash_the_hub_does_not_state() {
-    let setting = Setting::new();
-    setting.hub.add(MODEL, WEIGHTS, Storage::Small, setting.weights.clone());
-    setting.write_list(&format!(", \"sha256\": \"{}\"", "ab".repeat(32)));
-    let error = setting.pull().unwrap_err();
+    let fixture = Fixture::new();
+    fixture.hub.add(MODEL, WEIGHTS, Storage::Small, fixture.weights.clone());
+    fixture.write_list(&format!(", \"sha256\": \"{}\"", "ab".repeat(32)));
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::WrongHash { promised_by: "the list of weights", .. }));
-    setting.assert_no_weights();
+    fixture.assert_no_weights();
 }
 
 #[test]
@@ -196,46 +196,46 @@ fn redirects_lead_to_web_addresses_and_end() {
         (None, "more than 10 redirects"),
     ];
     for (target, words) in targets {
-        let setting = Setting::new();
-        let around = format!("{}/ann/model/{WEIGHTS}", setting.hub.stranger());
+        let fixture = Fixture::new();
+        let around = format!("{}/ann/model/{WEIGHTS}", fixture.hub.stranger());
         let target = target.map_or(around.clone(), str::to_owned);
-        setting.hub.order(Host::Cdn, WEIGHTS, Fault::Redirect(target), 99);
-        setting.hub.order(Host::Stranger, WEIGHTS, Fault::Redirect(around), 99);
-        let error = setting.pull().unwrap_err();
+        fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Redirect(target), 99);
+        fixture.hub.order(Host::Stranger, WEIGHTS, Fault::Redirect(around), 99);
+        let error = fixture.pull().unwrap_err();
         assert!(matches!(error, Error::BadAddress { .. }), "{error}");
         assert!(error.to_string().contains(words), "{error}");
-        setting.assert_no_weights();
+        fixture.assert_no_weights();
     }
 }
 
 #[test]
 fn no_server_at_all_is_a_network_error() {
-    let mut setting = Setting::new();
+    let mut fixture = Fixture::new();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", closed.local_addr().unwrap());
     drop(closed);
     let environment = Environment::from_variables(|name| match name {
-        "HF_HOME" => Some(setting.folder.path().into()),
+        "HF_HOME" => Some(fixture.folder.path().into()),
         "HF_ENDPOINT" => Some((&endpoint).into()),
         _ => None,
     });
-    setting.options.environment = environment.unwrap();
-    let error = setting.pull().unwrap_err();
+    fixture.options.environment = environment.unwrap();
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::Network { .. }), "{error}");
-    assert_eq!(setting.heard("Retrying"), 3);
-    assert_eq!(all_files(&setting.cache()), [""; 0]);
+    assert_eq!(fixture.heard("Retrying"), 3);
+    assert_eq!(all_files(&fixture.cache()), [""; 0]);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_said_to_be_one() {
-    let setting = Setting::new();
-    std::fs::create_dir_all(setting.incomplete().parent().unwrap()).unwrap();
-    std::os::unix::fs::symlink("/dev/full", setting.incomplete()).unwrap();
-    let error = setting.pull().unwrap_err();
+    let fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.incomplete().parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/dev/full", fixture.incomplete()).unwrap();
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
     assert!(error.to_string().contains("--cache-dir"), "{error}");
-    std::fs::remove_file(setting.incomplete()).unwrap();
-    setting.assert_no_weights();
-    setting.assert_all_here(&setting.pull().unwrap());
+    std::fs::remove_file(fixture.incomplete()).unwrap();
+    fixture.assert_no_weights();
+    fixture.assert_all_here(&fixture.pull().unwrap());
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use meptr_core::hub::{Catalog, Environment, Event, Options, resolve};
 
-use super::look_alike::{Access, Fault, Host, commit};
-use super::setting::{Setting, WEIGHTS, little_patience};
+use super::fake_hub::{Access, Fault, Host, commit};
+use super::fixture::{Fixture, WEIGHTS, short_retry_policy};
 
 #[test]
 #[ignore = "the other tests run it as a process of its own"]
@@ -19,7 +19,7 @@ fn child() {
     let Some(list) = std::env::var_os("HUB_TEST_LIST") else { return };
     let catalog = Catalog::read(Path::new(&list)).unwrap();
     let mut options = Options::new(Environment::from_process().unwrap());
-    options.patience = little_patience();
+    options.retry = short_retry_policy();
     let name = std::env::var("HUB_TEST_NAME").unwrap();
     let result = resolve(&catalog, &name, &options, &|event: &Event| {
         if let Event::Waiting { file, .. } = event {
@@ -36,14 +36,14 @@ fn say(text: &str) {
     eprintln!("child: {text}");
 }
 
-fn command(setting: &Setting, binary: &Path) -> Command {
+fn command(fixture: &Fixture, binary: &Path) -> Command {
     let mut command = Command::new(binary);
     command
-        .args(["--exact", "processes::child", "--ignored", "--nocapture", "--test-threads=1"])
-        .env("HUB_TEST_LIST", setting.list())
+        .args(["--exact", "hub::processes::child", "--ignored", "--nocapture", "--test-threads=1"])
+        .env("HUB_TEST_LIST", fixture.list())
         .env("HUB_TEST_NAME", "model")
-        .env("HF_HOME", setting.folder.path())
-        .env("HF_ENDPOINT", setting.hub.endpoint())
+        .env("HF_HOME", fixture.folder.path())
+        .env("HF_ENDPOINT", fixture.hub.endpoint())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"] {
@@ -76,63 +76,63 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 
 #[test]
 fn two_processes_that_start_cold_fetch_once() {
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, slowly(), 2);
-    let start = || command(&setting, &this_binary()).spawn().unwrap();
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, slowly(), 2);
+    let start = || command(&fixture, &this_binary()).spawn().unwrap();
     let (one, other) = (start(), start());
     let said = [lines(one), lines(other)].concat();
     assert_eq!(said.iter().filter(|line| *line == "all 3 here").count(), 2, "{said:?}");
     assert_eq!(said.iter().filter(|line| line.ends_with(WEIGHTS)).count(), 1, "{said:?}");
-    assert_eq!(setting.hub.count(Host::Cdn, "GET", WEIGHTS), 1);
-    setting.assert_all_here(&setting.pull().unwrap());
+    assert_eq!(fixture.hub.count(Host::Cdn, "GET", WEIGHTS), 1);
+    fixture.assert_all_here(&fixture.pull().unwrap());
 }
 
 #[test]
 fn after_kill_9_the_next_pull_goes_on() {
-    let setting = Setting::new();
-    setting.hub.order(Host::Cdn, WEIGHTS, slowly(), 1);
-    let mut killed = command(&setting, &this_binary()).spawn().unwrap();
-    let length = || std::fs::metadata(setting.incomplete()).map_or(0, |found| found.len());
+    let fixture = Fixture::new();
+    fixture.hub.order(Host::Cdn, WEIGHTS, slowly(), 1);
+    let mut killed = command(&fixture, &this_binary()).spawn().unwrap();
+    let length = || std::fs::metadata(fixture.incomplete()).map_or(0, |found| found.len());
     wait_until("a part is here", || length() > 20_000);
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert!(length() < 200_000);
-    setting.assert_no_weights();
+    fixture.assert_no_weights();
 
-    setting.assert_all_here(&setting.pull().unwrap());
-    let last = setting.hub.seen().into_iter().rfind(|seen| seen.host == Host::Cdn).unwrap();
+    fixture.assert_all_here(&fixture.pull().unwrap());
+    let last = fixture.hub.seen().into_iter().rfind(|seen| seen.host == Host::Cdn).unwrap();
     assert!(last.range.is_some(), "it did not start anew");
-    assert!(!setting.incomplete().exists());
+    assert!(!fixture.incomplete().exists());
 }
 
 #[test]
 fn a_holder_of_the_lock_that_does_nothing_is_not_waited_for_without_end() {
-    let mut setting = Setting::new();
-    setting.options.patience.lock = Duration::from_millis(200);
-    let tag = super::look_alike::sha256(&setting.weights);
-    let lock = setting.cache().join(".locks/models--ann--model").join(format!("{tag}.lock"));
+    let mut fixture = Fixture::new();
+    fixture.options.retry.lock_timeout = Duration::from_millis(200);
+    let tag = super::fake_hub::sha256(&fixture.weights);
+    let lock = fixture.cache().join(".locks/models--ann--model").join(format!("{tag}.lock"));
     std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
     let held = std::fs::File::create(&lock).unwrap();
     held.lock().unwrap();
-    let error = setting.pull().unwrap_err();
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, meptr_core::hub::Error::Locked { .. }), "{error}");
-    assert_eq!(setting.heard("Waiting"), 1);
+    assert_eq!(fixture.heard("Waiting"), 1);
     drop(held);
-    setting.assert_all_here(&setting.pull().unwrap());
+    fixture.assert_all_here(&fixture.pull().unwrap());
 }
 
 /// The superuser may write anywhere, so that the child runs as nobody, if we are the superuser.
-fn as_a_user_without_rights(setting: &Setting, name: &str) -> Vec<String> {
+fn as_a_user_without_rights(fixture: &Fixture, name: &str) -> Vec<String> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::os::unix::process::CommandExt;
-    let folder = setting.folder.path();
+    let folder = fixture.folder.path();
     let binary = folder.join("test-binary");
     if !binary.exists() {
         std::fs::copy(this_binary(), &binary).unwrap(); // where it was built, nobody may not look
     }
     let all_may_read = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(folder, all_may_read).unwrap();
-    let mut command = command(setting, &binary);
+    let mut command = command(fixture, &binary);
     command.env("HUB_TEST_NAME", name);
     if folder.metadata().unwrap().uid() == 0 {
         command.uid(65534).gid(65534);
@@ -151,37 +151,37 @@ fn as_a_user_without_rights(setting: &Setting, name: &str) -> Vec<String> {
 #[test]
 fn a_read_only_cache_can_be_read_but_not_filled() {
     use std::os::unix::fs::PermissionsExt;
-    let set_mode = |setting: &Setting, mode: u32| {
+    let set_mode = |fixture: &Fixture, mode: u32| {
         let mode = std::fs::Permissions::from_mode(mode);
-        std::fs::set_permissions(setting.cache(), mode).unwrap();
+        std::fs::set_permissions(fixture.cache(), mode).unwrap();
     };
-    let setting = Setting::new();
-    std::fs::create_dir_all(setting.cache()).unwrap();
-    set_mode(&setting, 0o555);
-    let said = as_a_user_without_rights(&setting, "model");
+    let fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.cache()).unwrap();
+    set_mode(&fixture, 0o555);
+    let said = as_a_user_without_rights(&fixture, "model");
     assert!(said.len() == 1 && said[0].starts_with("error ReadOnlyCache"), "{said:?}");
-    set_mode(&setting, 0o755);
+    set_mode(&fixture, 0o755);
 
-    setting.pull().unwrap();
-    set_mode(&setting, 0o555);
-    let before = setting.hub.seen().len();
-    assert_eq!(as_a_user_without_rights(&setting, "model"), ["all 3 here"]);
-    assert_eq!(setting.hub.seen().len(), before);
-    let said = as_a_user_without_rights(&setting, "ann/model");
+    fixture.pull().unwrap();
+    set_mode(&fixture, 0o555);
+    let before = fixture.hub.seen().len();
+    assert_eq!(as_a_user_without_rights(&fixture, "model"), ["all 3 here"]);
+    assert_eq!(fixture.hub.seen().len(), before);
+    let said = as_a_user_without_rights(&fixture, "ann/model");
     assert_eq!(said, ["all 3 here"], "the Hub was asked, and nothing had to be written");
-    set_mode(&setting, 0o755);
+    set_mode(&fixture, 0o755);
 }
 
 #[test]
 fn the_environment_of_the_process_counts() {
-    let setting = Setting::new();
-    setting.hub.change("ann/model", commit(1), Access::Token("hf_right".to_owned()));
+    let fixture = Fixture::new();
+    fixture.hub.change("ann/model", commit(1), Access::Token("hf_right".to_owned()));
     let run = |name: &str, value: &str| {
-        lines(command(&setting, &this_binary()).env(name, value).spawn().unwrap())
+        lines(command(&fixture, &this_binary()).env(name, value).spawn().unwrap())
     };
     let said = run("HF_HUB_OFFLINE", "1");
     assert!(said[0].starts_with("error OfflineMissing"), "{said:?}");
-    assert!(setting.hub.seen().is_empty());
+    assert!(fixture.hub.seen().is_empty());
     let said = run("HF_TOKEN", "hf_wrong");
     assert!(said[0].starts_with("error Unauthorised"), "{said:?}");
     assert_eq!(run("HF_TOKEN", "hf_right"), ["all 3 here"]);
@@ -189,17 +189,17 @@ fn the_environment_of_the_process_counts() {
 
 #[test]
 fn a_token_that_must_not_be_used_is_not_sent() {
-    let setting = Setting::new();
-    std::fs::write(setting.folder.path().join("token"), "hf_stored").unwrap();
-    let mut command = command(&setting, &this_binary());
+    let fixture = Fixture::new();
+    std::fs::write(fixture.folder.path().join("token"), "hf_stored").unwrap();
+    let mut command = command(&fixture, &this_binary());
     command.env("HF_TOKEN", "hf_secret").env("HF_HUB_DISABLE_IMPLICIT_TOKEN", "true");
     assert_eq!(lines(command.spawn().unwrap()), ["all 3 here"]);
-    assert!(setting.hub.seen().iter().all(|seen| seen.authorization.is_none()));
+    assert!(fixture.hub.seen().iter().all(|seen| seen.authorization.is_none()));
 }
 
 #[test]
 fn proxies_of_the_environment_are_used_for_other_machines_only() {
-    let setting = Setting::new();
+    let fixture = Fixture::new();
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", proxy.local_addr().unwrap());
     let asked = std::thread::spawn(move || {
@@ -211,7 +211,7 @@ fn proxies_of_the_environment_are_used_for_other_machines_only() {
         first
     });
     let with_proxy = |endpoint: &str| {
-        let mut command = command(&setting, &this_binary());
+        let mut command = command(&fixture, &this_binary());
         for name in ["NO_PROXY", "no_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"] {
             command.env_remove(name);
         }
@@ -222,5 +222,5 @@ fn proxies_of_the_environment_are_used_for_other_machines_only() {
     assert!(said[0].starts_with("error NotFound"), "{said:?}");
     let first = asked.join().unwrap();
     assert!(first.starts_with("GET http://hub.invalid/api/models/ann/model/"), "{first}");
-    assert_eq!(with_proxy(&setting.hub.endpoint()), ["all 3 here"]);
+    assert_eq!(with_proxy(&fixture.hub.endpoint()), ["all 3 here"]);
 }

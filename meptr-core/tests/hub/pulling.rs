@@ -2,15 +2,15 @@
 
 use meptr_core::hub::{Error, Silent, plan};
 
-use super::look_alike::{Access, Fault, Host, Storage, commit, git_id, noise, sha256};
-use super::setting::{MODEL, Setting, WEIGHTS, all_files};
+use super::fake_hub::{Access, Fault, Host, Storage, commit, git_id, noise, sha256};
+use super::fixture::{Fixture, MODEL, WEIGHTS, all_files};
 
 #[test]
 fn a_pull_gives_the_layout_of_the_python_library() {
-    let setting = Setting::new();
-    let files = setting.pull().unwrap();
-    setting.assert_all_here(&files);
-    let (weights, config) = (sha256(&setting.weights), git_id(&setting.config));
+    let fixture = Fixture::new();
+    let files = fixture.pull().unwrap();
+    fixture.assert_all_here(&files);
+    let (weights, config) = (sha256(&fixture.weights), git_id(&fixture.config));
     let words = git_id(b"one two");
     let first = commit(1);
     let mut expected = vec![
@@ -24,98 +24,98 @@ fn a_pull_gives_the_layout_of_the_python_library() {
         format!("snapshots/{first}/{WEIGHTS}"),
     ];
     expected.sort();
-    assert_eq!(all_files(&setting.repository()), expected);
-    let main = std::fs::read_to_string(setting.repository().join("refs/main")).unwrap();
+    assert_eq!(all_files(&fixture.repository()), expected);
+    let main = std::fs::read_to_string(fixture.repository().join("refs/main")).unwrap();
     assert_eq!(main, first, "without a line end, as the Python library writes it");
     let link = std::fs::read_link(&files[2].local).unwrap();
     assert_eq!(link.to_str().unwrap(), format!("../../blobs/{weights}"));
     let link = std::fs::read_link(&files[1].local).unwrap();
     assert_eq!(link.to_str().unwrap(), format!("../../../../blobs/{words}"));
-    let locks = all_files(&setting.cache().join(".locks"));
+    let locks = all_files(&fixture.cache().join(".locks"));
     assert!(locks.contains(&format!("models--ann--model/{weights}.lock")));
-    assert_eq!(files[0].sha256, Some(sha256(&setting.config)), "also of small files");
+    assert_eq!(files[0].sha256, Some(sha256(&fixture.config)), "also of small files");
 }
 
 #[test]
 fn what_is_here_is_never_asked_for_again() {
-    let setting = Setting::new();
-    setting.pull().unwrap();
-    let before = setting.hub.seen().len();
-    setting.assert_all_here(&setting.pull().unwrap());
-    assert_eq!(setting.hub.seen().len(), before);
+    let fixture = Fixture::new();
+    fixture.pull().unwrap();
+    let before = fixture.hub.seen().len();
+    fixture.assert_all_here(&fixture.pull().unwrap());
+    assert_eq!(fixture.hub.seen().len(), before);
 }
 
 #[test]
 fn a_branch_keeps_its_commit_until_a_refresh() {
-    let mut setting = Setting::new();
-    setting.pull().unwrap();
-    setting.hub.add(MODEL, "config.json", Storage::Small, b"{}".to_vec());
-    setting.hub.change(MODEL, commit(2), Access::Open);
-    let files = setting.pull().unwrap();
+    let mut fixture = Fixture::new();
+    fixture.pull().unwrap();
+    fixture.hub.add(MODEL, "config.json", Storage::Small, b"{}".to_vec());
+    fixture.hub.change(MODEL, commit(2), Access::Open);
+    let files = fixture.pull().unwrap();
     assert_eq!(files[0].commit, Some(commit(1)));
-    setting.assert_all_here(&files);
+    fixture.assert_all_here(&files);
 
-    setting.options.refresh = true;
-    let files = setting.pull().unwrap();
+    fixture.options.refresh = true;
+    let files = fixture.pull().unwrap();
     assert_eq!(files[0].commit, Some(commit(2)));
     assert_eq!(std::fs::read(&files[0].local).unwrap(), b"{}");
-    assert_eq!(setting.hub.count(Host::Cdn, "GET", WEIGHTS), 1, "the same bytes, fetched once");
-    setting.options.refresh = false;
-    assert_eq!(setting.pull().unwrap()[0].commit, Some(commit(2)));
+    assert_eq!(fixture.hub.count(Host::Cdn, "GET", WEIGHTS), 1, "the same bytes, fetched once");
+    fixture.options.refresh = false;
+    assert_eq!(fixture.pull().unwrap()[0].commit, Some(commit(2)));
 }
 
 #[test]
 fn a_plan_says_how_much_is_missing_and_fetches_nothing() {
-    let setting = Setting::new();
-    let bytes = (setting.weights.len() + setting.config.len() + 7) as u64;
-    let planned = plan(&setting.catalog(), "model", &setting.options, &Silent).unwrap();
+    let fixture = Fixture::new();
+    let bytes = (fixture.weights.len() + fixture.config.len() + 7) as u64;
+    let planned = plan(&fixture.catalog(), "model", &fixture.options, &Silent).unwrap();
     assert_eq!(planned.missing(), (3, bytes));
     assert_eq!(planned.parts()[0].part.licence, "MIT");
-    assert_eq!(setting.hub.count(Host::Cdn, "GET", ""), 0);
-    assert_eq!(all_files(&setting.cache()), [""; 0]);
-    let files = planned.fetch(&setting.options, &Silent).unwrap();
-    setting.assert_all_here(&files);
+    assert_eq!(fixture.hub.count(Host::Cdn, "GET", ""), 0);
+    assert_eq!(all_files(&fixture.cache()), [""; 0]);
+    let files = planned.fetch(&fixture.options, &Silent).unwrap();
+    fixture.assert_all_here(&files);
 }
 
 #[test]
 fn progress_counts_up_to_the_total() {
-    let setting = Setting::new();
-    setting.pull().unwrap();
-    let all = setting.weights.len() + setting.config.len() + 7;
-    assert_eq!((setting.heard("Started"), setting.heard("Finished")), (1, 3));
-    let events = setting.events.lock().unwrap();
+    let fixture = Fixture::new();
+    fixture.pull().unwrap();
+    let all = fixture.weights.len() + fixture.config.len() + 7;
+    assert_eq!((fixture.heard("Started"), fixture.heard("Finished")), (1, 3));
+    let events = fixture.events.lock().unwrap();
     let last = events.iter().rfind(|event| event.starts_with("Bytes")).unwrap();
     assert!(last.contains(&format!("all_done: {all}, all: {all}")), "{last}");
 }
 
 #[test]
 fn a_repository_is_pulled_by_its_own_name() {
-    let setting = Setting::new();
-    setting.hub.add(MODEL, "pytorch_model.bin", Storage::Large, noise(10, 3));
+    let fixture = Fixture::new();
+    fixture.hub.add(MODEL, "pytorch_model.bin", Storage::Large, noise(10, 3));
     for name in ["ann/model", "ann/model@refs/pr/15", &format!("ann/model@{}", commit(1))] {
-        setting.assert_all_here(&setting.pull_named(name).unwrap());
-        let before = setting.hub.seen().len();
-        setting.assert_all_here(&setting.pull_named(name).unwrap());
-        assert_eq!(setting.hub.seen().len(), before, "{name} is known to be complete");
+        fixture.assert_all_here(&fixture.pull_named(name).unwrap());
+        let before = fixture.hub.seen().len();
+        fixture.assert_all_here(&fixture.pull_named(name).unwrap());
+        assert_eq!(fixture.hub.seen().len(), before, "{name} is known to be complete");
     }
 }
 
 #[test]
 fn a_folder_is_taken_as_it_is() {
-    let setting = Setting::new();
-    let heads = setting.folder.path().join("heads");
+    let fixture = Fixture::new();
+    let heads = fixture.folder.path().join("heads");
     std::fs::create_dir_all(heads.join("inner")).unwrap();
     std::fs::write(heads.join("inner/a.json"), "{}").unwrap();
-    let files = setting.pull_named(heads.to_str().unwrap()).unwrap();
+    let files = fixture.pull_named(heads.to_str().unwrap()).unwrap();
     assert_eq!(files.len(), 1);
     assert_eq!((files[0].path.as_str(), files[0].size), ("inner/a.json", 2));
-    assert!(setting.hub.seen().is_empty());
+    assert!(fixture.hub.seen().is_empty());
 }
 
 #[test]
 fn a_folder_of_the_list_must_hold_what_the_list_says() {
-    let setting = Setting::new();
-    let heads = setting.folder.path().join("heads");
+    let fixture = Fixture::new();
+    let heads = fixture.folder.path().join("heads");
     std::fs::create_dir_all(&heads).unwrap();
     std::fs::write(heads.join("a.json"), "{}").unwrap();
     let with = |more: &str| {
@@ -124,8 +124,8 @@ fn a_folder_of_the_list_must_hold_what_the_list_says() {
                 "licence": "MIT", "non_commercial": false,
                 "files": [ {{ "path": "a.json" {more} }} ] }} ] }}"#
         );
-        std::fs::write(setting.list(), text).unwrap();
-        setting.pull_named("heads")
+        std::fs::write(fixture.list(), text).unwrap();
+        fixture.pull_named("heads")
     };
     let right = format!(r#", "size": 2, "sha256": "{}""#, sha256(b"{}"));
     assert_eq!(with(&right).unwrap()[0].sha256, Some(sha256(b"{}")));
@@ -138,12 +138,12 @@ fn a_folder_of_the_list_must_hold_what_the_list_says() {
 
 #[test]
 fn only_the_hub_gets_the_token() {
-    let setting = Setting::new().with_token("hf_secret");
-    setting.hub.change(MODEL, commit(1), Access::Token("hf_secret".to_owned()));
-    let elsewhere = format!("{}/{MODEL}/{WEIGHTS}", setting.hub.stranger());
-    setting.hub.order(Host::Cdn, WEIGHTS, Fault::Redirect(elsewhere), 1);
-    setting.assert_all_here(&setting.pull().unwrap());
-    let seen = setting.hub.seen();
+    let fixture = Fixture::new().with_token("hf_secret");
+    fixture.hub.change(MODEL, commit(1), Access::Token("hf_secret".to_owned()));
+    let elsewhere = format!("{}/{MODEL}/{WEIGHTS}", fixture.hub.stranger());
+    fixture.hub.order(Host::Cdn, WEIGHTS, Fault::Redirect(elsewhere), 1);
+    fixture.assert_all_here(&fixture.pull().unwrap());
+    let seen = fixture.hub.seen();
     for host in [Host::Hub, Host::Cdn, Host::Stranger] {
         let mut of_host = seen.iter().filter(|seen| seen.host == host).peekable();
         assert!(of_host.peek().is_some(), "{host:?} was asked");
@@ -154,64 +154,64 @@ fn only_the_hub_gets_the_token() {
 
 #[test]
 fn the_api_does_not_take_the_token_elsewhere_either() {
-    let setting = Setting::new().with_token("hf_secret");
-    let target = setting.hub.stranger();
-    setting.hub.order(Host::Hub, "/api/models", Fault::Redirect(target), 1);
-    assert!(setting.pull().is_err());
-    let to_others = |seen: &super::look_alike::Seen| seen.host != Host::Hub;
-    assert!(!setting.hub.seen().iter().any(to_others));
+    let fixture = Fixture::new().with_token("hf_secret");
+    let target = fixture.hub.stranger();
+    fixture.hub.order(Host::Hub, "/api/models", Fault::Redirect(target), 1);
+    assert!(fixture.pull().is_err());
+    let to_others = |seen: &super::fake_hub::Seen| seen.host != Host::Hub;
+    assert!(!fixture.hub.seen().iter().any(to_others));
 }
 
 #[test]
 fn errors_do_not_show_the_token_nor_signed_addresses() {
-    let setting = Setting::new().with_token("hf_secret");
-    setting.hub.order(Host::Cdn, "", Fault::Status(500, ""), 9);
-    let error = setting.pull().unwrap_err();
-    let text = format!("{error} {error:?} {:?}", setting.events.lock().unwrap());
+    let fixture = Fixture::new().with_token("hf_secret");
+    fixture.hub.order(Host::Cdn, "", Fault::Status(500, ""), 9);
+    let error = fixture.pull().unwrap_err();
+    let text = format!("{error} {error:?} {:?}", fixture.events.lock().unwrap());
     assert!(!text.contains("hf_secret") && !text.contains("Signature"), "{text}");
 }
 
 #[test]
 fn refusals_say_what_to_do() {
-    let setting = Setting::new();
-    setting.hub.change(MODEL, commit(1), Access::Token("hf_other".to_owned()));
-    let error = setting.pull().unwrap_err();
+    let fixture = Fixture::new();
+    fixture.hub.change(MODEL, commit(1), Access::Token("hf_other".to_owned()));
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::Unauthorised { has_token: false, .. }), "{error}");
     assert!(error.to_string().contains("set HF_TOKEN"), "{error}");
 
-    setting.hub.change(MODEL, commit(1), Access::Gated);
-    let error = setting.pull().unwrap_err();
+    fixture.hub.change(MODEL, commit(1), Access::Gated);
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::Gated { .. }), "{error}");
-    let page = format!("{}/{MODEL}", setting.hub.endpoint());
+    let page = format!("{}/{MODEL}", fixture.hub.endpoint());
     assert!(error.to_string().contains(&page), "{error}");
 
-    let setting = setting.with_token("hf_wrong");
-    setting.hub.change(MODEL, commit(1), Access::Token("hf_other".to_owned()));
-    let error = setting.pull().unwrap_err();
+    let fixture = fixture.with_token("hf_wrong");
+    fixture.hub.change(MODEL, commit(1), Access::Token("hf_other".to_owned()));
+    let error = fixture.pull().unwrap_err();
     assert!(matches!(error, Error::Unauthorised { has_token: true, .. }), "{error}");
-    assert_eq!(all_files(&setting.cache()), [""; 0], "nothing is left behind");
+    assert_eq!(all_files(&fixture.cache()), [""; 0], "nothing is left behind");
 }
 
 #[test]
 fn what_does_not_exist_is_named() {
-    let setting = Setting::new();
+    let fixture = Fixture::new();
     let not_found = |name: &str, what: &str| {
-        let error = setting.pull_named(name).unwrap_err();
+        let error = fixture.pull_named(name).unwrap_err();
         assert!(matches!(error, Error::NotFound { .. }), "{name}: {error}");
         assert!(error.to_string().contains(what), "{name}: {error}");
     };
     not_found("ann/other", "repository ann/other");
     not_found("ann/model@v9", "revision `v9` of ann/model");
-    let text = std::fs::read_to_string(setting.list()).unwrap();
-    std::fs::write(setting.list(), text.replace("config.json", "absent.json")).unwrap();
+    let text = std::fs::read_to_string(fixture.list()).unwrap();
+    std::fs::write(fixture.list(), text.replace("config.json", "absent.json")).unwrap();
     not_found("model", "`absent.json` in ann/model");
-    assert!(matches!(setting.pull_named("nonsense"), Err(Error::UnknownName { .. })));
+    assert!(matches!(fixture.pull_named("nonsense"), Err(Error::UnknownName { .. })));
 }
 
 #[test]
 fn a_file_outside_the_repository_is_refused() {
-    let setting = Setting::new();
-    setting.hub.add("ann/evil", "../../../../escaped.json", Storage::Small, b"{}".to_vec());
-    assert!(matches!(setting.pull_named("ann/evil"), Err(Error::Protocol { .. })));
-    assert_eq!(all_files(&setting.cache()), [""; 0]);
+    let fixture = Fixture::new();
+    fixture.hub.add("ann/evil", "../../../../escaped.json", Storage::Small, b"{}".to_vec());
+    assert!(matches!(fixture.pull_named("ann/evil"), Err(Error::Protocol { .. })));
+    assert_eq!(all_files(&fixture.cache()), [""; 0]);
 }

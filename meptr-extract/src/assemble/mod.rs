@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use meptr_core::bundle::{
     BodyDetectorPart, Bundle, FaceDetectorPart, FolderPart, FusionPart, HeadPart, Manifest, Origin,
-    PartKind, Parts, Standing,
+    PartKind, Parts, TrainingStatus,
 };
 use meptr_core::convert::Storage;
 use meptr_core::{Modality, PerModality};
@@ -34,7 +34,7 @@ pub struct Sources {
     /// What the weights are and how they were made.
     pub about: String,
     /// What results made with them are worth.
-    pub standing: Standing,
+    pub standing: TrainingStatus,
     /// A bundle to take the other parts from.
     pub base: Option<Bundle>,
     /// CLIP: `config.json`, `preprocessor_config.json`, `model.safetensors`.
@@ -85,7 +85,7 @@ pub fn assemble(sources: &Sources, target: &Path) -> Result<Manifest> {
         schema: Manifest::SCHEMA.to_owned(),
         name: name.clone(),
         about: about.clone(),
-        standing: *standing,
+        status: *standing,
         parts,
         files: staging.entries()?,
     };
@@ -267,7 +267,7 @@ mod tests {
         Sources {
             name: "copy".to_owned(),
             about: String::new(),
-            standing: Standing::Untrained,
+            standing: TrainingStatus::Untrained,
             base: Some(demo()),
             clip: None,
             wav2vec2: None,

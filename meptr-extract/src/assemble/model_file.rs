@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use meptr_core::Modality;
-use meptr_core::bundle::{PartKind, PartNote, sha256_of};
+use meptr_core::bundle::{PartKind, PartMetadata, sha256_of};
 use meptr_core::convert::{
     Basis, Conversion, ConvertOptions, ConvertReport, Layout, Model, Storage, Trust,
 };
@@ -66,12 +66,12 @@ pub(super) fn take<C: DeserializeOwned>(
 ) -> Result<C> {
     let unusable =
         |why: String| Error::BackboneFile { path: path.to_owned(), what: kind.name(), why };
-    if let Some(note) = PartNote::read(path)? {
+    if let Some(note) = PartMetadata::read(path)? {
         check_kind(note.kind, note.modality, kind, modality).map_err(unusable)?;
         let found =
             sha256_of(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         if found != note.sha256 {
-            let beside = PartNote::path(path);
+            let beside = PartMetadata::path(path);
             return Err(unusable(format!("it is not the file that `{}` is of", beside.display())));
         }
         staging.place(path, name)?;

@@ -22,7 +22,6 @@
 mod audio;
 mod clock;
 mod dump;
-mod libraries;
 mod limits;
 mod orientation;
 mod picture;
@@ -37,7 +36,6 @@ mod video;
 
 pub use audio::SAMPLE_RATE_HZ;
 pub use dump::Dump;
-pub use libraries::load_ffmpeg;
 pub use limits::Limits;
 pub use orientation::Orientation;
 pub use plan::{FramePlan, TimeWindow};

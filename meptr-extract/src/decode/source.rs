@@ -11,7 +11,6 @@ use ffmpeg::format::stream::Disposition;
 use ffmpeg::{codec, decoder, media, threading};
 
 use super::clock::Clock;
-use super::libraries::load_ffmpeg;
 use crate::{Error, Result};
 
 /// Containers that hold their own media. Playlists and other lists of files or addresses (HLS,
@@ -36,31 +35,22 @@ pub enum FfmpegLog {
 static PREPARED: Once = Once::new();
 
 /// Sets what FFmpeg writes to stderr, for the whole process; silent until this is called.
-///
-/// # Errors
-/// When FFmpeg cannot be loaded.
-pub fn set_ffmpeg_log(log: FfmpegLog) -> Result<()> {
-    prepare_ffmpeg()?;
+pub fn set_ffmpeg_log(log: FfmpegLog) {
+    prepare_ffmpeg();
     ffmpeg::log::set_level(match log {
         FfmpegLog::Silent => ffmpeg::log::Level::Quiet,
         FfmpegLog::Warnings => ffmpeg::log::Level::Warning,
         FfmpegLog::Debug => ffmpeg::log::Level::Debug,
     });
-    Ok(())
 }
 
-/// Loads FFmpeg, keeps it silent unless [`set_ffmpeg_log`] was called, and gives its errors their
-/// words; to be called before it is used.
-///
-/// # Errors
-/// When it cannot be loaded.
-pub(crate) fn prepare_ffmpeg() -> Result<()> {
-    load_ffmpeg()?;
+/// Keeps FFmpeg silent unless [`set_ffmpeg_log`] was called, and gives its errors their words; to be
+/// called before FFmpeg is used.
+pub(crate) fn prepare_ffmpeg() {
     PREPARED.call_once(|| {
         ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
         ffmpeg::error::register_all();
     });
-    Ok(())
 }
 
 /// Opens a regular file for demuxing.
@@ -68,7 +58,7 @@ pub(crate) fn prepare_ffmpeg() -> Result<()> {
 /// The file is opened by us and handed to FFmpeg as a stream: no name is parsed as a protocol or a
 /// pattern, names may hold any bytes, and FFmpeg has no protocol left to open anything else with.
 pub(super) fn open(path: &Path) -> Result<Input> {
-    prepare_ffmpeg()?;
+    prepare_ffmpeg();
     let file = open_regular_file(path)?;
     let failed = |what: &str| {
         let (path, what) = (path.to_owned(), what.to_owned());

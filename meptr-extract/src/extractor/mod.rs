@@ -26,8 +26,7 @@ pub use steps::Steps;
 pub use words::{TranscriptChoice, WordSource, Words, files_beside};
 
 use crate::decode::{
-    Cue, DecodeOptions, DecodeReport, Dump, Event, FramePlan, Limits, MediaInfo, TimeWindow,
-    load_ffmpeg, probe,
+    Cue, DecodeOptions, DecodeReport, Dump, Event, FramePlan, Limits, MediaInfo, TimeWindow, probe,
 };
 use crate::detect::Detector;
 use crate::detect::tracker::BotSortConfig;
@@ -167,16 +166,11 @@ impl Extractor {
             let folder = bundle.path(&part.folder);
             Whisper::open_as(&folder, &place.device, place.precision)
         };
-        let (ffmpeg, ((eye, reader), (ear, whisper))) = std::thread::scope(|scope| {
-            let ffmpeg = scope.spawn(load_ffmpeg);
-            let parts = at_once(
-                &place.device,
-                || (Eye::open(bundle, place), WordReader::open(bundle, place)),
-                || (Ear::open(bundle, place), transcriber.map(open_whisper).transpose()),
-            );
-            (ffmpeg.join().expect("a failure is an error"), parts)
-        });
-        ffmpeg?;
+        let ((eye, reader), (ear, whisper)) = at_once(
+            &place.device,
+            || (Eye::open(bundle, place), WordReader::open(bundle, place)),
+            || (Ear::open(bundle, place), transcriber.map(open_whisper).transpose()),
+        );
         let mut unfit = Unfit::default();
         let whisper = unfit.note(whisper)?;
         let (eye, ear, reader) = (unfit.note(eye)?, unfit.note(ear)?, unfit.note(reader)?);

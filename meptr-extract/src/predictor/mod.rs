@@ -19,7 +19,7 @@ mod summary;
 
 use std::path::Path;
 
-use meptr_core::bundle::{Bundle, Standing};
+use meptr_core::bundle::{Bundle, TrainingStatus};
 use meptr_core::prediction::{
     MediaSummary, Scope, Segment, Transcript, VideoPrediction, WeightFileSummary, WeightsSummary,
 };
@@ -151,11 +151,13 @@ impl Predictor {
     fn notes(&self, found: &Extraction) -> Vec<String> {
         let report = &found.report;
         let standing = match self.weights.standing {
-            Standing::Untrained => Some("the weights are untrained: these numbers mean nothing"),
-            Standing::Demonstration => Some(
+            TrainingStatus::Untrained => {
+                Some("the weights are untrained: these numbers mean nothing")
+            }
+            TrainingStatus::Demonstration => Some(
                 "the weights were trained on synthetic data: these numbers mean nothing about people",
             ),
-            Standing::Trained => None,
+            TrainingStatus::Trained => None,
         };
         let corrupt = (report.corrupt_packets > 0).then(|| {
             format!("{} packets could not be decoded and were left out", report.corrupt_packets)
@@ -176,7 +178,7 @@ fn weights_summary(bundle: &Bundle) -> WeightsSummary {
     WeightsSummary {
         name: manifest.name.clone(),
         about: manifest.about.clone(),
-        standing: manifest.standing,
+        standing: manifest.status,
         files: files
             .map(|(name, file)| WeightFileSummary {
                 name: name.clone(),

@@ -4,10 +4,11 @@ use std::io::Write;
 
 use candle::Result;
 use flate2::{Compression, write::ZlibEncoder};
+use meptr_core::rng::RandomStream;
 
 use super::config::TranscribeConfig;
 use super::rules::{TokenRules, log_sum_exp};
-use super::sampling::{Random, pick};
+use super::sampling::{pick, stream};
 use super::{repetition, tokens::SpecialTokens};
 
 /// What gives logits: Whisper over some encoded windows, or a stand-in in tests.
@@ -109,7 +110,7 @@ impl Decoder<'_> {
                 .iter()
                 .map(|window| {
                     let seeds = [self.config.seed, seeds[*window], number as u64];
-                    Row::new(prompts[*window].clone(), Random::stream(&seeds))
+                    Row::new(prompts[*window].clone(), stream(&seeds))
                 })
                 .collect();
             let attempts = self.attempt(source, &open, rows, *temperature)?;
@@ -196,7 +197,7 @@ impl Decoder<'_> {
 
 struct Row {
     prompt: Vec<u32>,
-    random: Random,
+    random: RandomStream,
     said: Vec<u32>,
     log_probability: f64,
     no_speech_probability: f64,
@@ -204,7 +205,7 @@ struct Row {
 }
 
 impl Row {
-    fn new(prompt: Vec<u32>, random: Random) -> Self {
+    fn new(prompt: Vec<u32>, random: RandomStream) -> Self {
         let (said, ended) = (Vec::new(), false);
         Self { prompt, random, said, log_probability: 0.0, no_speech_probability: 0.0, ended }
     }

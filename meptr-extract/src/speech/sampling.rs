@@ -1,39 +1,23 @@
-//! Choosing one token from logits.
+//! Choice of one token from logits.
+
+use meptr_core::rng::{RandomStream, SeedStreams};
 
 use super::rules::log_sum_exp;
 
-/// A seeded source of random numbers (SplitMix64, Steele et al. 2014), the same on any machine.
-#[derive(Debug, Clone)]
-pub(super) struct Random(u64);
-
-impl Random {
-    /// A stream of its own for every list of numbers.
-    pub(super) fn stream(seeds: &[u64]) -> Self {
-        let mut random = Self(0);
-        for seed in seeds {
-            random.0 ^= *seed;
-            random.0 = random.next();
-        }
-        random
-    }
-
-    /// The next number, evenly spread over 0..1.
-    pub(super) fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
+/// Random stream of its own for every list of numbers, the same on any machine.
+pub(super) fn stream(seeds: &[u64]) -> RandomStream {
+    let name: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    SeedStreams::new(0).stream(&format!("sampling {}", name.join(" ")))
 }
 
 /// Picks a token: the likeliest (the first of equals) at temperature 0, else one drawn from
 /// `softmax(logits / temperature)`. Returns it with its natural log-probability at temperature 1;
 /// none when no token is possible.
-pub(super) fn pick(logits: &[f32], temperature: f64, random: &mut Random) -> Option<(u32, f64)> {
+pub(super) fn pick(
+    logits: &[f32],
+    temperature: f64,
+    random: &mut RandomStream,
+) -> Option<(u32, f64)> {
     let (best, highest) = logits
         .iter()
         .enumerate()
@@ -52,7 +36,12 @@ pub(super) fn pick(logits: &[f32], temperature: f64, random: &mut Random) -> Opt
     Some((token as u32, if log_probability.is_nan() { 0.0 } else { log_probability }))
 }
 
-fn draw(logits: &[f32], highest: f64, temperature: f64, random: &mut Random) -> Option<usize> {
+fn draw(
+    logits: &[f32],
+    highest: f64,
+    temperature: f64,
+    random: &mut RandomStream,
+) -> Option<usize> {
     let weight = |logit: f32| match logit.is_nan() {
         true => 0.0,
         false => ((f64::from(logit) - highest) / temperature).exp(),
@@ -72,7 +61,7 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_likeliest() {
         let logits = [f32::NAN, 1.0, 2.0, 2.0, f32::NEG_INFINITY];
-        let (token, log_probability) = pick(&logits, 0.0, &mut Random::stream(&[1])).unwrap();
+        let (token, log_probability) = pick(&logits, 0.0, &mut stream(&[1])).unwrap();
         assert_eq!(token, 2);
         let expected = -(2.0 + (-1.0f64).exp()).ln();
         assert!((log_probability - expected).abs() < 1e-9);
@@ -80,14 +69,14 @@ mod tests {
 
     #[test]
     fn nothing_possible_is_none_and_infinity_is_certain() {
-        let mut random = Random::stream(&[1]);
+        let mut random = stream(&[1]);
         assert_eq!(pick(&[f32::NEG_INFINITY, f32::NAN], 0.5, &mut random), None);
         assert_eq!(pick(&[0.0, f32::INFINITY], 0.5, &mut random), Some((1, 0.0)));
     }
 
     #[test]
     fn draws_follow_the_tempered_probabilities_and_never_take_the_forbidden() {
-        let mut random = Random::stream(&[7, 3]);
+        let mut random = stream(&[7, 3]);
         let logits = [0.0, 1.0, f32::NEG_INFINITY];
         let count = 20_000;
         let ones = (0..count)
@@ -101,7 +90,7 @@ mod tests {
 
     #[test]
     fn streams_repeat_and_differ() {
-        let first = |seeds: &[u64]| Random::stream(seeds).uniform();
+        let first = |seeds: &[u64]| stream(seeds).uniform();
         assert_eq!(first(&[1, 2]), first(&[1, 2]));
         assert_ne!(first(&[1, 2]), first(&[2, 1]));
         assert_ne!(first(&[0]), first(&[0, 0]));

@@ -207,11 +207,12 @@ fn without_loops(
 mod tests {
     use std::cell::RefCell;
 
+    use meptr_core::rng::RandomStream;
     use proptest::prelude::*;
 
     use super::super::attempt::tests::Scripted;
     use super::super::config::TranscribeConfig;
-    use super::super::sampling::Random;
+    use super::super::sampling::stream;
     use super::super::tokens::tests::tokens;
     use super::*;
 
@@ -327,7 +328,7 @@ mod tests {
     }
 
     struct NoiseSource {
-        random: Random,
+        random: RandomStream,
         spread: f32,
         rows: usize,
     }
@@ -354,7 +355,7 @@ mod tests {
 
         fn listen(&self, windows: &[(usize, usize)]) -> Result<NoiseSource> {
             *self.windows.borrow_mut() += windows.len();
-            let random = Random::stream(&[self.seed, *self.windows.borrow() as u64]);
+            let random = stream(&[self.seed, *self.windows.borrow() as u64]);
             Ok(NoiseSource { random, spread: self.spread, rows: 0 })
         }
     }

@@ -63,7 +63,7 @@ pub fn encode(
     frames_per_second: usize,
     samples: &[f32],
 ) -> Result<Vec<u8>> {
-    prepare_ffmpeg()?;
+    prepare_ffmpeg();
     let written = Memory::default();
     mux(container, pictures, frames_per_second as i32, samples, written.clone())
         .map_err(|source| Error::Encode { what: container.extension(), source })?;

@@ -1,4 +1,7 @@
-//! What the tests of detection share: pictures, clips and JSON.
+//! Shared by the tests: pictures, clips, JSON, bundles.
+
+pub(crate) mod e2e_bundle;
+pub(crate) mod taken;
 
 use std::path::{Path, PathBuf};
 

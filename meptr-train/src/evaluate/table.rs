@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use meptr_core::bundle::Standing;
+use meptr_core::bundle::TrainingStatus;
 use meptr_core::{Emotion, PersonalityTrait};
 
 use super::report::{EvaluationReport, ModelReport};
@@ -28,12 +28,14 @@ impl fmt::Display for EvaluationReport {
         self.notes.iter().try_for_each(|note| writeln!(f, "- {note}"))?;
         published(f, self)?;
         match self.standing {
-            Standing::Untrained => writeln!(f, "The weights are UNTRAINED: scores mean nothing."),
-            Standing::Demonstration => writeln!(
+            TrainingStatus::Untrained => {
+                writeln!(f, "The weights are UNTRAINED: scores mean nothing.")
+            }
+            TrainingStatus::Demonstration => writeln!(
                 f,
                 "The weights are a DEMONSTRATION: scores say nothing about real people."
             ),
-            Standing::Trained => Ok(()),
+            TrainingStatus::Trained => Ok(()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle::Tensor;
 use meptr_core::Modality;
-use meptr_core::bundle::{PartKind, PartNote, sha256_of};
+use meptr_core::bundle::{PartKind, PartMetadata, sha256_of};
 use meptr_core::rng::SeedStreams;
 use serde::Serialize;
 use serde_json::Value;
@@ -54,7 +54,7 @@ impl Course<'_> {
         let epochs = state.as_ref().map_or(0, |state| state.progress.epochs);
         if is_finished(state.as_ref(), self.config) {
             self.folder.ensure_logged(epochs)?;
-            if !PartNote::path(&self.folder.best()).exists() {
+            if !PartMetadata::path(&self.folder.best()).exists() {
                 // The last thing that is written was not.
                 self.folder.journal(epochs, frozen, self.settings.clone())?.draw()?;
                 note(&self.folder.best(), kind, modality, config)?;
@@ -107,8 +107,8 @@ fn note(
     config: &impl Serialize,
 ) -> Result<()> {
     let sha256 = sha256_of(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let note = PartNote {
-        schema: PartNote::SCHEMA.to_owned(),
+    let note = PartMetadata {
+        schema: PartMetadata::SCHEMA.to_owned(),
         kind,
         modality,
         config: serde_json::to_value(config).expect("a configuration is plain data"),

@@ -38,7 +38,15 @@ mod tests {
         for choice in [DeviceChoice::Auto, DeviceChoice::Cpu] {
             assert!(Devices::open(choice).unwrap().fusion.is_cpu(), "{choice:?}");
         }
-        // Where there is no such GPU, that is an error and no fall-back.
-        assert!(Devices::open(DeviceChoice::Cuda(0)).map_or(true, |on| !on.fusion.is_cpu()));
+    }
+
+    #[test]
+    fn a_gpu_that_is_named_is_used_or_refused() {
+        assert!(Devices::open(DeviceChoice::Cuda(9999)).is_err());
+        let devices = Devices::open(DeviceChoice::Cuda(0));
+        match DeviceChoice::Cuda(0).open() {
+            Ok(_) => assert!(!devices.unwrap().fusion.is_cpu()),
+            Err(_) => assert!(devices.is_err(), "no fall-back to the CPU"),
+        }
     }
 }

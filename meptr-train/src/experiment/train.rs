@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use candle::Tensor;
 use candle_nn::VarBuilder;
-use meptr_core::bundle::{PartKind, PartNote};
+use meptr_core::bundle::{PartKind, PartMetadata};
 use meptr_core::models::{
     self, CrossTaskModel, FusionConfig, FusionModel, HeadConfig, ModalityInput, SingleTaskModel,
     UnimodalConfig, UnimodalModel,
@@ -198,7 +198,7 @@ impl<'a> Experiment<'a> {
             }
             Stage::Stage3 => {
                 let folder = self.folder(Stage::Stage3, FUSION);
-                if PartNote::path(&folder.best()).exists()
+                if PartMetadata::path(&folder.best()).exists()
                     && let Some(state) = folder.state()?
                     && is_finished(Some(&state), &self.config.stage3.course)
                 {

@@ -15,8 +15,7 @@ use meptr_train::loss::{
 use meptr_train::optim::OptimiserConfig;
 use serde_json::Value;
 
-#[path = "../../../tests/support/golden.rs"]
-pub mod golden;
+use crate::golden;
 
 /// Losses, norms and GradNorm's weights: f32 sums in another order.
 pub const TOLERANCE: f64 = 2e-5;

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::DecimalBytes;
-use meptr_core::bundle::{Manifest, Origin, PartNote, Standing};
+use meptr_core::bundle::{Manifest, Origin, PartMetadata, TrainingStatus};
 use meptr_core::hub::{self, LocalPart};
 use meptr_core::{Bundle, Modality, PerModality};
 use meptr_extract::assemble::{Source, Sources, assemble};
 use meptr_extract::detect::FaceModel;
 
-use super::complete::install;
 use super::convert::StorageArg;
 use super::hub::{DEMO, HubArgs, folder_of};
+use super::install::install;
 use crate::{Finish, output};
 
 /// Make a bundle of backbones, heads and detectors
@@ -34,9 +34,9 @@ pub struct AssembleArgs {
     /// What the weights are and how they were made
     #[arg(long, value_name = "TEXT", default_value = "")]
     about: String,
-    /// What results made with the bundle are worth
-    #[arg(long, value_enum)]
-    standing: StandingArg,
+    /// Whether the weights were trained, and on what
+    #[arg(long, alias = "standing", value_enum)]
+    status: StatusArg,
     /// Bundle to take all parts from that are not named: a folder, the name of one that was assembled
     /// or pulled, or `demo`
     #[arg(long, value_name = "DIR|NAME")]
@@ -77,7 +77,7 @@ pub struct AssembleArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum StandingArg {
+enum StatusArg {
     /// Random numbers: the results mean nothing
     Untrained,
     /// Trained on synthetic data: the results mean nothing about people
@@ -188,10 +188,10 @@ impl AssembleArgs {
         Ok(Sources {
             name: self.name.clone(),
             about: self.about.clone(),
-            standing: match self.standing {
-                StandingArg::Untrained => Standing::Untrained,
-                StandingArg::Demonstration => Standing::Demonstration,
-                StandingArg::Trained => Standing::Trained,
+            standing: match self.status {
+                StatusArg::Untrained => TrainingStatus::Untrained,
+                StatusArg::Demonstration => TrainingStatus::Demonstration,
+                StatusArg::Trained => TrainingStatus::Trained,
             },
             clip,
             wav2vec2,
@@ -237,7 +237,7 @@ impl AssembleArgs {
     }
 
     fn file(&self, part: &str, path: &Path) -> anyhow::Result<Source> {
-        let note = PartNote::read(path)?;
+        let note = PartMetadata::read(path)?;
         let source = note.map_or_else(|| last_name(path), |note| note.source);
         Ok(Source { path: path.to_owned(), origin: self.origin(part, last_name(path), source) })
     }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::DecimalBytes;
 use meptr_core::Modality;
-use meptr_core::bundle::{PartNote, sha256_of};
+use meptr_core::bundle::{PartMetadata, sha256_of};
 use meptr_core::convert::{
     Assumed, Basis, Conversion, ConvertOptions, ConvertReport, Model, Storage, Trust,
 };
@@ -220,8 +220,8 @@ fn write_note(input: &Path, output: &Path, report: &ConvertReport) -> anyhow::Re
     let hash =
         |path: &Path| sha256_of(path).with_context(|| format!("reading `{}`", path.display()));
     let name = input.file_name().unwrap_or_default().to_string_lossy();
-    let note = PartNote {
-        schema: PartNote::SCHEMA.to_owned(),
+    let note = PartMetadata {
+        schema: PartMetadata::SCHEMA.to_owned(),
         kind,
         modality: report.modality,
         config,

@@ -1,4 +1,4 @@
-//! Which weights a command uses, and getting them where there are none yet.
+//! Choice of the weights of a command, and the first download.
 
 use std::path::{Path, PathBuf};
 
@@ -7,15 +7,15 @@ use clap::Args;
 use indicatif::DecimalBytes;
 use meptr_core::hub::{Bundle, LocalPart, Presence, find_local};
 
-use super::complete::HEADS_ARE_MISSING;
 use super::hub::{Ask, DEMO, HubArgs, can_ask, licence_of};
+use super::install::HEADS_ARE_MISSING;
 use super::list::size_of;
 use super::pull::pull;
 use crate::demo;
 
 const INSTEAD: &str = "`--weights demo` predicts with the demo weights instead";
 
-/// How weights are got that are not here.
+/// Download of weights that are not on this machine.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Getting weights")]
 pub struct FirstUseArgs {
@@ -130,7 +130,7 @@ impl FirstUseArgs {
     }
 }
 
-/// What can be fetched for a first prediction.
+/// Weights that can be fetched for a first prediction.
 struct Offer {
     missing: Vec<LocalPart>,
     bytes: u64,
@@ -168,7 +168,7 @@ impl Offer {
         }
     }
 
-    /// For a terminal.
+    /// Question on a terminal.
     fn question(&self) -> String {
         let mut lines =
             vec!["No trained weights are on this machine. What can be fetched:".to_owned()];
@@ -185,7 +185,7 @@ impl Offer {
         lines.join("\n")
     }
 
-    /// For where nobody can be asked.
+    /// Message where nobody can be asked.
     fn hint(&self, command: &str) -> String {
         let mut text = format!(
             "no trained weights are on this machine: using the demo weights, whose \
@@ -271,7 +271,7 @@ mod tests {
         let place = |modality: Modality| format!(r#""{modality}": "two/b""#);
         let heads = Modality::ALL.map(place).join(", ");
         let assembly = format!(
-            r#", "assembly": {{ "standing": "trained", "clip": "one", "bert": "one",
+            r#", "assembly": {{ "status": "trained", "clip": "one", "bert": "one",
                  "wav2vec2": "one", "fusion": "two/b", "heads": {{ {heads} }} }}"#
         );
         let (_folder, first) = setting(&assembly);

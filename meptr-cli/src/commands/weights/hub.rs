@@ -1,4 +1,4 @@
-//! What the commands share that deal with the Hub and its cache.
+//! Shared by the commands that use the Hub and its cache.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::demo;
 /// Name of the weights that the program carries.
 pub const DEMO: &str = "demo";
 
-/// Where weights come from and where they are kept.
+/// Source of weights and the cache for them.
 #[derive(Debug, Clone, Default, Args)]
 pub struct HubArgs {
     /// Folder of the cache [default: HF_HUB_CACHE, else hub below HF_HOME]
@@ -45,7 +45,7 @@ impl HubArgs {
 
     /// The bundles that were put together beside the cache in use.
     pub fn bundles(&self) -> anyhow::Result<Bundles> {
-        Ok(Bundles::of(&self.options()?.environment))
+        Ok(Bundles::new(&self.options()?.environment))
     }
 
     /// The folder of a bundle that is here: one that was put together, `OWNER/REPO` that was pulled

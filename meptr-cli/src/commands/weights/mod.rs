@@ -1,18 +1,18 @@
 //! `meptr weights`: getting, making, checking and publishing weights.
 
 mod assemble;
-mod complete;
 mod convert;
 mod first_use;
 mod hub;
 mod init;
+mod install;
 mod list;
+mod progress;
 mod publish;
 mod pull;
 mod remove;
 mod show;
 mod verify;
-mod watch;
 
 use clap::Subcommand;
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::DecimalBytes;
 use meptr_core::Bundle;
-use meptr_core::bundle::{CardOptions, Manifest, Origin, model_card};
+use meptr_core::bundle::{Manifest, ModelCardOptions, Origin, model_card};
 use meptr_core::files::{read_small, write_whole};
 use meptr_core::hub::RepositoryId;
 
@@ -60,7 +60,8 @@ pub fn run(args: &PublishArgs) -> anyhow::Result<Finish> {
         "nobody may use what has no licence: {}; give one with `meptr weights assemble --licence`",
         unlicensed.join(", ")
     );
-    let options = CardOptions { repository: args.repository.clone(), scores: args.scores.clone() };
+    let options =
+        ModelCardOptions { repository: args.repository.clone(), scores: args.scores.clone() };
     write(&bundle, &args.out, &model_card(manifest, &options))
         .with_context(|| format!("cannot write `{}`", args.out.display()))?;
 

@@ -10,9 +10,9 @@ use meptr_core::bundle::Manifest;
 use meptr_core::files::read_small;
 use meptr_core::hub::{self, Catalog, LocalFile, Options, Plan, PlannedPart, Source};
 
-use super::complete::{HEADS_ARE_MISSING, complete};
 use super::hub::{HubArgs, asked, licence_of, root_of};
-use super::watch::Watch;
+use super::install::{HEADS_ARE_MISSING, install_from_catalog};
+use super::progress::DownloadBars;
 use crate::{Finish, output};
 
 /// Fetch weights from the Hugging Face Hub, once; what is here is not fetched again
@@ -50,7 +50,7 @@ pub fn run(args: &PullArgs, quiet: bool) -> anyhow::Result<Finish> {
     report(&pulled, name, &catalog)
 }
 
-/// What a pull gave.
+/// Files of a pull, and the bundle that they make.
 pub struct Pulled {
     pub files: Vec<LocalFile>,
     /// The folder of a bundle that predicts.
@@ -70,21 +70,21 @@ pub fn pull(
     (accepts, quiet): (bool, bool),
 ) -> anyhow::Result<Pulled> {
     let catalog = hub.catalog()?;
-    let watch = Watch::new(quiet);
+    let bars = DownloadBars::new(quiet);
     let explained = |error| hub.explained(error, name);
-    let mut plan = hub::plan(&catalog, name, options, &watch).map_err(explained)?;
-    watch.clear();
+    let mut plan = hub::plan(&catalog, name, options, &bars).map_err(explained)?;
+    bars.clear();
     let is_listed = catalog.bundle(name).is_some(); // then the list knows the licences
     let (mut files, manifest) =
         if is_listed { (Vec::new(), None) } else { fetch_manifest(&mut plan, options)? };
     if plan.missing().0 > 0 {
-        settle_terms((hub, name), &plan, manifest.as_ref(), (accepts, &watch))?;
+        settle_terms((hub, name), &plan, manifest.as_ref(), (accepts, &bars))?;
     }
-    files.extend(plan.fetch(options, &watch)?);
-    watch.clear();
+    files.extend(plan.fetch(options, &bars)?);
+    bars.clear();
     let assembly = catalog.bundle(name).and_then(|bundle| bundle.assembly.as_ref());
     let (bundle, is_default) = match (assembly, files.first()) {
-        (Some(assembly), _) => (Some(complete(hub, name, assembly, &files)?), true),
+        (Some(assembly), _) => (Some(install_from_catalog(hub, name, assembly, &files)?), true),
         (None, Some(first)) if manifest.is_some() => {
             let folder = root_of(first);
             Bundle::open(&folder)?; // every file is the one that the bundle was made of
@@ -105,13 +105,13 @@ fn settle_terms(
     (hub, name): (&HubArgs, &str),
     plan: &Plan,
     manifest: Option<&Manifest>,
-    (accepts, watch): (bool, &Watch),
+    (accepts, bars): (bool, &DownloadBars),
 ) -> anyhow::Result<()> {
     let (files, bytes) = plan.missing();
     let size = DecimalBytes(bytes);
     let terms = terms(plan, manifest);
     if accepts {
-        watch.say(&format!("{}\nfetching {files} files, {size}", terms.join("\n")));
+        bars.say(&format!("{}\nfetching {files} files, {size}", terms.join("\n")));
         return Ok(());
     }
     eprintln!("{}", terms.join("\n")); // also when quiet: a question or a refusal follows
@@ -139,7 +139,7 @@ fn fetch_manifest(
     Ok((files, manifest))
 }
 
-/// One line for each part, with its licence.
+/// Lists each part with its licence.
 fn terms(plan: &Plan, manifest: Option<&Manifest>) -> Vec<String> {
     let in_bundle = manifest.map(|manifest| {
         let origins = manifest.origins().into_iter().map(|(part, origin)| {
@@ -167,7 +167,7 @@ fn terms_of_part(planned: &PlannedPart) -> String {
     format!("  {:<14} {size}  {}  {}{from}", part.name, licence_of(part), part.title)
 }
 
-/// One line for each part, with its folder; then what to do with them.
+/// Lists each part with its folder, then the next step.
 fn report(pulled: &Pulled, name: &str, catalog: &Catalog) -> anyhow::Result<Finish> {
     let mut parts: Vec<(&str, u64, PathBuf)> = Vec::new();
     for file in &pulled.files {

@@ -8,7 +8,7 @@ use meptr_core::bundle::Manifest;
 use meptr_core::hub::{Finding, Presence, Verdict, list_local, verify};
 
 use super::hub::{DEMO, HubArgs};
-use super::watch::Watch;
+use super::progress::DownloadBars;
 use crate::{Finish, demo, output};
 
 /// Hash weights again and compare; exit code 1 when something is damaged or missing
@@ -49,7 +49,7 @@ pub fn run(args: &VerifyArgs, quiet: bool) -> anyhow::Result<Finish> {
             here.map(|part| part.part.name).collect()
         }
     };
-    let watch = Watch::new(quiet);
+    let bars = DownloadBars::new(quiet);
     let mut finish = Finish::Complete;
     for name in bundles.names().iter().filter(|_| args.name.is_none()) {
         if let (Some(folder), Finish::Complete) = (bundles.find(name), finish) {
@@ -57,8 +57,8 @@ pub fn run(args: &VerifyArgs, quiet: bool) -> anyhow::Result<Finish> {
         }
     }
     for name in names {
-        let findings = verify(&catalog, &name, &options, &watch)?;
-        watch.clear();
+        let findings = verify(&catalog, &name, &options, &bars)?;
+        bars.clear();
         let mut is_whole = !findings.is_empty();
         for finding in &findings {
             output::line(format_args!("{}", described(finding)))?;

@@ -1,9 +1,10 @@
-//! Stages 1 and 2.
+//! Models of stages 1 and 2.
 
 use serde_json::Value as Json;
 
-use super::unseen::Unseen;
-use super::{Basis, Identified, Model, Shapes, number_under, unknown};
+use super::assumptions::Unrecorded;
+use super::stage_config::StageConfig;
+use super::{Basis, Identified, Shapes, number_under, unknown};
 use crate::convert::error::Result;
 use crate::models::{
     Activation, AudioConfig, CrossTaskConfig, EncoderConfig, HeadConfig, HiddenActivation,
@@ -13,13 +14,6 @@ use crate::{Modality, Task};
 
 const GUESSED_HEADS: usize = 8;
 const AUDIO_HEADS: &str = "fusion.attention.heads";
-
-/// A whole head, or one of its two stage-1 models.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Parts {
-    Head(HeadConfig),
-    Unimodal(Task, UnimodalConfig),
-}
 
 /// Reads a head's configuration off the shapes and completes it: by the file's configuration, else
 /// by the published one that the shapes fit exactly, else by that of the modality as a guess.
@@ -31,106 +25,76 @@ pub(super) fn identify(
     config: Option<&Json>,
     modality: Option<Modality>,
 ) -> Result<Identified> {
-    let seen = Parts::read(shapes)?;
-    let unseen = Unseen::of(shapes);
-    let modality = modality.or(seen.is_audio().then_some(Modality::Audio));
-    let fit = |candidate: &HeadConfig| unseen.fit(&seen, &seen.same_part_of(candidate));
+    let recorded = recorded(shapes)?;
+    let unrecorded = Unrecorded::new(shapes);
+    let modality = modality.or(recorded.is_audio().then_some(Modality::Audio));
+    let fit =
+        |candidate: &HeadConfig| unrecorded.matching(&recorded, &recorded.same_stage_of(candidate));
     let published = Modality::ALL
         .into_iter()
         .filter(|candidate| modality.is_none_or(|modality| modality == *candidate))
         .find_map(|candidate| Some((candidate, fit(&HeadConfig::published(candidate))?)));
     let in_file = config.and_then(|json| HeadConfig::from_reference_json(json).ok());
-    let (mut parts, modality, basis) = match (in_file.as_ref().and_then(fit), published) {
-        (Some(parts), published) => {
+    let (mut found, modality, basis) = match (in_file.as_ref().and_then(fit), published) {
+        (Some(found), published) => {
             let is_text = config.is_some_and(|json| json.get("input_dim").is_some());
             let known = modality.or(is_text.then_some(Modality::Text));
-            (parts, known.or(published.map(|(modality, _)| modality)), Basis::File)
+            (found, known.or(published.map(|(modality, _)| modality)), Basis::File)
         }
-        (None, Some((modality, parts))) => (parts, Some(modality), Basis::Published),
+        (None, Some((modality, found))) => (found, Some(modality), Basis::Published),
         (None, None) => {
             let like = HeadConfig::published(modality.unwrap_or(Modality::Face));
-            (unseen.completed(&seen, &seen.same_part_of(&like)), modality, Basis::Guess)
+            (
+                unrecorded.completed(&recorded, &recorded.same_stage_of(&like)),
+                modality,
+                Basis::Guess,
+            )
         }
     };
-    let mut assumed = unseen.list(&parts, basis);
+    let mut assumed = unrecorded.list(&found, basis);
     // The authors' audio file says it among much else, so its configuration need not be ours.
     let in_file = number_under(config, &["tr_heads", "num_heads"]);
     let entry = assumed.iter_mut().find(|assumed| assumed.key == AUDIO_HEADS);
     if let (Some(in_file), Some(entry)) = (in_file, entry) {
         (entry.value, entry.basis) = (in_file.into(), Basis::File);
-        parts.set_attention_heads(in_file);
+        found.set_attention_heads(in_file);
     }
-    Ok(Identified { model: parts.into(), modality, assumed })
+    Ok(Identified { model: found.into(), modality, assumed })
 }
 
-impl From<Parts> for Model {
-    fn from(parts: Parts) -> Self {
-        match parts {
-            Parts::Head(config) => Self::Head(config),
-            Parts::Unimodal(task, config) => Self::Unimodal { task, config },
-        }
+/// Reads the kind of model, its widths and depths off the names and shapes.
+fn recorded(shapes: &Shapes) -> Result<StageConfig> {
+    if shapes.has("mha_e2p.in_proj_weight") {
+        return Ok(StageConfig::CrossTask(HeadConfig {
+            emotion: audio(&shapes.below("emo_enc"))?,
+            personality: audio(&shapes.below("per_enc"))?,
+            fusion: CrossTaskConfig::Attention {
+                width: shapes.dim("mha_e2p.out_proj.weight", 0)?,
+                heads: guessed_heads(shapes.dim("mha_e2p.out_proj.weight", 0)?),
+                dropout: 0.0,
+            },
+        }));
     }
-}
-
-impl Parts {
-    fn read(shapes: &Shapes) -> Result<Self> {
-        if shapes.has("mha_e2p.in_proj_weight") {
-            return Ok(Self::Head(HeadConfig {
-                emotion: audio(&shapes.below("emo_enc"))?,
-                personality: audio(&shapes.below("per_enc"))?,
-                fusion: CrossTaskConfig::Attention {
-                    width: shapes.dim("mha_e2p.out_proj.weight", 0)?,
-                    heads: guessed_heads(shapes.dim("mha_e2p.out_proj.weight", 0)?),
-                    dropout: 0.0,
-                },
-            }));
-        }
-        if shapes.has("emotion_personality_fc_out.0.weight") {
-            return Ok(Self::Head(HeadConfig {
-                emotion: sequence(&shapes.below("emo_model"), Task::Emotion)?,
-                personality: sequence(&shapes.below("per_model"), Task::Personality)?,
-                fusion: CrossTaskConfig::Transformer(transformer_fusion(shapes)?),
-            }));
-        }
-        let (task, config) = if shapes.has("emotion_fc_out.0.weight") {
-            (Task::Emotion, sequence(shapes, Task::Emotion)?)
-        } else if shapes.has("personality_fc_out.0.weight") {
-            (Task::Personality, sequence(shapes, Task::Personality)?)
-        } else if shapes.has("input_proj.weight") && shapes.has("fc.weight") {
-            (Task::Emotion, audio(shapes)?)
-        } else if shapes.has("input_proj.weight") && shapes.has("head.weight") {
-            (Task::Personality, audio(shapes)?)
-        } else {
-            let names: Vec<&str> = shapes.names().take(3).collect();
-            return Err(unknown(format!("no model has names such as `{}`", names.join("`, `"))));
-        };
-        Ok(Self::Unimodal(task, config))
+    if shapes.has("emotion_personality_fc_out.0.weight") {
+        return Ok(StageConfig::CrossTask(HeadConfig {
+            emotion: sequence(&shapes.below("emo_model"), Task::Emotion)?,
+            personality: sequence(&shapes.below("per_model"), Task::Personality)?,
+            fusion: CrossTaskConfig::Transformer(transformer_fusion(shapes)?),
+        }));
     }
-
-    fn is_audio(&self) -> bool {
-        match self {
-            Self::Head(config) => matches!(config.fusion, CrossTaskConfig::Attention { .. }),
-            Self::Unimodal(_, config) => matches!(config, UnimodalConfig::Audio(_)),
-        }
-    }
-
-    fn same_part_of(&self, head: &HeadConfig) -> Self {
-        match self {
-            Self::Head(_) => Self::Head(head.clone()),
-            Self::Unimodal(task @ Task::Emotion, _) => Self::Unimodal(*task, head.emotion.clone()),
-            Self::Unimodal(task @ Task::Personality, _) => {
-                Self::Unimodal(*task, head.personality.clone())
-            }
-        }
-    }
-
-    fn set_attention_heads(&mut self, number: usize) {
-        if let Self::Head(HeadConfig { fusion: CrossTaskConfig::Attention { heads, .. }, .. }) =
-            self
-        {
-            *heads = number;
-        }
-    }
+    let (task, config) = if shapes.has("emotion_fc_out.0.weight") {
+        (Task::Emotion, sequence(shapes, Task::Emotion)?)
+    } else if shapes.has("personality_fc_out.0.weight") {
+        (Task::Personality, sequence(shapes, Task::Personality)?)
+    } else if shapes.has("input_proj.weight") && shapes.has("fc.weight") {
+        (Task::Emotion, audio(shapes)?)
+    } else if shapes.has("input_proj.weight") && shapes.has("head.weight") {
+        (Task::Personality, audio(shapes)?)
+    } else {
+        let names: Vec<&str> = shapes.names().take(3).collect();
+        return Err(unknown(format!("no model has names such as `{}`", names.join("`, `"))));
+    };
+    Ok(StageConfig::Unimodal(task, config))
 }
 
 fn audio(shapes: &Shapes) -> Result<UnimodalConfig> {

@@ -1,14 +1,15 @@
-//! Which model a table of tensors belongs to, and the configuration that its shapes tell.
+//! Identification of the model that a table of tensors belongs to, and of its configuration.
 //!
 //! Widths, depths, kinds of encoder and the parts that exist are read off names and shapes. What
 //! leaves no trace there (attention heads, activations, positions without a stored table, the
 //! modality of a body, face or scene head) comes from the file's own configuration, else from the
 //! published configuration that the shapes fit exactly, else it is a guess; [`Assumed`] says which.
 
+mod assumptions;
 mod fusion;
 mod head;
 mod shapes;
-mod unseen;
+mod stage_config;
 
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -28,7 +29,7 @@ pub enum Model {
     Head(HeadConfig),
     /// Stage 1 alone.
     Unimodal {
-        /// What it predicts.
+        /// Task of the model.
         task: Task,
         /// Its shape.
         config: UnimodalConfig,
@@ -53,7 +54,7 @@ impl Model {
     }
 }
 
-/// What the shapes of a YOLOv8 detector tell.
+/// Configuration of a YOLOv8 detector, read off its shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct YoloShape {
     /// Channels after the first convolution: 64 times the width factor.
@@ -80,36 +81,36 @@ pub enum Backbone {
 /// A value of the configuration that the shapes do not tell.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Assumed {
-    /// Where it stands in the configuration as JSON, such as `fusion.transformer.heads`.
+    /// Key in the configuration as JSON, such as `fusion.transformer.heads`.
     pub key: String,
-    /// What was taken.
+    /// Value that was taken.
     pub value: Json,
-    /// From where.
+    /// Source of the value.
     pub basis: Basis,
 }
 
-/// Where an assumed value comes from.
+/// Source of an assumed value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
-    /// The caller said so.
+    /// The caller.
     Given,
     /// The configuration in the file.
     File,
     /// The published configuration, which the shapes fit exactly.
     Published,
-    /// Nothing: ask.
+    /// None: the value must be asked for.
     Guess,
 }
 
 /// A model, and how much of its configuration is certain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identified {
-    /// Which model.
+    /// Kind of model, with its configuration.
     pub model: Model,
-    /// What it reads; `None` for stage 3, for detectors and backbones, and where it must be asked.
+    /// Modality; `None` for stage 3, for detectors and backbones, and where it must be asked.
     pub modality: Option<Modality>,
-    /// Every value of the configuration that the shapes do not tell.
+    /// Configuration values that the shapes do not show.
     pub assumed: Vec<Assumed>,
 }
 

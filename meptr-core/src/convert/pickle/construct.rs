@@ -1,16 +1,16 @@
-//! What a call makes.
+//! Results of calls in a pickle.
 
 use super::globals::Global;
-use super::machine::{MAX_VALUES, Machine, empty, too_much};
 use super::stream::long;
 use super::value::{Id, StorageRef, TensorRef, Value};
+use super::vm::{MAX_VALUES, VirtualMachine, empty, too_much};
 use crate::convert::error::{CheckpointError, Result};
 
 const MAX_RANK: usize = 8;
 /// Names of storages are numbers; those of number types have two letters.
 const MAX_KEY: usize = 64;
 
-impl Machine<'_> {
+impl VirtualMachine<'_> {
     pub(super) fn call(&mut self, callee: &Global, arguments: &[Id]) -> Result<Id> {
         let first = arguments.first().copied();
         let value = match callee {
@@ -130,7 +130,7 @@ impl Machine<'_> {
             self.copies(pairs.len())?;
             return Ok(pairs);
         }
-        let pair = |machine: &mut Self, id| match machine.items(id)?.as_slice() {
+        let pair = |vm: &mut Self, id| match vm.items(id)?.as_slice() {
             &[key, value] => Ok((key, value)),
             _ => Err(CheckpointError::damaged("a dictionary of what are no pairs")),
         };

@@ -1,18 +1,18 @@
-//! The classes and functions that a pickle may name.
+//! Python classes and functions that a pickle may name.
 
-use super::value::Element;
+use super::element::Element;
 use crate::convert::error::{CheckpointError, Result};
 
-/// Which names are accepted.
+/// Allow-list of Python globals in a pickle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// Those of tensors, storages and plain values.
+    /// Tensors, storages and plain values.
     Tensors,
-    /// Those, and classes of `ultralytics` and `torch.nn`, as inert records of their attributes.
+    /// Also classes of `ultralytics` and `torch.nn`, as inert records of their attributes.
     ModelObjects,
 }
 
-/// What a name stands for.
+/// Meaning of an accepted name.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Global {
     /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: a view of a storage.
@@ -41,7 +41,7 @@ pub(crate) enum Global {
     Other,
 }
 
-/// Looks a name up.
+/// Looks a name up in the allow-list.
 ///
 /// # Errors
 /// When it is not in the list; the error names it.

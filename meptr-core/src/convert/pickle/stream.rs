@@ -2,7 +2,7 @@
 
 use crate::convert::error::{CheckpointError, Result};
 
-/// What has not been read yet.
+/// Bytes that have not been read yet.
 pub(super) struct Stream<'a> {
     rest: &'a [u8],
 }

@@ -1,13 +1,16 @@
-//! What a pickle describes.
+//! Values of a pickle.
 
-/// A value's place in its [`Pickle`].
+use super::element::Element;
+use super::globals::Global;
+
+/// Index of a value in its [`Pickle`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Id(pub(super) u32);
 
 /// A value of Python.
 ///
-/// Containers hold the places of their items, not the items, so that sharing and cycles cost
-/// nothing and dropping a deep value does not recurse.
+/// Containers hold the indices of their items, so that sharing and cycles cost nothing and dropping
+/// a deeply nested value does not recurse.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     None,
@@ -21,21 +24,21 @@ pub(crate) enum Value {
     Tuple(Vec<Id>),
     /// Pairs in order of insertion; a later pair replaces an earlier one of the same key.
     Dict(Vec<(Id, Id)>),
-    Global(super::globals::Global),
+    Global(Global),
     Storage(StorageRef),
     Tensor(TensorRef),
-    /// An object of a class that is not known, and what its `__dict__` was. Never constructed.
+    /// An object of an unknown class, as a record of its `__dict__`. Never constructed.
     Object {
         class: String,
         state: Option<Id>,
     },
-    /// A type of numbers of NumPy, such as `f8`.
+    /// A NumPy dtype, such as `f8`.
     NumpyType(String),
-    /// A value that weights and configurations have no use for.
+    /// A value that weights and configurations do not need.
     Other,
 }
 
-/// Where the numbers of tensors stand.
+/// A storage, which holds the values of tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StorageRef {
     /// Name within the file.
@@ -43,7 +46,7 @@ pub(crate) struct StorageRef {
     pub(crate) element: Element,
     /// Number of elements.
     pub(crate) length: u64,
-    /// Where it starts within the storage of that key, in elements.
+    /// First element within the storage of that key.
     pub(crate) start: u64,
 }
 
@@ -57,50 +60,6 @@ pub(crate) struct TensorRef {
     pub(crate) strides: Vec<usize>,
 }
 
-/// Type of the numbers of a storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Element {
-    F64,
-    F32,
-    F16,
-    Bf16,
-    I64,
-    I32,
-    I16,
-    I8,
-    U8,
-    Bool,
-}
-
-impl Element {
-    /// The element of a storage class of PyTorch.
-    pub(super) fn of_storage(class: &str) -> Option<Self> {
-        Some(match class {
-            "DoubleStorage" => Self::F64,
-            "FloatStorage" => Self::F32,
-            "HalfStorage" => Self::F16,
-            "BFloat16Storage" => Self::Bf16,
-            "LongStorage" => Self::I64,
-            "IntStorage" => Self::I32,
-            "ShortStorage" => Self::I16,
-            "CharStorage" => Self::I8,
-            "ByteStorage" => Self::U8,
-            "BoolStorage" => Self::Bool,
-            _ => return None,
-        })
-    }
-
-    /// Bytes of one element.
-    pub(crate) fn size(self) -> usize {
-        match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::Bf16 | Self::I16 => 2,
-            Self::I8 | Self::U8 | Self::Bool => 1,
-        }
-    }
-}
-
 /// All values of a pickle.
 #[derive(Debug)]
 pub(crate) struct Pickle {
@@ -109,14 +68,14 @@ pub(crate) struct Pickle {
 }
 
 impl Pickle {
-    /// The value that the pickle is of.
+    /// The outermost value.
     pub(crate) fn root(&self) -> Id {
         self.root
     }
 
-    /// The value at a place.
+    /// The value of an index.
     pub(crate) fn get(&self, id: Id) -> &Value {
-        &self.values[id.0 as usize] // the machine gives out places of its own values only
+        &self.values[id.0 as usize] // the virtual machine gives out indices of its own values only
     }
 
     /// The value of a dictionary under a text key, unless that is absent or `None`.
@@ -126,7 +85,7 @@ impl Pickle {
         (*self.get(found) != Value::None).then_some(found)
     }
 
-    /// The text at a place.
+    /// The text of an index; `None` for another value.
     pub(crate) fn text(&self, id: Id) -> Option<&str> {
         match self.get(id) {
             Value::Text(text) => Some(text),
@@ -134,7 +93,7 @@ impl Pickle {
         }
     }
 
-    /// Every storage that is named.
+    /// All storages of the pickle.
     pub(crate) fn storages(&self) -> impl Iterator<Item = &StorageRef> {
         self.values.iter().filter_map(|value| match value {
             Value::Storage(storage) => Some(storage),

@@ -1,4 +1,4 @@
-//! The stack machine.
+//! The virtual machine that reads pickles.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ pub(crate) fn read(bytes: &[u8], trust: Trust) -> Result<(Pickle, usize)> {
     if bytes.len() as u64 > MAX_PICKLE_BYTES {
         return Err(CheckpointError::limit(format!("a pickle of {} bytes", bytes.len())));
     }
-    let mut machine = Machine {
+    let mut vm = VirtualMachine {
         stream: Stream::new(bytes),
         trust,
         values: vec![Value::None, Value::Bool(false), Value::Bool(true)],
@@ -34,13 +34,13 @@ pub(crate) fn read(bytes: &[u8], trust: Trust) -> Result<(Pickle, usize)> {
         memo: HashMap::new(),
         copied: 0,
     };
-    while machine.step()? {}
-    let root = machine.pop()?;
-    let used = bytes.len() - machine.stream.remaining();
-    Ok((Pickle { values: machine.values, root }, used))
+    while vm.step()? {}
+    let root = vm.pop()?;
+    let used = bytes.len() - vm.stream.remaining();
+    Ok((Pickle { values: vm.values, root }, used))
 }
 
-pub(super) struct Machine<'a> {
+pub(super) struct VirtualMachine<'a> {
     stream: Stream<'a>,
     trust: Trust,
     pub(super) values: Vec<Value>,
@@ -52,7 +52,7 @@ pub(super) struct Machine<'a> {
     pub(super) copied: usize,
 }
 
-impl Machine<'_> {
+impl VirtualMachine<'_> {
     /// Runs one instruction; false when it was the last.
     fn step(&mut self) -> Result<bool> {
         match self.stream.u8()? {

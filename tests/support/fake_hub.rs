@@ -89,11 +89,11 @@ struct State {
     ports: Mutex<BTreeMap<&'static str, u16>>,
 }
 
-pub(crate) struct LookAlike {
+pub(crate) struct FakeHub {
     state: Arc<State>,
 }
 
-impl LookAlike {
+impl FakeHub {
     pub(crate) fn start() -> Self {
         let state = Arc::new(State::default());
         for (name, host) in [("hub", Host::Hub), ("cdn", Host::Cdn), ("other", Host::Stranger)] {

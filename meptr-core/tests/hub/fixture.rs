@@ -1,21 +1,21 @@
-//! What every test needs: a Hub with one model, an empty cache, a list of weights, little patience.
+//! Shared by the tests: a Hub with one model, an empty cache, a list of weights, short time limits.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use meptr_core::hub::{
-    Catalog, Environment, Error, Event, LocalFile, Options, Patience, Token, resolve,
+    Catalog, Environment, Error, Event, LocalFile, Options, RetryPolicy, Token, resolve,
 };
 use tempfile::TempDir;
 
-use super::look_alike::{LookAlike, Storage, noise};
+use super::fake_hub::{FakeHub, Storage, noise};
 
 pub(crate) const MODEL: &str = "ann/model";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 
-pub(crate) struct Setting {
-    pub(crate) hub: LookAlike,
+pub(crate) struct Fixture {
+    pub(crate) hub: FakeHub,
     pub(crate) folder: TempDir,
     pub(crate) options: Options,
     pub(crate) weights: Vec<u8>,
@@ -23,9 +23,9 @@ pub(crate) struct Setting {
     pub(crate) events: Mutex<Vec<String>>,
 }
 
-impl Setting {
+impl Fixture {
     pub(crate) fn new() -> Self {
-        let hub = LookAlike::start();
+        let hub = FakeHub::start();
         let (weights, config) = (noise(200_000, 1), br#"{"hidden_size": 4}"#.to_vec());
         hub.add(MODEL, WEIGHTS, Storage::Large, weights.clone());
         hub.add(MODEL, "config.json", Storage::Small, config.clone());
@@ -37,11 +37,11 @@ impl Setting {
             _ => None,
         });
         let mut options = Options::new(environment.unwrap());
-        options.patience = little_patience();
+        options.retry = short_retry_policy();
         let events = Mutex::default();
-        let setting = Self { hub, folder, options, weights, config, events };
-        setting.write_list("");
-        setting
+        let fixture = Self { hub, folder, options, weights, config, events };
+        fixture.write_list("");
+        fixture
     }
 
     /// The list of weights of the tests; `more` goes into the entry of the large file.
@@ -117,20 +117,20 @@ impl Setting {
     }
 
     pub(crate) fn incomplete(&self) -> PathBuf {
-        let tag = super::look_alike::sha256(&self.weights);
+        let tag = super::fake_hub::sha256(&self.weights);
         self.repository().join("blobs").join(format!("{tag}.incomplete"))
     }
 }
 
-pub(crate) fn little_patience() -> Patience {
-    Patience {
-        connect: Duration::from_secs(2),
-        idle: Duration::from_millis(800),
-        tries: 4,
-        first_pause: Duration::from_millis(5),
-        longest_retry_after: Duration::from_secs(5),
-        lock: Duration::from_secs(5),
-        ..Patience::default()
+pub(crate) fn short_retry_policy() -> RetryPolicy {
+    RetryPolicy {
+        connect_timeout: Duration::from_secs(2),
+        idle_timeout: Duration::from_millis(800),
+        max_attempts: 4,
+        initial_delay: Duration::from_millis(5),
+        max_retry_after: Duration::from_secs(5),
+        lock_timeout: Duration::from_secs(5),
+        ..RetryPolicy::default()
     }
 }
 

@@ -1,44 +1,49 @@
-//! What the shapes of a head do not tell.
+//! Configuration values that shapes of tensors do not show.
 
 use serde::Serialize;
 
-use super::head::Parts;
+use super::stage_config::StageConfig;
 use super::{Assumed, Basis, Shapes};
 use crate::Task;
 use crate::models::{CrossTaskConfig, EncoderConfig, SequenceConfig, UnimodalConfig};
 
-/// The values that leave no trace in the tensors of one file.
+/// Configuration values that leave no trace in the tensors of a file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Unseen {
-    /// False when the file stores tables of positions: a layer without one then has no positions.
+pub(super) struct Unrecorded {
+    /// Whether positions are unrecorded: no layer stores a table of them. Otherwise a layer without
+    /// a table has no positions.
     positions: bool,
 }
 
-impl Unseen {
-    pub(super) fn of(shapes: &Shapes) -> Self {
+impl Unrecorded {
+    pub(super) fn new(shapes: &Shapes) -> Self {
         Self { positions: !shapes.names().any(|name| name.ends_with("positional_encoding.pe")) }
     }
 
-    /// The candidate, if what was seen fits it in all that can be seen.
-    pub(super) fn fit(self, seen: &Parts, candidate: &Parts) -> Option<Parts> {
-        (self.completed(seen, candidate) == *candidate).then(|| candidate.clone())
+    /// The candidate, if it equals the recorded values wherever there are any.
+    pub(super) fn matching(
+        self,
+        recorded: &StageConfig,
+        candidate: &StageConfig,
+    ) -> Option<StageConfig> {
+        (self.completed(recorded, candidate) == *candidate).then(|| candidate.clone())
     }
 
-    /// What was seen, with the rest from `other` as far as the two are of one kind.
-    pub(super) fn completed(self, seen: &Parts, other: &Parts) -> Parts {
-        let mut parts = seen.clone();
-        match (&mut parts, other) {
-            (Parts::Head(own), Parts::Head(other)) => {
+    /// The recorded values, with the rest from `other` as far as both are of one kind.
+    pub(super) fn completed(self, recorded: &StageConfig, other: &StageConfig) -> StageConfig {
+        let mut config = recorded.clone();
+        match (&mut config, other) {
+            (StageConfig::CrossTask(own), StageConfig::CrossTask(other)) => {
                 self.complete_unimodal(&mut own.emotion, &other.emotion);
                 self.complete_unimodal(&mut own.personality, &other.personality);
                 self.complete_fusion(&mut own.fusion, &other.fusion);
             }
-            (Parts::Unimodal(_, own), Parts::Unimodal(_, other)) => {
+            (StageConfig::Unimodal(_, own), StageConfig::Unimodal(_, other)) => {
                 self.complete_unimodal(own, other);
             }
             _ => {}
         }
-        parts
+        config
     }
 
     fn complete_unimodal(self, own: &mut UnimodalConfig, other: &UnimodalConfig) {
@@ -94,16 +99,16 @@ impl Unseen {
         }
     }
 
-    /// Every value that was not seen and that changes predictions (so no dropout).
-    pub(super) fn list(self, parts: &Parts, basis: Basis) -> Vec<Assumed> {
+    /// All unrecorded values that change predictions (so no dropout).
+    pub(super) fn list(self, config: &StageConfig, basis: Basis) -> Vec<Assumed> {
         let mut list = List { assumed: Vec::new(), basis, positions: self.positions };
-        match parts {
-            Parts::Head(config) => {
+        match config {
+            StageConfig::CrossTask(config) => {
                 list.unimodal("emotion.", &config.emotion, Task::Emotion);
                 list.unimodal("personality.", &config.personality, Task::Personality);
                 list.fusion(&config.fusion);
             }
-            Parts::Unimodal(task, config) => list.unimodal("", config, *task),
+            StageConfig::Unimodal(task, config) => list.unimodal("", config, *task),
         }
         list.assumed
     }

@@ -1,4 +1,4 @@
-//! What stands beside a converted weight file: which model it is, and how that is known.
+//! Metadata file beside a converted weight file: kind of model, configuration, source.
 
 use std::path::{Path, PathBuf};
 
@@ -12,12 +12,12 @@ use crate::{Error, Modality, Result};
 /// `NAME.json` beside `NAME.safetensors`: all that the tensors do not tell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PartNote {
-    /// [`PartNote::SCHEMA`]; another value means another format.
+pub struct PartMetadata {
+    /// [`PartMetadata::SCHEMA`]; another value means another format.
     pub schema: String,
-    /// Which part of a bundle it can be.
+    /// Kind of part of a bundle.
     pub kind: PartKind,
-    /// What a head reads, where that is known.
+    /// Modality of a head, where it is known.
     pub modality: Option<Modality>,
     /// Configuration, in the form that the bundle's manifest has for this kind of part.
     pub config: Json,
@@ -29,7 +29,7 @@ pub struct PartNote {
     pub sha256: String,
 }
 
-/// What a weight file can be in a bundle.
+/// Kind of a weight file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PartKind {
@@ -58,19 +58,19 @@ impl PartKind {
     }
 }
 
-impl PartNote {
+impl PartMetadata {
     /// The format this program reads and writes.
     pub const SCHEMA: &'static str = "meptr-part/1";
 
-    /// Where the note of a weight file stands.
+    /// Path of the metadata of a weight file.
     pub fn path(weights: &Path) -> PathBuf {
         weights.with_extension("json")
     }
 
-    /// Reads the note of a weight file; nothing when it has none.
+    /// Reads the metadata of a weight file; `None` when it has none.
     ///
     /// # Errors
-    /// When the note cannot be read or is of another format.
+    /// When the file cannot be read or is of another format.
     pub fn read(weights: &Path) -> Result<Option<Self>> {
         let path = Self::path(weights);
         let text = match read_small(&path) {
@@ -78,33 +78,33 @@ impl PartNote {
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::Read { path, source }),
         };
-        let what = "note on a weight file";
-        let note: Self = serde_json::from_slice(&text).map_err(|source| Error::Json {
+        let what = "description of a weight file";
+        let metadata: Self = serde_json::from_slice(&text).map_err(|source| Error::Json {
             path: path.clone(),
             what,
             source,
         })?;
-        if note.schema == Self::SCHEMA {
-            return Ok(Some(note));
+        if metadata.schema == Self::SCHEMA {
+            return Ok(Some(metadata));
         }
         let problem =
-            format!("its format is `{}`, this program reads `{}`", note.schema, Self::SCHEMA);
+            format!("its format is `{}`, this program reads `{}`", metadata.schema, Self::SCHEMA);
         let source = serde::de::Error::custom(problem);
         Err(Error::Json { path, what, source })
     }
 
-    /// Writes the note of a weight file, all of it or nothing: where it stands, a run is finished.
+    /// Writes the metadata of a weight file atomically; it marks a training as finished.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, weights: &Path) -> Result<()> {
         let path = Self::path(weights);
-        let mut text = serde_json::to_string_pretty(self).expect("a note is plain data");
+        let mut text = serde_json::to_string_pretty(self).expect("metadata is plain data");
         text.push('\n');
         write_whole(&path, text.as_bytes()).map_err(|source| Error::Write { path, source })
     }
 
-    /// The configuration, as the kind has it.
+    /// Configuration of the model, in the type of its kind.
     ///
     /// # Errors
     /// When its fields are not those of the kind.
@@ -122,12 +122,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_is_read_as_it_was_written_and_foreign_ones_are_refused() {
+    fn metadata_is_read_as_it_was_written_and_foreign_ones_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let weights = folder.path().join("body.safetensors");
-        assert_eq!(PartNote::read(&weights).unwrap(), None);
-        let note = PartNote {
-            schema: PartNote::SCHEMA.to_owned(),
+        assert_eq!(PartMetadata::read(&weights).unwrap(), None);
+        let metadata = PartMetadata {
+            schema: PartMetadata::SCHEMA.to_owned(),
             kind: PartKind::Head,
             modality: Some(Modality::Body),
             config: serde_json::json!({"heads": 2}),
@@ -135,9 +135,9 @@ mod tests {
             source: "body.pt".to_owned(),
             sha256: "00".to_owned(),
         };
-        note.write(&weights).unwrap();
-        assert_eq!(PartNote::read(&weights).unwrap(), Some(note.clone()));
-        PartNote { schema: "meptr-part/2".to_owned(), ..note }.write(&weights).unwrap();
-        assert!(matches!(PartNote::read(&weights), Err(Error::Json { .. })));
+        metadata.write(&weights).unwrap();
+        assert_eq!(PartMetadata::read(&weights).unwrap(), Some(metadata.clone()));
+        PartMetadata { schema: "meptr-part/2".to_owned(), ..metadata }.write(&weights).unwrap();
+        assert!(matches!(PartMetadata::read(&weights), Err(Error::Json { .. })));
     }
 }

@@ -1,4 +1,4 @@
-//! From the parts of a list's bundle to a bundle that predicts.
+//! Assembly of a bundle beside the cache.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use meptr_extract::detect::FaceModel;
 
 use super::hub::{HubArgs, root_of};
 
-/// What every list lacks whose bundles do not say where the heads are.
+/// Message for a list whose bundles do not name heads and fusion model.
 pub const HEADS_ARE_MISSING: &str = "the heads and the fusion model of MEPTR are not on the Hub. \
     With the authors' files, `meptr weights convert FILE.. --out parts` and then `meptr weights \
     assemble` make a bundle that `meptr predict` uses from then on; `meptr weights pull OWNER/REPO` \
@@ -21,7 +21,7 @@ pub const HEADS_ARE_MISSING: &str = "the heads and the fusion model of MEPTR are
 ///
 /// # Errors
 /// When a part does not hold what the list says, or does not fit the others.
-pub fn complete(
+pub fn install_from_catalog(
     hub: &HubArgs,
     name: &str,
     assembly: &Assembly,
@@ -34,7 +34,7 @@ pub fn complete(
     let sources = Sources {
         name: name.to_owned(),
         about: assembly.about.clone(),
-        standing: assembly.standing,
+        standing: assembly.status,
         base: None,
         clip: Some(source(&assembly.clip)?),
         wav2vec2: Some(source(&assembly.wav2vec2)?),
@@ -55,12 +55,12 @@ pub fn complete(
 /// When it cannot be made, or its name cannot be that of a folder.
 pub fn install(hub: &HubArgs, sources: &Sources) -> anyhow::Result<PathBuf> {
     let (bundles, name) = (hub.bundles()?, &sources.name);
-    bundles.place(name).with_context(|| {
+    bundles.path(name).with_context(|| {
         format!("`{name}` cannot name a bundle: small letters, digits, `-` and `.` can")
     })?;
-    let workshop = bundles.workshop(name)?;
-    assemble(sources, &workshop).with_context(|| format!("cannot put `{name}` together"))?;
-    let folder = bundles.install(&workshop, name)?;
+    let staging = bundles.staging_folder(name)?;
+    assemble(sources, &staging).with_context(|| format!("cannot put `{name}` together"))?;
+    let folder = bundles.install(&staging, name)?;
     bundles.set_default(name)?;
     Ok(folder)
 }

@@ -1,4 +1,4 @@
-//! What is shown on standard error while files come in.
+//! Progress of downloads on standard error.
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
@@ -14,21 +14,21 @@ const TOTAL: &str = "in all {wide_bar} {decimal_bytes} of {decimal_total_bytes},
 const STEP: &str = "{spinner} {msg}";
 
 /// Bars on a terminal, lines elsewhere, nothing when quiet.
-pub struct Watch {
+pub struct DownloadBars {
     all: MultiProgress,
     bars: RefCell<Option<Bars>>,
     is_terminal: bool,
     is_quiet: bool,
 }
 
-/// One bar for the file under way, one for all files.
+/// Bars of the current file and of all files.
 struct Bars {
     name: String,
     file: ProgressBar,
     total: Option<ProgressBar>,
 }
 
-impl Watch {
+impl DownloadBars {
     pub fn new(is_quiet: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && !is_quiet;
         Self { all: MultiProgress::new(), bars: RefCell::default(), is_terminal, is_quiet }
@@ -100,7 +100,7 @@ impl Watch {
     }
 }
 
-impl Progress for Watch {
+impl Progress for DownloadBars {
     fn report(&self, event: &Event<'_>) {
         match event {
             Event::Asking { repository } => self.step(format!("asking the Hub about {repository}")),
@@ -125,7 +125,7 @@ impl Progress for Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for DownloadBars {
     fn drop(&mut self) {
         self.clear();
     }

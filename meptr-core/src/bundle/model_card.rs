@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::manifest::{Manifest, Origin, Standing};
+use super::manifest::{Manifest, Origin, TrainingStatus};
 
-/// What a card says that the manifest does not.
+/// Content of a card that is not in the manifest.
 #[derive(Debug, Clone, Default)]
-pub struct CardOptions {
+pub struct ModelCardOptions {
     /// `OWNER/NAME` under which the bundle will be published.
     pub repository: Option<String>,
-    /// What was measured (metric and data), and the result.
+    /// Measurements: metric and data, and the result.
     pub scores: Vec<(String, String)>,
 }
 
@@ -24,19 +24,19 @@ is; errors differ between groups of people. Do not use results to decide anythin
 recognition is high-risk, and people must be told that it is in use (Article 50(3)).
 ";
 
-/// The text of `README.md`: what the bundle is and is worth, its parts with their licences, scores,
-/// use, and what it must not be used for.
-pub fn model_card(manifest: &Manifest, options: &CardOptions) -> String {
+/// Text of `README.md`: description and status of the bundle, intended and forbidden use, parts
+/// with their licences, and scores.
+pub fn model_card(manifest: &Manifest, options: &ModelCardOptions) -> String {
     let mut card = front_matter(manifest);
-    let standing = match manifest.standing {
-        Standing::Untrained => "**Untrained: random numbers. Results mean nothing.**\n\n",
-        Standing::Demonstration => {
+    let status = match manifest.status {
+        TrainingStatus::Untrained => "**Untrained: random numbers. Results mean nothing.**\n\n",
+        TrainingStatus::Demonstration => {
             "**Trained on synthetic data. Results mean nothing about people.**\n\n"
         }
-        Standing::Trained => "",
+        TrainingStatus::Trained => "",
     };
     let Manifest { name, about, .. } = manifest;
-    let _ = writeln!(card, "# {name}\n\n{about}\n\n{standing}## Intended use\n\n{INTENDED_USE}");
+    let _ = writeln!(card, "# {name}\n\n{about}\n\n{status}## Intended use\n\n{INTENDED_USE}");
     card.push_str(&usage(options.repository.as_deref().unwrap_or("OWNER/NAME")));
     card.push_str(&parts(manifest));
     card.push_str("## Scores\n\n");
@@ -122,7 +122,7 @@ fn parts(manifest: &Manifest) -> String {
     text
 }
 
-/// Text that cannot end a table's cell.
+/// Escapes text for the cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace(['\r', '\n'], " ")
 }
@@ -143,7 +143,7 @@ mod tests {
         wav2vec2.licence = "CC-BY-NC-SA-4.0".to_owned();
         wav2vec2.source = format!("audeering/some-model@{}", "01".repeat(20));
         let scores = vec![("CCC | test".to_owned(), "0.4".to_owned())];
-        let options = CardOptions { repository: Some("ann/heads".to_owned()), scores };
+        let options = ModelCardOptions { repository: Some("ann/heads".to_owned()), scores };
         let card = model_card(&manifest, &options);
         for expected in [
             "license: other\n",
@@ -157,6 +157,6 @@ mod tests {
         ] {
             assert!(card.contains(expected), "no {expected:?} in\n{card}");
         }
-        assert!(model_card(&manifest, &CardOptions::default()).contains("None were given"));
+        assert!(model_card(&manifest, &ModelCardOptions::default()).contains("None were given"));
     }
 }

@@ -1,6 +1,6 @@
-//! What choosing a device asks the machine.
+//! Questions to the machine when a device is chosen.
 
-/// NVIDIA's libraries that the program needs, and what brings each.
+/// NVIDIA's libraries that the program needs, each with the package that brings it.
 ///
 /// `cuBLASLt` is opened by cuBLAS itself, from its own folder.
 pub(super) const LIBRARIES: [(&str, &str); 3] = [
@@ -9,36 +9,36 @@ pub(super) const LIBRARIES: [(&str, &str); 3] = [
     ("libcurand.so.10", "cuRAND of CUDA 13"),
 ];
 
-/// A machine, as far as choosing a device goes.
-pub(super) trait Machine {
-    /// What a GPU is to the caller.
+/// GPUs of a machine, as far as the choice of a device needs them.
+pub(super) trait GpuProbe {
+    /// An opened GPU.
     type Gpu;
 
-    /// Was this program built with CUDA?
+    /// Whether this program was built with CUDA.
     fn is_built_for_gpus(&self) -> bool;
 
-    /// Is the NVIDIA driver running, whatever this program was built with?
+    /// Whether the NVIDIA driver is running, however this program was built.
     fn has_driver(&self) -> bool;
 
-    /// Can this library be opened?
+    /// Whether this library can be opened.
     fn opens(&self, library: &str) -> bool;
 
-    /// How many GPUs the driver shows, or why it does not say.
-    fn gpus(&self) -> Result<usize, String>;
+    /// Number of GPUs that the driver shows, or the reason why it does not say.
+    fn count(&self) -> Result<usize, String>;
 
     /// Opens a GPU and tries it out.
     fn open(&self, number: usize) -> candle::Result<Self::Gpu>;
 }
 
-/// Why GPU `number` cannot be had, so far as that can be said without opening it.
-pub(super) fn obstacle(machine: &impl Machine, number: usize) -> Option<String> {
-    if !machine.is_built_for_gpus() {
+/// Reason why GPU `number` cannot be used, as far as it shows without opening the GPU.
+pub(super) fn obstacle(gpus: &impl GpuProbe, number: usize) -> Option<String> {
+    if !gpus.is_built_for_gpus() {
         let what = "this program was built without CUDA; scripts/build-cuda.sh builds one with it";
         return Some(what.to_owned());
     }
     let missing: Vec<String> = LIBRARIES
         .iter()
-        .filter(|(library, _)| !machine.opens(library))
+        .filter(|(library, _)| !gpus.opens(library))
         .map(|(library, origin)| format!("{library} ({origin})"))
         .collect();
     if !missing.is_empty() {
@@ -48,7 +48,7 @@ pub(super) fn obstacle(machine: &impl Machine, number: usize) -> Option<String> 
             missing.join(" and ")
         ));
     }
-    match machine.gpus() {
+    match gpus.count() {
         Err(why) => Some(format!("the NVIDIA driver cannot be used: {why}")),
         Ok(0) => Some("the NVIDIA driver shows no GPU".to_owned()),
         Ok(count) if number >= count => Some(match count {
