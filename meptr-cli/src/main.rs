@@ -4,11 +4,11 @@
 
 mod commands;
 mod demo;
+mod inputs;
 mod interrupt;
 mod output;
 mod progress;
 mod report;
-mod videos;
 mod workers;
 
 use std::num::NonZero;

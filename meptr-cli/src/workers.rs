@@ -9,7 +9,7 @@ use std::sync::{Mutex, mpsc};
 
 use clap::Args;
 use meptr_core::{DeviceChoice, Precision};
-use meptr_extract::extractor::Place;
+use meptr_extract::pipeline::Place;
 use meptr_extract::product;
 
 /// Which devices to use, and with which numbers.

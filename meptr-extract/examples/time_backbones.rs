@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let [bundle, case, repeats] = &arguments[..] else {
         bail!("usage: time_backbones BUNDLE CASE REPEATS");
     };
-    meptr_extract::memory::keep(); // as the program does
+    meptr_extract::allocator::keep(); // as the program does
     let run = runner(Path::new(bundle), case)?;
     run()?; // the first run pays for memory and threads
     for _ in 0..repeats.parse().context("REPEATS is a number")? {

@@ -1,28 +1,25 @@
 //! From a raw video to features and predictions.
 //!
-//! [`Predictor`] does all of it in one call. Behind it, [`extractor`] turns a video into the
+//! [`Predictor`] does all of it in one call. Behind it, [`pipeline`] turns a video into the
 //! features of its modalities, by way of [`decode`] (FFmpeg), [`detect`] (faces and bodies) and
 //! [`backbones`] (CLIP, Wav2Vec2, BERT).
 
-pub mod assemble;
+pub mod allocator;
 pub mod backbones;
-pub mod collect;
+pub mod bundle_builder;
 pub mod decode;
 pub mod detect;
 pub mod error;
-pub mod extractor;
 #[cfg(feature = "cuda")]
 mod gpu;
 pub mod image;
-pub mod init;
-pub mod memory;
+mod load_errors;
+pub mod pipeline;
 pub mod predictor;
 pub mod product;
 pub mod progress;
-pub mod sample;
 pub mod speech;
 pub mod synth;
-mod unfit;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;

@@ -19,7 +19,7 @@ use meptr_core::models::FusionInput;
 use meptr_core::{Modality, PerModality};
 use meptr_extract::decode::Limits;
 use meptr_extract::detect::{BoundingBox, Detection, Detector, people};
-use meptr_extract::extractor::{ExtractRequest, Extractor, TranscriptChoice, Windowing};
+use meptr_extract::pipeline::{ExtractRequest, Extractor, TranscriptChoice, Windowing};
 use meptr_extract::predictor::{HeadScores, Scorer};
 use meptr_extract::progress::Unwatched;
 use meptr_extract::{DeviceChoice, Predictor, PredictorOptions, Request, RgbImage};

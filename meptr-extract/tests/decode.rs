@@ -111,7 +111,7 @@ fn short_and_long_clips_give_the_right_frames() -> Result<()> {
             let video = Video { b_frames, ..Video::mpeg4(64, 48, count) };
             let path = folder.clip(name, &Clip::of_video(video))?;
             let found = decode(&path)?;
-            let expected = meptr_extract::sample::frame_indices(count, 30);
+            let expected = meptr_extract::decode::frame_indices(count, 30);
             assert_eq!(found.indices(), expected, "{name} of {count}");
             assert_eq!(found.report.frames_decoded, count as u64);
             assert_eq!(found.report.corrupt_packets, 0);
@@ -242,7 +242,7 @@ fn windows_see_what_a_cut_clip_would_hold() -> Result<()> {
         let options = DecodeOptions { frames_per_window: 7, ..DecodeOptions::default() };
         let found = decode_with(&path, FramePlan::Windows(plan.clone()), &options)?;
         for (number, first, count) in [(0, 0, 50), (1, 25, 50), (2, 50, 30), (3, 80, 0)] {
-            let expected: Vec<(usize, usize)> = meptr_extract::sample::frame_indices(count, 7)
+            let expected: Vec<(usize, usize)> = meptr_extract::decode::frame_indices(count, 7)
                 .into_iter()
                 .map(|index| first + index)
                 .enumerate()
@@ -536,7 +536,7 @@ fn truncated_files_give_what_decodes() -> Result<()> {
             let found = decode(&path)?;
             let frames = found.report.frames_decoded as usize;
             assert!((least..100).contains(&frames), "{name}, {part}: {frames}");
-            let expected = meptr_extract::sample::frame_indices(frames, 30);
+            let expected = meptr_extract::decode::frame_indices(frames, 30);
             assert_eq!(found.indices(), expected, "{name}, {part}");
         }
     }
@@ -566,7 +566,7 @@ fn headers_that_lie_about_the_frame_count_cost_a_second_pass() -> Result<()> {
         std::fs::write(&path, &lie)?;
         let claimed = probe(&path, &Limits::default())?.video.expect("a video").claimed_frames;
         let found = decode(&path)?;
-        assert_eq!(found.indices(), meptr_extract::sample::frame_indices(100, 30));
+        assert_eq!(found.indices(), meptr_extract::decode::frame_indices(100, 30));
         let places: Vec<usize> = found.frames.iter().map(|frame| frame.index_in_window).collect();
         assert_eq!(places, (0..30).collect::<Vec<_>>());
         let is_believed = claimed.is_some_and(|claim| claim != 100 && claim <= 10_000_000);
@@ -596,7 +596,7 @@ fn corrupt_bytes_in_the_middle_are_skipped_up_to_the_limit() -> Result<()> {
     let report = &found.report;
     assert!(report.corrupt_packets + report.frames_damaged > 0, "{report:?}");
     assert!((80..100).contains(&report.frames_decoded), "{report:?}");
-    let expected = meptr_extract::sample::frame_indices(report.frames_decoded as usize, 30);
+    let expected = meptr_extract::decode::frame_indices(report.frames_decoded as usize, 30);
     assert_eq!(found.indices(), expected);
     assert!(report.second_pass, "{report:?}");
 

@@ -34,7 +34,7 @@ use meptr_extract::RgbImage;
 use meptr_extract::backbones::TextInput;
 use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Limits, Reader};
 use meptr_extract::detect::{BoundingBox, Crop, Detection, Detector};
-use meptr_extract::extractor::{ExtractRequest, Extractor, TranscriptChoice};
+use meptr_extract::pipeline::{ExtractRequest, Extractor, TranscriptChoice};
 use meptr_extract::image::ClipInput;
 use meptr_extract::predictor::Scorer;
 use meptr_extract::progress::Unwatched;

@@ -13,10 +13,10 @@ use meptr_core::store::{
     FeatureFile, Provenance, SourceFile, Storage, Store, VideoRecord, digest_of, weights_digests,
     write_features,
 };
-use meptr_extract::collect::{VideoParts, collect_features, settings_digest};
 use meptr_extract::decode::Limits;
-use meptr_extract::extractor::{Extractor, TranscriptChoice};
-use meptr_extract::{DeviceChoice, memory};
+use meptr_extract::pipeline::{Extractor, TranscriptChoice};
+use meptr_extract::pipeline::{VideoParts, collect_features, settings_digest};
+use meptr_extract::{DeviceChoice, allocator};
 use meptr_train::data::{Clip, DescribedCorpus, Media};
 
 use super::weights::{FirstUseArgs, asked};
@@ -56,7 +56,7 @@ pub struct ExtractArgs {
 /// # Errors
 /// When the corpus, the weights or the store cannot be used, or the disk takes no more.
 pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
-    memory::keep();
+    allocator::keep();
     let mut report = ExtractionReport::new(args.report.clone())?;
     let corpus = DescribedCorpus::read_with_media(&args.corpus)?;
     args.spare_inputs(&corpus)?;

@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 use clap::{Args, ValueEnum};
 use meptr_extract::decode::{Dump, Limits, read_transcript};
 use meptr_extract::detect::FaceModel;
-use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing, files_beside};
-use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request, memory};
+use meptr_extract::pipeline::{ExtractRequest, TranscriptChoice, Windowing, files_beside};
+use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request, allocator};
 
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::{Format, Report};
 use crate::workers::{DeviceArgs, guarded, open_all, share_out, workers_of};
-use crate::{Finish, output, videos};
+use crate::{Finish, inputs, output};
 
 /// Predict emotions and personality traits of the people in videos
 #[derive(Debug, Args)]
@@ -136,9 +136,9 @@ fn positive(text: &str) -> Result<f64, String> {
 /// # Errors
 /// When the weights cannot be used or the results cannot be written.
 pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
-    memory::keep();
+    allocator::keep();
     let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
-    let (videos, unreadable) = videos::find(&args.inputs);
+    let (videos, unreadable) = inputs::find(&args.inputs);
     args.spare_inputs(&videos)?;
     if let Some(file) = &args.words.transcript_file {
         read_transcript(file, &args.limits())?;

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use meptr_core::bundle::{Manifest, Origin, Standing, sha256_of};
 use meptr_core::{Bundle, PerModality};
 use meptr_extract::DeviceChoice;
-use meptr_extract::assemble::{Source, Sources, assemble};
+use meptr_extract::bundle_builder::{Source, Sources, assemble};
 use meptr_train::evaluate::Stage;
 use meptr_train::experiment::{BundleText, Experiment, ExperimentConfig, RunSummary, TrainedFile};
 use meptr_train::run::files::lock_folder;

@@ -7,8 +7,8 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg::format::context::Input;
 use ffmpeg::{ChannelLayout, Packet, decoder, filter, format, frame};
 
-use super::clock::Clock;
 use super::reader::Event;
+use super::timestamps::Clock;
 use super::video::{MAX_ERRORS_AT_ONCE, is_dry};
 
 /// Samples a second of everything the models hear.

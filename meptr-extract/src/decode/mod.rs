@@ -20,30 +20,32 @@
 //! ```
 
 mod audio;
-mod clock;
 mod dump;
+mod frame_convert;
+mod frame_sampling;
+mod frame_selection;
 mod libraries;
 mod limits;
 mod orientation;
-mod picture;
-mod plan;
+mod packet_scan;
 mod probe;
 mod reader;
-mod scan;
 mod source;
 mod subtitle;
+mod timestamps;
 mod transcript;
 mod video;
 
 pub use audio::SAMPLE_RATE_HZ;
 pub use dump::Dump;
+pub use frame_sampling::{FRAMES_PER_CLIP, frame_indices};
+pub use frame_selection::{FramePlan, TimeWindow};
 pub use libraries::load_ffmpeg;
 pub use limits::Limits;
 pub use orientation::Orientation;
-pub use plan::{FramePlan, TimeWindow};
+pub use packet_scan::length_seconds;
 pub use probe::{AudioInfo, MediaInfo, SubtitleInfo, VideoInfo, probe};
 pub use reader::{DecodeOptions, DecodeReport, Event, Reader};
-pub use scan::length_seconds;
 pub(crate) use source::prepare_ffmpeg;
 pub use source::{FfmpegLog, set_ffmpeg_log};
 pub use transcript::{Cue, Transcript, read_transcript};

@@ -10,14 +10,14 @@ use ffmpeg::format::context::Input;
 use serde::{Deserialize, Serialize};
 
 use super::audio::AudioTrack;
-use super::clock::Clock;
+use super::frame_sampling::FRAMES_PER_CLIP;
+use super::frame_selection::{FramePlan, Schedule};
 use super::limits::Limits;
-use super::plan::{FramePlan, Schedule};
 use super::probe::{self, MediaInfo, VideoInfo};
 use super::subtitle::SubtitleTrack;
+use super::timestamps::Clock;
 use super::video::VideoTrack;
-use super::{scan, source, transcript::Cue};
-use crate::sample::FRAMES_PER_CLIP;
+use super::{packet_scan, source, transcript::Cue};
 use crate::{Error, Result, RgbImage};
 
 /// How far beyond the stated length of a file a timestamp of its sound is believed. What lies
@@ -215,7 +215,7 @@ impl Reader {
             self.expected = Expected::Count(claim);
             return Ok(Schedule::whole(claim, per_window));
         }
-        let ticks = scan::ticks(&self.path, video, clock, &self.options.limits)?;
+        let ticks = packet_scan::ticks(&self.path, video, clock, &self.options.limits)?;
         let schedule = match &self.plan {
             FramePlan::Whole => Schedule::whole(ticks.len(), per_window),
             plan @ FramePlan::Windows(windows) => {
@@ -334,7 +334,7 @@ impl Reader {
     }
 
     fn too_long(&self) -> Error {
-        scan::too_long(&self.path, &self.options.limits)
+        packet_scan::too_long(&self.path, &self.options.limits)
     }
 
     /// After the last packet: drains the decoders, then checks whether the right frames were kept.

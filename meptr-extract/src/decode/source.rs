@@ -10,8 +10,8 @@ use ffmpeg::format::context::{Input, StreamIo};
 use ffmpeg::format::stream::Disposition;
 use ffmpeg::{codec, decoder, media, threading};
 
-use super::clock::Clock;
 use super::libraries::load_ffmpeg;
+use super::timestamps::Clock;
 use crate::{Error, Result};
 
 /// Containers that hold their own media. Playlists and other lists of files or addresses (HLS,

@@ -4,8 +4,8 @@ use ffmpeg_next as ffmpeg;
 
 use ffmpeg::Packet;
 
-use super::clock::Clock;
 use super::probe::SubtitleInfo;
+use super::timestamps::Clock;
 use super::transcript::{self, Cue};
 
 /// How the packets of a subtitle codec hold their text.

@@ -9,13 +9,13 @@ use ffmpeg::format::context::Input;
 use ffmpeg::frame::{self, side_data};
 use ffmpeg::{Packet, decoder};
 
-use super::clock::Clock;
+use super::frame_convert::Converter;
+use super::frame_selection::Schedule;
 use super::orientation::Orientation;
-use super::picture::Converter;
-use super::plan::Schedule;
 use super::probe::VideoInfo;
 use super::reader::{DecodeOptions, Event};
 use super::source;
+use super::timestamps::Clock;
 
 /// Errors from one packet after which the next packet is tried; a bound, as no decoder should give
 /// more than one for each packet under way.

@@ -92,7 +92,7 @@ pub struct Detection {
 /// Finds faces, bodies or whatever it was trained for.
 ///
 /// Each picture is looked at by itself. A tracker joins the bodies of a clip's frames afterwards,
-/// see [`crate::extractor::Extractor::set_body_detector`]; a detector needs none of its own.
+/// see [`crate::pipeline::Extractor::set_body_detector`]; a detector needs none of its own.
 pub trait Detector: std::fmt::Debug + Send + Sync {
     /// The detections of each picture, best first. The pictures may differ in size.
     ///

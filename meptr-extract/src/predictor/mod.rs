@@ -11,11 +11,11 @@
 //! # Ok::<(), meptr_extract::Error>(())
 //! ```
 
-mod board;
-mod cast;
+mod person_selection;
 mod request;
 mod scoring;
-mod summary;
+mod window_average;
+mod window_scores;
 
 use std::path::Path;
 
@@ -30,12 +30,12 @@ pub use scoring::{FusedScores, HeadScores, Scorer};
 use crate::decode::VideoInfo;
 use crate::detect::tracker::BotSortConfig;
 use crate::detect::{Detector, FaceDetector};
-use crate::extractor::{Extraction, Extractor, Place, Steps, Words, at_once};
+use crate::load_errors::{NOTED, Unfit};
+use crate::pipeline::{Extraction, Extractor, Place, Steps, Words, at_once};
 use crate::progress::{Progress, Unwatched};
-use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
-use board::Board;
-use cast::Cast;
+use person_selection::Cast;
+use window_scores::Board;
 
 /// A weight bundle, loaded and ready for any number of videos.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ impl Predictor {
         let scope = if request.extract.window.is_some() { Scope::Window } else { Scope::Video };
         let mut predictions = board.scores(scope, &found.windows, &mut found.steps)?;
         if scope == Scope::Window
-            && let Some(summary) = summary::summary(&predictions)
+            && let Some(summary) = window_average::summary(&predictions)
         {
             predictions.insert(0, summary);
         }

@@ -6,7 +6,7 @@ use meptr_core::{DeviceChoice, Precision};
 
 use crate::decode::Limits;
 use crate::detect::FaceModel;
-use crate::extractor::ExtractRequest;
+use crate::pipeline::ExtractRequest;
 
 /// What holds for every video of a [`Predictor`](super::Predictor).
 #[derive(Debug, Clone, Default)]

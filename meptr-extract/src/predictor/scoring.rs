@@ -10,7 +10,7 @@ use meptr_core::prediction::{EmotionScore, TraitScore};
 use meptr_core::weights::load_file;
 use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait};
 
-use crate::unfit::{NOTED, Unfit};
+use crate::load_errors::{NOTED, Unfit};
 use crate::{Error, Result};
 
 /// What the fusion model says.

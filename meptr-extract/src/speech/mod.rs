@@ -5,18 +5,18 @@
 //! may come next, attempts at rising temperatures, and windows over long audio. [`no_voice`] is the
 //! test for silence.
 
-mod attempt;
 mod config;
+mod decoding;
 mod encoder;
+mod logit_filters;
 mod mel;
 mod model;
 mod repetition;
-mod rules;
 mod sampling;
 mod segment;
 mod tokens;
 mod transcribe;
-mod voice;
+mod voice_activity;
 mod whisper;
 
 pub use config::{
@@ -26,5 +26,5 @@ pub use mel::{ClipMel, LogMel, mel_filters};
 pub use model::{Decoding, WhisperModel};
 pub use tokens::SpecialTokens;
 pub use transcribe::{TokenSegment, TokenTranscript};
-pub use voice::{MIN_PEAK, MIN_RMS, NoVoice, no_voice};
+pub use voice_activity::{MIN_PEAK, MIN_RMS, NoVoice, no_voice};
 pub use whisper::{Segment, Transcript, Whisper};

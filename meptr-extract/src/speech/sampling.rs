@@ -1,6 +1,6 @@
 //! Choosing one token from logits.
 
-use super::rules::log_sum_exp;
+use super::logit_filters::log_sum_exp;
 
 /// A seeded source of random numbers (SplitMix64, Steele et al. 2014), the same on any machine.
 #[derive(Debug, Clone)]

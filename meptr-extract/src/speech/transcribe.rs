@@ -2,8 +2,8 @@
 
 use candle::Result;
 
-use super::attempt::{Attempt, Decoder, LogitsSource};
 use super::config::{HOP_SAMPLES, SAMPLE_RATE_HZ};
+use super::decoding::{Attempt, Decoder, LogitsSource};
 use super::{repetition, segment, tokens::SpecialTokens};
 
 /// What can be listened to: Whisper and some clips, or a stand-in in tests.
@@ -209,8 +209,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::attempt::tests::Scripted;
     use super::super::config::TranscribeConfig;
+    use super::super::decoding::tests::Scripted;
     use super::super::sampling::Random;
     use super::super::tokens::tests::tokens;
     use super::*;

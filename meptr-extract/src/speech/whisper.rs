@@ -7,8 +7,8 @@ use meptr_core::Precision;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
-use super::attempt::Decoder;
 use super::config::{HOP_SAMPLES, TranscribeConfig, WhisperConfig};
+use super::decoding::Decoder;
 use super::mel::{ClipMel, LogMel};
 use super::model::{Decoding, WhisperModel};
 use super::tokens::SpecialTokens;

@@ -9,7 +9,7 @@ use meptr_core::nn::Mode;
 use meptr_core::prediction::Scores;
 use meptr_core::weights::load_file;
 use meptr_core::{Modality, PerModality};
-use meptr_extract::extractor::{
+use meptr_extract::pipeline::{
     ExtractRequest, Extraction, Extractor, FeatureSink, Pictures, SoundPiece, Steps,
 };
 use meptr_extract::predictor::{FusedScores, Scorer};

@@ -8,7 +8,7 @@ use indicatif::DecimalBytes;
 use meptr_core::bundle::{Manifest, Origin, PartNote, Standing};
 use meptr_core::hub::{self, LocalPart};
 use meptr_core::{Bundle, Modality, PerModality};
-use meptr_extract::assemble::{Source, Sources, assemble};
+use meptr_extract::bundle_builder::{Source, Sources, assemble};
 use meptr_extract::detect::FaceModel;
 
 use super::complete::install;

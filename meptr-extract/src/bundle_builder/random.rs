@@ -1,9 +1,6 @@
 //! Bundles of seeded random weights, complete in architecture: for trying out, for tests, and for
 //! measuring speed.
 
-mod preset;
-mod tokenizer;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -17,13 +14,11 @@ use meptr_core::weights::{generate, save_file};
 use meptr_core::{Modality, PerModality};
 use serde_json::Value;
 
-pub use preset::Preset;
-
-use crate::assemble::staging::Staging;
+use super::preset::{Preset, clip_preprocessor, wav2vec2_preprocessor};
+use super::staging::Staging;
+use super::tokenizer::tokenizer_json;
 use crate::backbones::{Bert, ClipVision, Wav2Vec2};
 use crate::{Error, Result};
-use preset::{clip_preprocessor, wav2vec2_preprocessor};
-use tokenizer::tokenizer_json;
 
 /// The full-range face detector, stored in f16.
 pub(crate) const FACE_DETECTOR: &[u8] =

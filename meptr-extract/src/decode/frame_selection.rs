@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::Clock;
-use crate::sample::frame_indices;
+use super::frame_sampling::frame_indices;
+use super::timestamps::Clock;
 
 /// A stretch of time, by presentation time since time zero of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

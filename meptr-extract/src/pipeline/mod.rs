@@ -4,14 +4,15 @@
 //! that memory does not grow with the length of the video. Features are handed to a
 //! [`FeatureSink`] as soon as a window is complete.
 
-mod ear;
-mod eye;
-mod listener;
-mod queue;
-mod span;
-mod steps;
-mod watch;
-mod words;
+mod audio_encoder;
+mod decode_thread;
+mod feature_collector;
+mod frame_buffer;
+mod streaming_transcriber;
+mod timings;
+mod transcript_source;
+mod visual_encoder;
+mod windows;
 
 use std::path::{Path, PathBuf};
 
@@ -20,10 +21,11 @@ use meptr_core::bundle::{Bundle, FolderPart};
 use meptr_core::prediction::ChosenFrame;
 use meptr_core::{Modality, Precision};
 
-pub use ear::{MAX_PIECE_SECONDS, SoundPiece};
-pub use eye::Seen;
-pub use steps::Steps;
-pub use words::{TranscriptChoice, WordSource, Words, files_beside};
+pub use audio_encoder::{MAX_PIECE_SECONDS, SoundPiece};
+pub use feature_collector::{VideoFeatures, VideoParts, collect_features, settings_digest};
+pub use timings::Steps;
+pub use transcript_source::{TranscriptChoice, WordSource, Words, files_beside};
+pub use visual_encoder::Seen;
 
 use crate::decode::{
     Cue, DecodeOptions, DecodeReport, Dump, Event, FramePlan, Limits, MediaInfo, TimeWindow,
@@ -31,15 +33,15 @@ use crate::decode::{
 };
 use crate::detect::Detector;
 use crate::detect::tracker::BotSortConfig;
+use crate::load_errors::{NOTED, Unfit};
 use crate::progress::Progress;
 use crate::speech::Whisper;
-use crate::unfit::{NOTED, Unfit};
-use crate::{Result, memory};
-use ear::{Cutter, Ear};
-use eye::Eye;
-use listener::Listener;
-use watch::Watch;
-use words::WordReader;
+use crate::{Result, allocator};
+use audio_encoder::{Cutter, Ear};
+use frame_buffer::Watch;
+use streaming_transcriber::Listener;
+use transcript_source::WordReader;
+use visual_encoder::Eye;
 
 /// The frozen part of the system: detectors and backbones.
 #[derive(Debug)]
@@ -240,9 +242,10 @@ impl Extractor {
     ) -> Result<Extraction> {
         progress.step("opening", None);
         let mut notes = Vec::new();
-        let known = words::known_words(video, &request.transcript, &self.limits, &mut notes)?;
+        let known =
+            transcript_source::known_words(video, &request.transcript, &self.limits, &mut notes)?;
         let media = probe(video, &self.limits)?;
-        let plan = span::plan(video, &media, request.window, &self.limits)?;
+        let plan = windows::plan(video, &media, request.window, &self.limits)?;
         let dump = request.dump.as_deref().map(Dump::new).transpose()?;
         let options = DecodeOptions {
             threads: self.decoder_threads,
@@ -263,7 +266,7 @@ impl Extractor {
             report: DecodeReport::default(),
             steps: Steps::default(),
         };
-        queue::for_each_event(video, &plan, &options, |event, waited| {
+        decode_thread::for_each_event(video, &plan, &options, |event, waited| {
             pass.steps.add("waiting for the decoder", waited);
             progress.step("looking and listening", seconds_of(&event).zip(duration).map(share));
             pass.take(event)
@@ -271,12 +274,12 @@ impl Extractor {
         progress.step("reading", None);
         let Pass { report, mut steps, cues, dump, listener, .. } = pass;
         dump.map(Dump::finish).transpose()?;
-        let end = span::end_of(&media, &report);
-        let windows = span::spans(&plan, end);
+        let end = windows::end_of(&media, &report);
+        let windows = windows::spans(&plan, end);
         let last_cue = cues.iter().map(|cue| cue.end_seconds).fold(end, f64::max);
-        notes.extend(span::cut_short(&media, end, last_cue));
+        notes.extend(windows::cut_short(&media, end, last_cue));
         let heard = listener.map(|listener| listener.finish(&mut steps)).transpose()?.flatten();
-        let mut words = known.or_else(|| words::embedded(cues, &media)).or(heard);
+        let mut words = known.or_else(|| transcript_source::embedded(cues, &media)).or(heard);
         if words.is_none() && !media.subtitles.is_empty() {
             words = self.listen(video, &options, &mut steps)?; // they hold no words
         }
@@ -300,7 +303,7 @@ impl Extractor {
         let Some(whisper) = &self.whisper else { return Ok(None) };
         let mut listener = Listener::new(whisper);
         let no_frames = FramePlan::Windows(Vec::new());
-        queue::for_each_event(video, &no_frames, options, |event, _| match event {
+        decode_thread::for_each_event(video, &no_frames, options, |event, _| match event {
             Event::Audio { samples, start_seconds } => {
                 listener.take(start_seconds, &samples, steps)
             }
@@ -353,7 +356,7 @@ struct Pass<'a> {
     watch: Watch,
     cutter: Cutter,
     /// Pieces of sound that wait for others.
-    unheard: Vec<ear::Cut>,
+    unheard: Vec<audio_encoder::Cut>,
     dump: Option<Dump>,
     listener: Option<Listener<'a>>,
     cues: Vec<Cue>,
@@ -413,7 +416,7 @@ impl Pass<'_> {
         }
         if now.is_none() {
             self.extractor.eye.release(); // so that weights are not in memory all at once
-            memory::trim();
+            allocator::trim();
         }
         for (window, pictures) in self.watch.complete(now) {
             self.sink.pictures(window, pictures, &mut self.steps)?;
@@ -423,7 +426,7 @@ impl Pass<'_> {
 
     /// Listens to pieces of sound as soon as there are as many as the device takes at a time, or
     /// nothing more comes.
-    fn hear(&mut self, cuts: Vec<ear::Cut>, is_end: bool) -> Result<()> {
+    fn hear(&mut self, cuts: Vec<audio_encoder::Cut>, is_end: bool) -> Result<()> {
         self.unheard.extend(cuts);
         let ear = &self.extractor.ear;
         if !ear.has_enough(&self.unheard) && !is_end {
@@ -433,7 +436,7 @@ impl Pass<'_> {
         let pieces = self.steps.time("wav2vec2", || ear.hear(&cuts))?;
         if is_end {
             ear.release();
-            memory::trim();
+            allocator::trim();
         }
         for (cut, piece) in cuts.iter().zip(pieces) {
             self.sink.sound(cut.window, piece, &mut self.steps)?;
@@ -442,7 +445,7 @@ impl Pass<'_> {
     }
 }
 
-fn dump_crops(dump: &Dump, batch: &watch::Batch, seen: &Seen) -> Result<()> {
+fn dump_crops(dump: &Dump, batch: &frame_buffer::Batch, seen: &Seen) -> Result<()> {
     let mut number = std::collections::HashMap::new();
     for crop in seen.crops.iter().filter(|crop| crop.modality != Modality::Scene) {
         let count = number.entry((crop.frame, crop.modality)).or_insert(0);

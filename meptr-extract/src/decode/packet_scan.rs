@@ -7,10 +7,10 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg::Packet;
 use ffmpeg::format::context::Input;
 
-use super::clock::Clock;
 use super::limits::Limits;
 use super::probe::{MediaInfo, VideoInfo};
 use super::source;
+use super::timestamps::Clock;
 use crate::{Error, Result};
 
 /// The timestamps of the pictures' packets, ascending.

@@ -1,9 +1,5 @@
 //! A bundle from parts: backbones of the Hub, converted heads, detectors.
 
-mod folder;
-mod model_file;
-pub(crate) mod staging;
-
 use std::path::{Path, PathBuf};
 
 use meptr_core::bundle::{
@@ -13,17 +9,16 @@ use meptr_core::bundle::{
 use meptr_core::convert::Storage;
 use meptr_core::{Modality, PerModality};
 
-pub use folder::{FolderKind, check_folder};
-pub use model_file::kind_and_config;
-
+use super::backbone_folder::FolderKind;
+use super::model_file;
+use super::random::FACE_DETECTOR;
+use super::staging::Staging;
 use crate::DeviceChoice;
 use crate::detect::FaceModel;
-use crate::init::FACE_DETECTOR;
 use crate::predictor::{Predictor, PredictorOptions};
 use crate::{Error, Result};
-use staging::Staging;
 
-const FACE_DETECTOR_FILE: &str = "face_detector.safetensors";
+pub(super) const FACE_DETECTOR_FILE: &str = "face_detector.safetensors";
 const SHORT_RANGE: &[u8] = include_bytes!("../../../weights/face_detector/short_range.safetensors");
 
 /// What a bundle is made of. Parts that are not given come from `base`.

@@ -1,8 +1,8 @@
 //! Words from speech, where no others came with the video.
 
-use super::ear::Cutter;
-use super::steps::Steps;
-use super::words::{WordSource, Words};
+use super::audio_encoder::Cutter;
+use super::timings::Steps;
+use super::transcript_source::{WordSource, Words};
 use crate::Result;
 use crate::decode::{Cue, FramePlan, SAMPLE_RATE_HZ, Transcript};
 use crate::speech::{TranscribeConfig, Whisper, no_voice};

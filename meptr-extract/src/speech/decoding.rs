@@ -6,7 +6,7 @@ use candle::Result;
 use flate2::{Compression, write::ZlibEncoder};
 
 use super::config::TranscribeConfig;
-use super::rules::{TokenRules, log_sum_exp};
+use super::logit_filters::{TokenRules, log_sum_exp};
 use super::sampling::{Random, pick};
 use super::{repetition, tokens::SpecialTokens};
 

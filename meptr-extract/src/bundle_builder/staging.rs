@@ -82,8 +82,9 @@ impl Staging {
     /// Stores all weights in another number format, but those of the face detector: they are small,
     /// and where a face begins should not depend on it.
     pub(crate) fn recast(&self, storage: Storage) -> Result<()> {
-        let is_meant =
-            |name: &&String| name.ends_with(".safetensors") && *name != super::FACE_DETECTOR_FILE;
+        let is_meant = |name: &&String| {
+            name.ends_with(".safetensors") && *name != super::assemble::FACE_DETECTOR_FILE
+        };
         for name in self.files.iter().filter(is_meant) {
             recast_file(&self.folder.join(name), storage)?;
         }

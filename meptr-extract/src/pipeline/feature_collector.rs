@@ -7,12 +7,12 @@ use meptr_core::prediction::ChosenFrame;
 use meptr_core::store::{SequenceRecord, Storage, digest_of};
 use meptr_core::{Modality, PerModality};
 
-use crate::extractor::{
+use super::{
     ExtractRequest, Extractor, FeatureSink, MAX_PIECE_SECONDS, Pictures, Seen, SoundPiece, Steps,
     TranscriptChoice, why_nothing,
 };
+use crate::decode::FRAMES_PER_CLIP;
 use crate::progress::Progress;
-use crate::sample::FRAMES_PER_CLIP;
 use crate::{Error, Result};
 
 /// Counts up whenever the same video and weights come to give other features.

@@ -6,11 +6,11 @@ use candle::Tensor;
 use meptr_core::prediction::{self, ChosenFrame, ModalityReport, Scope, Scores, SourceCount};
 use meptr_core::{Modality, PerModality};
 
-use super::cast::Cast;
+use super::person_selection::Cast;
 use super::scoring::{FusedScores, HeadScores, Scorer, ensure_finite, row};
 use crate::decode::TimeWindow;
 use crate::detect::{CropSource, Person};
-use crate::extractor::{FeatureSink, Pictures, Seen, SoundPiece, Steps, why_nothing};
+use crate::pipeline::{FeatureSink, Pictures, Seen, SoundPiece, Steps, why_nothing};
 use crate::{Error, Result};
 
 /// Scores of a video in the making.

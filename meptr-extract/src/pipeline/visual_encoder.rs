@@ -11,7 +11,7 @@ use meptr_core::device::BatchSize;
 use meptr_core::weights::load_file;
 
 use super::Place;
-use super::steps::Steps;
+use super::timings::Steps;
 use crate::backbones::ClipVision;
 use crate::detect::tracker::BotSort;
 use crate::detect::{
@@ -19,7 +19,7 @@ use crate::detect::{
     PixelBox, crops, yolo,
 };
 use crate::image::ClipInput;
-use crate::unfit::{NOTED, Unfit};
+use crate::load_errors::{NOTED, Unfit};
 use crate::{Error, Result, RgbImage};
 
 /// Crops that go through CLIP together; bounds the memory of its activations.

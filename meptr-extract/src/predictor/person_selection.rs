@@ -6,7 +6,7 @@ use meptr_core::prediction::{self, ChosenFrame};
 
 use super::request::PersonChoice;
 use crate::detect::{CropSource, Crowd, Person, PixelBox, Sighting, largest_person};
-use crate::extractor::Seen;
+use crate::pipeline::Seen;
 
 /// The people of a video as its windows come in.
 #[derive(Debug, Default)]

@@ -42,7 +42,7 @@ mod tests {
     /// `scripts/golden_decode.py`; one line a count: `n: indices`.
     #[test]
     fn indices_equal_numpy() {
-        let table = include_str!("../../tests/golden/decode_synthetic/linspace.txt");
+        let table = include_str!("../../../tests/golden/decode_synthetic/linspace.txt");
         let mut rows = 0;
         for line in table.lines() {
             let (count, indices) = line.split_once(':').expect("count: indices");
