@@ -1,20 +1,20 @@
-//! Which videos a command line means.
+//! Videos named on the command line.
 
 use std::path::{Path, PathBuf};
 
-/// Endings that make a file found in a folder a video or a sound recording.
+/// Extensions of files in a folder that are videos or sound recordings.
 const ENDINGS: [&str; 27] = [
     "3gp", "aac", "avi", "flac", "flv", "m2ts", "m4a", "m4v", "mka", "mkv", "mov", "mp3", "mp4",
     "mpeg", "mpg", "mts", "mxf", "oga", "ogg", "ogv", "opus", "ts", "vob", "wav", "webm", "wma",
     "wmv",
 ];
 
-/// Folders deeper than this are not searched; links among folders cannot lead further.
+/// Depth to which folders are searched; also ends circles of links.
 const MAX_DEPTH: usize = 32;
 
-/// Replaces each folder by the videos below it, sorted by name; files stay as they are given.
+/// Replaces each folder by the videos below it, sorted by name; files are kept as given.
 ///
-/// Returns the videos, and the folders that gave none or could not be read, with the reason.
+/// Returns the videos, and the folders that hold none or cannot be read, with the reason.
 pub fn find(inputs: &[PathBuf]) -> (Vec<PathBuf>, Vec<(PathBuf, anyhow::Error)>) {
     let mut videos = Vec::new();
     let mut failures = Vec::new();
@@ -54,7 +54,7 @@ fn search(
             Ok((path, kind)) if kind.is_dir() && depth < MAX_DEPTH => {
                 search(&path, depth + 1, videos, failures);
             }
-            // A link counts as what it leads to, but is not searched: it may lead in a circle.
+            // A link counts as its target, but linked folders are not searched: they may form a circle.
             Ok((path, _)) if has_video_ending(&path) && path.is_file() => videos.push(path),
             Ok(_) => {}
             Err(error) => failures.push(unreadable(error)),

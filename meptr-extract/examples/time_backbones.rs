@@ -146,7 +146,7 @@ fn whisper(decodes: bool) -> Result<Runner> {
     }
     let encoded = model.encode(&features)?;
     Ok(Box::new(move || {
-        let mut decoding = model.decoding(&encoded)?;
+        let mut decoding = model.start_decoding(&encoded)?;
         (0..DECODED_TOKENS as u32).try_for_each(|token| {
             decoding.feed(&[vec![token]])?;
             Ok(())

@@ -1,33 +1,34 @@
-//! Memory that the allocator keeps.
+//! Settings of the memory allocator.
 
-/// Bytes up to which glibc's allocator keeps what was freed for the next that ask: the most it allows.
+/// Size in bytes up to which glibc reuses freed blocks instead of returning them: the maximum.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_BYTES: i32 = 32 << 20;
-/// Free bytes at the end of its memory from which on it gives them back by itself.
+const MMAP_THRESHOLD_BYTES: i32 = 32 << 20;
+/// Free bytes at the top of the heap from which on glibc returns them to the system.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_AT_THE_END: i32 = 64 << 20;
+const TRIM_THRESHOLD_BYTES: i32 = 64 << 20;
 
-/// Has the allocator, where it is glibc's, keep the memory of tensors for the next ones, which else
-/// come from the system page by page, and has all threads share one arena: else each thread has some
-/// of its own, and what it freed there is of use to no other. For the start of a program that does
-/// little else than reading videos.
+/// Keeps freed tensor memory in one glibc arena instead of returning it to the system.
+///
+/// Without this, the memory of large tensors is mapped anew page by page, and each thread has an arena
+/// whose free memory no other thread can use. Call it at the start of a program that processes
+/// videos. Does nothing with other allocators.
 pub fn keep() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[expect(unsafe_code, reason = "there is no other way to ask")]
+    #[expect(unsafe_code, reason = "glibc has no safe interface for this")]
     // SAFETY: the calls set limits of the allocator.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_BYTES);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_AT_THE_END);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES);
     }
 }
 
-/// Gives memory that was freed back to the system, where the allocator is glibc's: it would keep
-/// what pictures and sounds took while the next model's weights come in.
+/// Returns freed memory to the system, so that the memory of images and sounds is not kept while the
+/// next model reads its weights. Does nothing with other allocators than glibc's.
 pub(crate) fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[expect(unsafe_code, reason = "there is no other way to ask")]
-    // SAFETY: the call only gives back what nothing points to.
+    #[expect(unsafe_code, reason = "glibc has no safe interface for this")]
+    // SAFETY: the call only returns memory that nothing points to.
     unsafe {
         libc::malloc_trim(0);
     }

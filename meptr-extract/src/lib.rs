@@ -1,8 +1,13 @@
 //! From a raw video to features and predictions.
 //!
-//! [`Predictor`] does all of it in one call. Behind it, [`pipeline`] turns a video into the
-//! features of its modalities, by way of [`decode`] (FFmpeg), [`detect`] (faces and bodies) and
-//! [`backbones`] (CLIP, Wav2Vec2, BERT).
+//! [`Predictor`] does all of it in one call. These are its parts, in the order of the data:
+//!
+//! - [`decode`]: FFmpeg, from a file to frames, sound and subtitles; [`windows`]: division by time
+//! - [`detect`]: faces, bodies, tracking, persons; [`speech`]: Whisper; [`image`]: images
+//! - [`backbones`]: CLIP, Wav2Vec2, BERT
+//! - [`pipeline`]: all of these on one video, up to the features of its modalities
+//! - [`predictor`]: heads and fusion, up to emotions and traits
+//! - [`bundle_builder`]: new weight bundles; [`synth`]: synthetic videos
 
 pub mod allocator;
 pub mod backbones;
@@ -20,6 +25,7 @@ pub mod product;
 pub mod progress;
 pub mod speech;
 pub mod synth;
+pub mod windows;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;

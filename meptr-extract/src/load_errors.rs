@@ -1,17 +1,17 @@
-//! Opening several weight files, and reporting together all that do not fit.
+//! Errors of several weight files, reported together.
 
 use crate::{Error, Result};
 
-/// What did not fit so far.
+/// Errors so far of weight files that do not fit their configuration.
 #[derive(Debug, Default)]
-pub(crate) struct Unfit(Vec<meptr_core::Error>);
+pub(crate) struct LoadErrors(Vec<meptr_core::Error>);
 
-impl Unfit {
-    /// The part that was opened; nothing when it does not fit, which [`Unfit::finish`] then reports.
+impl LoadErrors {
+    /// The part that was opened; `None` when its files do not fit, which [`LoadErrors::finish`] reports.
     ///
     /// # Errors
     /// Any other failure, at once.
-    pub(crate) fn note<T>(&mut self, opened: Result<T>) -> Result<Option<T>> {
+    pub(crate) fn collect<T>(&mut self, opened: Result<T>) -> Result<Option<T>> {
         use meptr_core::Error::{UnfitFiles, UnfitWeights};
         match opened {
             Ok(part) => Ok(Some(part)),
@@ -27,8 +27,10 @@ impl Unfit {
         }
     }
 
+    /// Ends the collection.
+    ///
     /// # Errors
-    /// When something did not fit: all of it.
+    /// All errors that were collected, in one.
     pub(crate) fn finish(mut self) -> Result<()> {
         match self.0.len() {
             0 => Ok(()),
@@ -38,8 +40,8 @@ impl Unfit {
     }
 }
 
-/// What to say of a part that was noted, after [`Unfit::finish`].
-pub(crate) const NOTED: &str = "a part that did not open is an error of `finish`";
+/// Invariant for `expect`: after a successful [`LoadErrors::finish`], every collected part is there.
+pub(crate) const COLLECTED: &str = "a part that did not open is an error of `finish`";
 
 #[cfg(test)]
 mod tests {
@@ -51,20 +53,20 @@ mod tests {
     }
 
     #[test]
-    fn all_that_does_not_fit_comes_in_one_error() {
-        let mut inner = Unfit::default();
-        assert_eq!(inner.note(Ok(1)).unwrap(), Some(1));
-        assert_eq!(inner.note::<u8>(Err(unfit("x"))).unwrap(), None);
-        inner.note::<u8>(Err(unfit("y"))).unwrap();
-        let mut outer = Unfit::default();
-        outer.note(inner.finish()).unwrap();
-        outer.note::<u8>(Err(unfit("z"))).unwrap();
+    fn all_files_that_do_not_fit_are_in_one_error() {
+        let mut inner = LoadErrors::default();
+        assert_eq!(inner.collect(Ok(1)).unwrap(), Some(1));
+        assert_eq!(inner.collect::<u8>(Err(unfit("x"))).unwrap(), None);
+        inner.collect::<u8>(Err(unfit("y"))).unwrap();
+        let mut outer = LoadErrors::default();
+        outer.collect(inner.finish()).unwrap();
+        outer.collect::<u8>(Err(unfit("z"))).unwrap();
         let text = outer.finish().unwrap_err().to_string();
         for name in ["`x`", "`y`", "`z`"] {
             assert!(text.contains(name), "{text}");
         }
-        assert!(Unfit::default().finish().is_ok());
+        assert!(LoadErrors::default().finish().is_ok());
         let gone = Error::MissingPart { part: "clip".to_owned() };
-        assert!(Unfit::default().note::<u8>(Err(gone)).is_err(), "other failures end it");
+        assert!(LoadErrors::default().collect::<u8>(Err(gone)).is_err(), "other failures end it");
     }
 }

@@ -11,9 +11,9 @@ use anyhow::Result;
 use clips::{Audio, Clip, Video};
 use ffmpeg_next::format::{Pixel, Sample, sample};
 use meptr_extract::decode::{
-    Cue, DecodeOptions, DecodeReport, Event, FramePlan, Limits, Reader, TimeWindow, length_seconds,
-    probe,
+    Cue, DecodeOptions, DecodeReport, Event, Limits, Reader, length_seconds, probe,
 };
+use meptr_extract::windows::{TimeWindow, WindowPlan};
 use meptr_extract::{Error, RgbImage};
 
 /// A frame that was kept.
@@ -40,7 +40,7 @@ impl Decoded {
 }
 
 #[expect(clippy::result_large_err, reason = "tests look into the error")]
-fn decode_with(path: &Path, plan: FramePlan, options: &DecodeOptions) -> Result<Decoded, Error> {
+fn decode_with(path: &Path, plan: WindowPlan, options: &DecodeOptions) -> Result<Decoded, Error> {
     let mut decoded = Decoded::default();
     for event in Reader::open(path, plan, options)? {
         match event? {
@@ -63,7 +63,7 @@ fn decode_with(path: &Path, plan: FramePlan, options: &DecodeOptions) -> Result<
 
 #[expect(clippy::result_large_err, reason = "tests look into the error")]
 fn decode(path: &Path) -> Result<Decoded, Error> {
-    decode_with(path, FramePlan::Whole, &DecodeOptions::default())
+    decode_with(path, WindowPlan::Whole, &DecodeOptions::default())
 }
 
 struct Folder(tempfile::TempDir);
@@ -240,7 +240,7 @@ fn windows_see_what_a_cut_clip_would_hold() -> Result<()> {
             Video { b_frames: if name == "w.avi" { 0 } else { 2 }, ..Video::mpeg4(64, 48, 80) };
         let path = folder.clip(name, &Clip::of_video(video))?;
         let options = DecodeOptions { frames_per_window: 7, ..DecodeOptions::default() };
-        let found = decode_with(&path, FramePlan::Windows(plan.clone()), &options)?;
+        let found = decode_with(&path, WindowPlan::Windows(plan.clone()), &options)?;
         for (number, first, count) in [(0, 0, 50), (1, 25, 50), (2, 50, 30), (3, 80, 0)] {
             let expected: Vec<(usize, usize)> = meptr_extract::decode::frame_indices(count, 7)
                 .into_iter()
@@ -392,7 +392,7 @@ fn sound_and_pictures_of_different_length_are_both_whole() -> Result<()> {
 
         // A window beyond the end of one still has the other.
         let late = TimeWindow { start_seconds: 0.5, end_seconds: 1.0 };
-        let plan = FramePlan::Windows(vec![late]);
+        let plan = WindowPlan::Windows(vec![late]);
         let found = decode_with(&path, plan, &DecodeOptions::default())?;
         assert_eq!(found.frames.is_empty(), frames == 5, "{:?}", found.indices());
         assert_eq!(found.sound.len() as f64 / 16000.0, seconds);
@@ -507,21 +507,21 @@ fn what_is_over_a_limit_is_refused_and_says_which() -> Result<()> {
     ];
     for (limits, name) in cases {
         let options = DecodeOptions { limits, ..DecodeOptions::default() };
-        let error = decode_with(&path, FramePlan::Whole, &options).err().expect("over a limit");
+        let error = decode_with(&path, WindowPlan::Whole, &options).err().expect("over a limit");
         assert!(matches!(error, Error::OverLimit { .. }), "{error}");
         assert!(error.to_string().contains(name), "{error}");
     }
     let pictures = folder.clip("p.mkv", &Clip::of_video(Video::mpeg4(64, 48, 50)))?;
     let limits = Limits { max_seconds: 1.0, ..usual.clone() };
     let options = DecodeOptions { limits: limits.clone(), ..DecodeOptions::default() };
-    let refused = decode_with(&pictures, FramePlan::Whole, &options);
+    let refused = decode_with(&pictures, WindowPlan::Whole, &options);
     assert!(matches!(refused, Err(Error::OverLimit { .. })), "pictures alone are held to it too");
     let media = probe(&pictures, &limits)?;
     assert!(matches!(length_seconds(&pictures, &media, &limits), Err(Error::OverLimit { .. })));
     assert_eq!(length_seconds(&pictures, &media, &usual)?, Some(2.0));
     let limits = Limits { max_pixels: 64 * 48, max_frames: 50, max_audio_channels: 2, ..usual };
     let options = DecodeOptions { limits, ..DecodeOptions::default() };
-    assert_eq!(decode_with(&path, FramePlan::Whole, &options)?.report.frames_decoded, 50);
+    assert_eq!(decode_with(&path, WindowPlan::Whole, &options)?.report.frames_decoded, 50);
     Ok(())
 }
 
@@ -602,7 +602,7 @@ fn corrupt_bytes_in_the_middle_are_skipped_up_to_the_limit() -> Result<()> {
 
     let limits = Limits { max_corrupt_packets: 1, ..Limits::default() };
     let options = DecodeOptions { limits, ..DecodeOptions::default() };
-    let error = decode_with(&path, FramePlan::Whole, &options).err().expect("over the limit");
+    let error = decode_with(&path, WindowPlan::Whole, &options).err().expect("over the limit");
     assert!(error.to_string().contains("--max-corrupt-packets"), "{error}");
     Ok(())
 }
@@ -614,7 +614,7 @@ fn a_frame_larger_than_allowed_in_mid_stream_is_skipped() -> Result<()> {
     let path = folder.clip("s.avi", &Clip::of_video(video))?;
     let limits = Limits { max_pixels: 64 * 48, ..Limits::default() };
     let options = DecodeOptions { limits, ..DecodeOptions::default() };
-    let found = decode_with(&path, FramePlan::Whole, &options)?;
+    let found = decode_with(&path, WindowPlan::Whole, &options)?;
     assert!(found.frames.iter().all(|frame| frame.image.width() == 64));
     assert_eq!((found.report.frames_decoded, found.report.corrupt_packets > 0), (4, true));
     Ok(())
@@ -651,7 +651,7 @@ fn flipped_bytes_never_panic_and_never_take_long() -> Result<()> {
             }
             std::fs::write(&path, &bad)?;
             let started = std::time::Instant::now();
-            if let Err(error) = decode_with(&path, FramePlan::Whole, &options) {
+            if let Err(error) = decode_with(&path, WindowPlan::Whole, &options) {
                 assert!(error.to_string().contains(name), "{error}");
             }
             assert!(started.elapsed().as_secs() < 20);
@@ -677,7 +677,7 @@ fn the_number_of_threads_changes_nothing_even_in_damaged_files() -> Result<()> {
         std::fs::write(&path, &data)?;
         let decoded = |threads| -> Result<Decoded> {
             let options = DecodeOptions { threads, ..DecodeOptions::default() };
-            Ok(decode_with(&path, FramePlan::Whole, &options)?)
+            Ok(decode_with(&path, WindowPlan::Whole, &options)?)
         };
         let alone = decoded(1)?;
         assert_eq!(alone.report.frames_damaged > 0, flips > 0, "{flips} flips");

@@ -1,4 +1,4 @@
-//! A bundle from parts: backbones of the Hub, converted heads, detectors.
+//! Assembly of a bundle from parts: backbones of the Hub, converted heads, detectors.
 
 use std::path::{Path, PathBuf};
 
@@ -10,27 +10,24 @@ use meptr_core::convert::Storage;
 use meptr_core::{Modality, PerModality};
 
 use super::backbone_folder::FolderKind;
-use super::model_file;
-use super::random::FACE_DETECTOR;
+use super::face_detector::{FACE_DETECTOR_FILE, write_face_detector};
+use super::model_file::{self, ExpectedPart};
 use super::staging::Staging;
 use crate::DeviceChoice;
 use crate::detect::FaceModel;
 use crate::predictor::{Predictor, PredictorOptions};
 use crate::{Error, Result};
 
-pub(super) const FACE_DETECTOR_FILE: &str = "face_detector.safetensors";
-const SHORT_RANGE: &[u8] = include_bytes!("../../../weights/face_detector/short_range.safetensors");
-
-/// What a bundle is made of. Parts that are not given come from `base`.
+/// Sources of the parts of a bundle. Parts that are not given are taken from `base`.
 #[derive(Debug, Clone)]
 pub struct Sources {
     /// Name of the bundle.
     pub name: String,
-    /// What the weights are and how they were made.
+    /// Description of the weights and how they were made.
     pub about: String,
-    /// What results made with them are worth.
+    /// Kind of training, by which results are to be judged.
     pub standing: Standing,
-    /// A bundle to take the other parts from.
+    /// Bundle from which the other parts are taken.
     pub base: Option<Bundle>,
     /// CLIP: `config.json`, `preprocessor_config.json`, `model.safetensors`.
     pub clip: Option<Source>,
@@ -38,32 +35,32 @@ pub struct Sources {
     pub wav2vec2: Option<Source>,
     /// BERT: `config.json`, `tokenizer.json`, `model.safetensors`.
     pub bert: Option<Source>,
-    /// The cross-task models, each a converted file or the authors' own.
+    /// Cross-task models, each a converted file or the authors' own.
     pub heads: PerModality<Option<Source>>,
-    /// The fusion model, likewise.
+    /// Fusion model, likewise.
     pub fusion: Option<Source>,
-    /// The face detector, of those that the program carries.
+    /// Face detector, of those that are part of the program.
     pub face_detector: Option<FaceModel>,
-    /// A YOLOv8 detector, converted or in safetensors.
+    /// YOLOv8 detector, converted or in safetensors.
     pub body_detector: Option<Source>,
     /// Whisper.
     pub transcriber: Option<Source>,
-    /// Number format of all weights but the face detector's; as they are when none is given.
+    /// Data type of all weights but those of the face detector; unchanged when none is given.
     pub storage: Option<Storage>,
 }
 
-/// Where a part lies, and what the manifest says about it.
+/// Location of a part, and its entry in the manifest.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The file, or the folder of a backbone.
+    /// File, or folder of a backbone.
     pub path: PathBuf,
     /// Name, source and licence.
     pub origin: Origin,
 }
 
-/// Puts a bundle together at `target`, which must be empty or not exist, and opens it.
+/// Assembles a bundle at `target`, which must be empty or not exist.
 ///
-/// It gets its name only when it is whole and every part of it loads.
+/// The bundle gets its name only when it is complete and all its parts load.
 ///
 /// # Errors
 /// When a part is missing, does not fit its configuration or the other parts, or a file cannot be
@@ -148,8 +145,8 @@ impl Assembly<'_> {
         let file = format!("heads/{modality}.safetensors");
         let sources = self.sources;
         if let Some(source) = &sources.heads[modality] {
-            let wanted = (PartKind::Head, Some(modality));
-            let config = model_file::take(&mut self.staging, &source.path, wanted, &file)?;
+            let expected = ExpectedPart { kind: PartKind::Head, modality: Some(modality) };
+            let config = model_file::take(&mut self.staging, &source.path, expected, &file)?;
             return Ok(HeadPart { file, config, origin: source.origin.clone() });
         }
         let base = sources.base.as_ref().map(|base| &base.manifest().parts.heads[modality]);
@@ -162,8 +159,8 @@ impl Assembly<'_> {
         let file = "fusion.safetensors".to_owned();
         let sources = self.sources;
         if let Some(source) = &sources.fusion {
-            let wanted = (PartKind::Fusion, None);
-            let config = model_file::take(&mut self.staging, &source.path, wanted, &file)?;
+            let expected = ExpectedPart { kind: PartKind::Fusion, modality: None };
+            let config = model_file::take(&mut self.staging, &source.path, expected, &file)?;
             return Ok(FusionPart { file, config, origin: source.origin.clone() });
         }
         let base = sources.base.as_ref().map(|base| &base.manifest().parts.fusion);
@@ -173,34 +170,24 @@ impl Assembly<'_> {
     }
 
     fn face_detector(&mut self) -> Result<Option<FaceDetectorPart>> {
-        let file = FACE_DETECTOR_FILE.to_owned();
-        let sources = self.sources;
-        let base = sources.base.as_ref().and_then(|b| b.manifest().parts.face_detector.clone());
-        let (kind, words, content) = match (sources.face_detector, base) {
-            (Some(FaceModel::FullRange), _) => ("full_range", "full range", FACE_DETECTOR),
-            (Some(FaceModel::ShortRange), _) => ("short_range", "short range", SHORT_RANGE),
-            (None, Some(part)) => {
-                self.take_file(&part.file, &file)?;
-                return Ok(Some(FaceDetectorPart { file, ..part }));
-            }
-            (None, None) => return Ok(None),
-        };
-        self.staging.write(&file, content)?;
-        let sparse = if kind == "full_range" { "_sparse" } else { "" };
-        let origin = Origin {
-            name: format!("MediaPipe face detection, {words}"),
-            source: format!("mediapipe 0.10.21, face_detection_{kind}{sparse}.tflite"),
-            licence: "Apache-2.0".to_owned(),
-        };
-        Ok(Some(FaceDetectorPart { file, kind: kind.to_owned(), origin }))
+        if let Some(model) = self.sources.face_detector {
+            return write_face_detector(&mut self.staging, model).map(Some);
+        }
+        let base = self.sources.base.as_ref();
+        let part = base.and_then(|base| base.manifest().parts.face_detector.clone());
+        part.map(|part| {
+            self.take_file(&part.file, FACE_DETECTOR_FILE)?;
+            Ok(FaceDetectorPart { file: FACE_DETECTOR_FILE.to_owned(), ..part })
+        })
+        .transpose()
     }
 
     fn body_detector(&mut self) -> Result<Option<BodyDetectorPart>> {
         let file = "body_detector.safetensors".to_owned();
         let sources = self.sources;
         if let Some(source) = &sources.body_detector {
-            let wanted = (PartKind::BodyDetector, None);
-            let config = model_file::take(&mut self.staging, &source.path, wanted, &file)?;
+            let expected = ExpectedPart { kind: PartKind::BodyDetector, modality: None };
+            let config = model_file::take(&mut self.staging, &source.path, expected, &file)?;
             return Ok(Some(BodyDetectorPart { file, config, origin: source.origin.clone() }));
         }
         let base = sources.base.as_ref().and_then(|b| b.manifest().parts.body_detector.clone());
@@ -211,13 +198,13 @@ impl Assembly<'_> {
         .transpose()
     }
 
-    /// Takes a file of the base over.
+    /// Copies or links a file of the base.
     fn take_file(&mut self, file: &str, name: &str) -> Result<()> {
         let base = self.sources.base.as_ref().expect("the file was found in it");
         self.staging.place(&base.path(file), name)
     }
 
-    /// Takes all files over that the base lists below a folder.
+    /// Copies or links all files that the base lists below a folder.
     fn take_below(&mut self, folder: &str, name: &str) -> Result<()> {
         let base = self.sources.base.as_ref().expect("the folder was found in it");
         for file in base.manifest().files.keys() {
@@ -238,7 +225,7 @@ fn missing(part: &str) -> Error {
 fn check(folder: &Path) -> Result<()> {
     let options = PredictorOptions {
         device: DeviceChoice::Cpu,
-        listens: true,
+        transcribes: true,
         ..PredictorOptions::default()
     };
     Predictor::open_with(folder, &options).map(drop)
@@ -314,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn another_face_detector_takes_the_place_of_the_base_s() {
+    fn another_face_detector_replaces_that_of_the_base() {
         let folder = tempfile::tempdir().unwrap();
         let sources = Sources { face_detector: Some(FaceModel::ShortRange), ..like_demo() };
         let manifest = assemble(&sources, &folder.path().join("copy")).unwrap();

@@ -13,11 +13,11 @@ use crate::image::ClipInput;
 use crate::speech::Whisper;
 use crate::{Error, Result};
 
-/// What may stand in the place of `model.safetensors`, in order of preference.
+/// Files that may replace `model.safetensors`, in order of preference.
 const TO_CONVERT: [&str; 3] =
     ["model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
-/// Which model a folder holds.
+/// Model of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // names of architectures
 pub enum FolderKind {
@@ -39,7 +39,7 @@ impl From<Backbone> for FolderKind {
 }
 
 impl FolderKind {
-    /// The files beside the weights that are read.
+    /// Files beside the weights that are read.
     pub fn small_files(self) -> &'static [&'static str] {
         match self {
             Self::Clip => FolderPart::CLIP_FILES,
@@ -58,7 +58,7 @@ impl FolderKind {
         }
     }
 
-    /// Takes the files of a folder over; weights in several files are made one, and pickles are
+    /// Copies the files of a folder into a bundle. Weights in several files are joined, and pickles are
     /// converted where there are no safetensors.
     pub(super) fn take(self, staging: &mut Staging, folder: &Path) -> Result<()> {
         let name = self.folder();
@@ -72,15 +72,18 @@ impl FolderKind {
         let Some(other) = other.filter(|_| !safetensors.is_file()) else {
             return staging.place(&safetensors, &weights);
         };
-        let (trust, storage) = (Trust::Tensors, Storage::F32);
-        let (modality, overrides) = (None, BTreeMap::new());
-        let options = ConvertOptions { trust, storage, modality, overrides };
+        let options = ConvertOptions {
+            trust: Trust::Tensors,
+            storage: Storage::F32,
+            modality: None,
+            overrides: BTreeMap::new(),
+        };
         convert_file(other, &staging.new_file(&weights)?, &options)?;
         Ok(())
     }
 }
 
-/// Opens everything that prediction opens in a folder.
+/// Checks a folder by opening all that prediction opens.
 ///
 /// # Errors
 /// When a file is missing or does not fit the others.

@@ -1,8 +1,9 @@
-//! Makes weight bundles: from parts of the Hub and converted files ([`assemble()`]), or of seeded random
-//! weights ([`init_bundle`]).
+//! Creation of weight bundles: from parts of the Hub and converted files ([`assemble()`]), or from seeded
+//! random weights ([`init_bundle`]).
 
 mod assemble;
 mod backbone_folder;
+mod face_detector;
 mod model_file;
 mod preset;
 mod random;

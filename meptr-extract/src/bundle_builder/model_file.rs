@@ -1,4 +1,4 @@
-//! What a weight file is, as a bundle's manifest says it.
+//! Kind and configuration of a weight file, for the manifest of a bundle.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,8 +16,8 @@ use crate::detect::yolo::YoloConfig;
 use crate::detect::{BodyConfig, PersonClass};
 use crate::{Error, Result};
 
-/// What a conversion gave can be in a bundle, and its configuration there; nothing for a backbone,
-/// whose configuration is the `config.json` beside it.
+/// Kind of part that a converted file can be, and its configuration in the manifest; `None` for a
+/// backbone, whose configuration is the `config.json` beside it.
 pub fn kind_and_config(report: &ConvertReport) -> Option<(PartKind, Json)> {
     let kind = match &report.model {
         Model::Head(_) => PartKind::Head,
@@ -40,7 +40,7 @@ pub fn kind_and_config(report: &ConvertReport) -> Option<(PartKind, Json)> {
     Some((kind, report.model.config_json()))
 }
 
-/// The `names` of an Ultralytics file, a list or a table by number; empty unless all are there.
+/// Class names of an Ultralytics file, from a list or a table by number; empty unless all are there.
 fn class_names(config: Option<&Json>, classes: usize) -> Vec<String> {
     let names = config.and_then(|config| config.get("names"));
     let name = |class: usize| {
@@ -51,23 +51,33 @@ fn class_names(config: Option<&Json>, classes: usize) -> Vec<String> {
     (0..classes).map(name).collect::<Option<_>>().unwrap_or_default()
 }
 
-/// Takes a weight file over into a bundle, and returns its configuration.
+/// Kind of part that a file must be, and its modality, if that matters.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExpectedPart {
+    pub(super) kind: PartKind,
+    pub(super) modality: Option<Modality>,
+}
+
+/// Copies or converts a weight file into a bundle, and returns its configuration.
 ///
-/// A file that `meptr weights convert` wrote has a note beside it. Others are converted here,
-/// which needs a configuration that leaves nothing to guess.
+/// A file that `meptr weights convert` wrote has a note beside it. Others are converted here, which is
+/// possible only if the tensors determine the whole configuration.
 ///
 /// # Errors
-/// When the file cannot be read, is of another kind or modality, or does not tell its configuration.
+/// When the file cannot be read, is of another kind or modality, or does not determine its
+/// configuration.
 pub(super) fn take<C: DeserializeOwned>(
     staging: &mut Staging,
     path: &Path,
-    (kind, modality): (PartKind, Option<Modality>),
+    expected: ExpectedPart,
     name: &str,
 ) -> Result<C> {
-    let unusable =
-        |why: String| Error::BackboneFile { path: path.to_owned(), what: kind.name(), why };
+    let unusable = |why: String| {
+        let path = path.to_owned();
+        Error::BackboneFile { path, what: expected.kind.name(), why }
+    };
     if let Some(note) = PartNote::read(path)? {
-        check_kind(note.kind, note.modality, kind, modality).map_err(unusable)?;
+        expected.check(note.kind, note.modality).map_err(unusable)?;
         let found =
             sha256_of(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         if found != note.sha256 {
@@ -79,19 +89,20 @@ pub(super) fn take<C: DeserializeOwned>(
     }
     let overrides = BTreeMap::new();
     let storage = Storage::F32;
+    let modality = expected.modality;
     let options = ConvertOptions { trust: Trust::Tensors, storage, modality, overrides };
     let conversion = Conversion::prepare(path, &options)?;
     let report = &conversion.report;
     if report.assumed.iter().any(|assumed| assumed.basis == Basis::Guess) {
         return Err(unusable(
-            "its tensors do not tell the whole configuration; `meptr weights convert` asks for \
-             the rest"
+            "its tensors do not determine the whole configuration; `meptr weights convert` asks \
+             for the rest"
                 .to_owned(),
         ));
     }
     let backbone = || unusable("it is a backbone".to_owned());
     let (found, config) = kind_and_config(report).ok_or_else(backbone)?;
-    check_kind(found, report.modality, kind, modality).map_err(unusable)?;
+    expected.check(found, report.modality).map_err(unusable)?;
     if report.layout == Layout::Safetensors {
         staging.place(path, name)?; // keeps the published hash
     } else {
@@ -100,20 +111,18 @@ pub(super) fn take<C: DeserializeOwned>(
     serde_json::from_value(config).map_err(|error| unusable(error.to_string()))
 }
 
-fn check_kind(
-    found: PartKind,
-    found_modality: Option<Modality>,
-    kind: PartKind,
-    modality: Option<Modality>,
-) -> std::result::Result<(), String> {
-    if found != kind {
-        return Err(format!("it holds a {}", found.name()));
-    }
-    match (found_modality, modality) {
-        (Some(found), Some(wanted)) if found != wanted => {
-            Err(format!("it is the head of {found}, not of {wanted}"))
+impl ExpectedPart {
+    /// Refuses a file of another kind or modality.
+    fn check(self, kind: PartKind, modality: Option<Modality>) -> std::result::Result<(), String> {
+        if kind != self.kind {
+            return Err(format!("it holds a {}", kind.name()));
         }
-        _ => Ok(()),
+        match (modality, self.modality) {
+            (Some(found), Some(expected)) if found != expected => {
+                Err(format!("it is the head of {found}, not of {expected}"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,9 +1,9 @@
-//! Sizes of the bundles that `meptr` makes itself.
+//! Sizes of the models of bundles with random weights.
 
 use meptr_core::Modality;
 use serde_json::{Value, json};
 
-/// How large the models of a made bundle are.
+/// Sizes of the models of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
     /// Small: a few megabytes in f16.
@@ -21,7 +21,7 @@ impl Preset {
         }
     }
 
-    /// Width of the backbone's features that a modality is read from.
+    /// Width of the backbone's features of a modality.
     pub(super) fn features(self, modality: Modality) -> usize {
         match (self, modality) {
             (Self::Demo, Modality::Text) => 96,

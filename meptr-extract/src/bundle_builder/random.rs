@@ -1,5 +1,4 @@
-//! Bundles of seeded random weights, complete in architecture: for trying out, for tests, and for
-//! measuring speed.
+//! Bundles of seeded random weights with the complete architecture: for trials, tests and benchmarks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,26 +6,24 @@ use std::path::Path;
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use meptr_core::bundle::{
-    Bundle, FaceDetectorPart, FolderPart, FusionPart, HeadPart, Manifest, Origin, Parts, Standing,
+    Bundle, FolderPart, FusionPart, HeadPart, Manifest, Origin, Parts, Standing,
 };
 use meptr_core::models::{CrossTaskModel, FusionConfig, FusionModel, HeadConfig};
 use meptr_core::weights::{generate, save_file};
 use meptr_core::{Modality, PerModality};
 use serde_json::Value;
 
+use super::face_detector::write_face_detector;
 use super::preset::{Preset, clip_preprocessor, wav2vec2_preprocessor};
 use super::staging::Staging;
 use super::tokenizer::tokenizer_json;
 use crate::backbones::{Bert, ClipVision, Wav2Vec2};
+use crate::detect::FaceModel;
 use crate::{Error, Result};
 
-/// The full-range face detector, stored in f16.
-pub(crate) const FACE_DETECTOR: &[u8] =
-    include_bytes!("../../../weights/face_detector/full_range.safetensors");
-
-/// Writes a bundle to `folder`, which must be empty or not exist, and opens it.
+/// Writes a bundle of random weights to `folder`, which must be empty or not exist, and opens it.
 ///
-/// The same preset and seed give the same bytes anywhere. Backbones, heads and fusion are random;
+/// The result depends on preset and seed only, byte by byte, on any machine. Backbones, heads and fusion are random;
 /// the face detector is MediaPipe's.
 ///
 /// # Errors
@@ -80,7 +77,7 @@ impl Writer {
         let heads = PerModality::try_from_fn(|modality| self.head(modality))?;
         let fusion =
             self.fusion(PerModality::from_fn(|modality| heads[modality].config.vector_width()))?;
-        let face_detector = Some(self.face_detector()?);
+        let face_detector = Some(write_face_detector(&mut self.staging, FaceModel::FullRange)?);
         let (body_detector, transcriber) = (None, None);
         Ok(Parts { clip, wav2vec2, bert, heads, fusion, face_detector, body_detector, transcriber })
     }
@@ -111,17 +108,6 @@ impl Writer {
         Ok(FusionPart { file, config, origin: self.origin("MEPTR fusion") })
     }
 
-    fn face_detector(&mut self) -> Result<FaceDetectorPart> {
-        let file = "face_detector.safetensors".to_owned();
-        self.staging.write(&file, FACE_DETECTOR)?;
-        let origin = Origin {
-            name: "MediaPipe face detection, full range".to_owned(),
-            source: "mediapipe 0.10.21, face_detection_full_range_sparse.tflite".to_owned(),
-            licence: "Apache-2.0".to_owned(),
-        };
-        Ok(FaceDetectorPart { file, kind: "full_range".to_owned(), origin })
-    }
-
     fn origin(&self, name: &str) -> Origin {
         Origin {
             name: format!("{name}, random"),
@@ -134,14 +120,14 @@ impl Writer {
         }
     }
 
-    /// Writes every tensor that `build` asks for.
+    /// Writes random values for every tensor that `build` loads.
     fn weights(
         &mut self,
         name: &str,
         build: impl FnOnce(VarBuilder) -> candle::Result<()>,
     ) -> Result<()> {
         let doing = || Error::doing(format!("making the weights `{name}`"));
-        // Each file has a seed of its own, or tensors of the same name would be equal.
+        // Each file has its own seed; otherwise tensors of one name would be equal.
         let seed = name.bytes().fold(self.seed, |seed, byte| {
             seed.wrapping_mul(0x0000_0100_0000_01B3).wrapping_add(u64::from(byte))
         });
@@ -180,7 +166,7 @@ impl Preset {
 }
 
 fn parsed<C: serde::de::DeserializeOwned>(config: &Value) -> C {
-    serde_json::from_value(config.clone()).expect("our own configurations are well-formed")
+    serde_json::from_value(config.clone()).expect("the configurations of presets are well-formed")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A bundle in the making: a hidden folder beside its place, renamed when it is whole.
+//! Staging folder of a bundle: hidden beside its target, and renamed when it is complete.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,9 +10,10 @@ use meptr_core::files::write_whole;
 use rayon::prelude::*;
 use serde_json::Value;
 
+use super::face_detector::FACE_DETECTOR_FILE;
 use crate::{Error, Result};
 
-/// Deleted when it is dropped unfinished.
+/// Staging folder; deleted when it is dropped unfinished.
 #[derive(Debug)]
 pub(crate) struct Staging {
     target: PathBuf,
@@ -44,7 +45,7 @@ impl Staging {
         &self.folder
     }
 
-    /// The path of a new file of the bundle; makes the folders above it.
+    /// Path of a new file of the bundle; creates the folders above it.
     pub(crate) fn new_file(&mut self, name: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);
         let parent = path.parent().expect("it lies in the bundle's folder");
@@ -63,11 +64,11 @@ impl Staging {
         self.write(name, format!("{value:#}\n").as_bytes())
     }
 
-    /// Takes a file over. Weights become a second name of the same bytes where the file system can
-    /// do that; small files are copied, for somebody may edit them.
+    /// Adds a file. Weights are hard-linked where the file system can do that; small files are copied,
+    /// because somebody may edit them.
     pub(crate) fn place(&mut self, source: &Path, name: &str) -> Result<()> {
         let target = self.new_file(name)?;
-        // The Hub's cache holds links, and a link to a link would break with the cache.
+        // The Hub's cache holds links; a link to a link would break with the cache.
         let source = source
             .canonicalize()
             .map_err(|error| Error::Read { path: source.to_owned(), source: error })?;
@@ -79,13 +80,12 @@ impl Staging {
             .map_err(|source| Error::Write { path: target, source })
     }
 
-    /// Stores all weights in another number format, but those of the face detector: they are small,
-    /// and where a face begins should not depend on it.
+    /// Converts all weights to another data type, but those of the face detector: they are small, and
+    /// the edges of faces should not depend on it.
     pub(crate) fn recast(&self, storage: Storage) -> Result<()> {
-        let is_meant = |name: &&String| {
-            name.ends_with(".safetensors") && *name != super::assemble::FACE_DETECTOR_FILE
-        };
-        for name in self.files.iter().filter(is_meant) {
+        let is_converted =
+            |name: &&String| name.ends_with(".safetensors") && *name != FACE_DETECTOR_FILE;
+        for name in self.files.iter().filter(is_converted) {
             recast_file(&self.folder.join(name), storage)?;
         }
         Ok(())
@@ -111,7 +111,7 @@ impl Staging {
         write_whole(&path, text.as_bytes()).map_err(|source| Error::Write { path, source })
     }
 
-    /// Gives the bundle its name.
+    /// Moves the bundle to its target.
     pub(crate) fn finish(self) -> Result<()> {
         let failed = |source| Error::Write { path: self.target.clone(), source };
         if self.target.exists() {
@@ -123,7 +123,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // After `finish` there is nothing to delete; otherwise the first error is the one to tell.
+        // After `finish` there is nothing to delete; otherwise the first error is reported.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,8 +1,8 @@
-//! A WordPiece tokenizer for bundles that `meptr` makes itself.
+//! WordPiece tokenizer of bundles with random weights.
 
 use serde_json::{Map, Value, json};
 
-/// Common English words, so that sentences are not spelled out letter by letter.
+/// Common English words, so that sentences are not split into letters.
 const WORDS: &str = include_str!("words.txt");
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 const ENDINGS: [&str; 12] = [
@@ -13,7 +13,7 @@ const ENDINGS: [&str; 12] = [
 /// A `tokenizer.json` for BERT with `size` tokens: special tokens, punctuation, letters and digits
 /// (alone and as continuations), endings, common words, then unused fillers.
 ///
-/// Any text can be tokenised: characters it does not know become `[UNK]`.
+/// Any text can be tokenised: unknown characters become `[UNK]`.
 pub(super) fn tokenizer_json(size: usize) -> Value {
     let vocabulary: Map<String, Value> =
         tokens(size).into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
@@ -60,7 +60,7 @@ fn tokens(size: usize) -> Vec<String> {
     tokens.extend(letters().map(String::from));
     tokens.extend(letters().map(|letter| format!("##{letter}")));
     tokens.extend(ENDINGS.iter().filter(|ending| ending.len() > 3).map(|one| (*one).to_owned()));
-    // One-letter words stand among the letters already.
+    // One-letter words are among the letters already.
     tokens.extend(WORDS.split_whitespace().filter(|word| word.len() > 1).map(str::to_owned));
     tokens.truncate(size);
     let fillers = tokens.len()..size;

@@ -1,4 +1,4 @@
-//! Decoded frames to RGB.
+//! Conversion of decoded frames to RGB.
 
 use ffmpeg_next as ffmpeg;
 
@@ -10,15 +10,15 @@ use crate::RgbImage;
 
 /// Converts frames of any pixel format to 8-bit RGB at their own size.
 ///
-/// swscale with bicubic chroma and nothing else: neither `accurate_rnd` nor `full_chroma_int`, the
-/// BT.601 matrix whatever the file says, full range only for the `yuvj` formats. That is what
-/// OpenCV asks for, so the reference's pixels come out bit for bit.
+/// Uses swscale with bicubic chroma and no other flag: neither `accurate_rnd` nor `full_chroma_int`;
+/// the BT.601 matrix whatever the file says; full range for the `yuvj` formats only. OpenCV sets
+/// the same, so the pixels equal the reference's bit for bit.
 #[derive(Default)]
-pub(super) struct Converter {
+pub(super) struct FrameConverter {
     scaler: Option<(scaling::Context, frame::Video)>,
 }
 
-impl Converter {
+impl FrameConverter {
     /// Converts one frame; a change of size or format rebuilds the scaler.
     pub(super) fn convert(&mut self, frame: &frame::Video) -> Result<RgbImage, ffmpeg::Error> {
         let (width, height, format) = (frame.width(), frame.height(), frame.format());

@@ -1,11 +1,11 @@
-//! Which frames of a video the models see.
+//! Sampling of frames: evenly spaced indices, as the reference computes them.
 
-/// Frames the reference keeps of every clip.
+/// Frames that the reference keeps of every clip.
 pub const FRAMES_PER_CLIP: usize = 30;
 
 /// Indices of the `wanted` frames to keep out of `count`, ascending.
 ///
-/// All of them when `count <= wanted`, else `trunc(linspace(0, count - 1, wanted))` in f64 with
+/// All when `count <= wanted`, else `trunc(linspace(0, count - 1, wanted))` in f64 with
 /// NumPy's order of operations (`i * ((count - 1) / (wanted - 1))`, last value set to the end),
 /// because a product rounded differently lands on another frame. In the reference:
 /// `np.linspace(0, n - 1, 30).astype(int)`.

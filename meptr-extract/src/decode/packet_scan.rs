@@ -1,4 +1,4 @@
-//! What the packets of a file say, read without decoding.
+//! Timestamps of the packets of a file, read without decoding.
 
 use std::path::Path;
 
@@ -10,22 +10,22 @@ use ffmpeg::format::context::Input;
 use super::limits::Limits;
 use super::probe::{MediaInfo, VideoInfo};
 use super::source;
-use super::timestamps::Clock;
+use super::timestamps::TimeBase;
 use crate::{Error, Result};
 
-/// The timestamps of the pictures' packets, ascending.
+/// Timestamps of the packets of the video stream, ascending.
 pub(super) fn ticks(
     path: &Path,
     video: &VideoInfo,
-    clock: Clock,
+    time_base: TimeBase,
     limits: &Limits,
 ) -> Result<Vec<i64>> {
     let mut ticks: Vec<i64> = Vec::new();
-    let step = clock.ticks_per_frame(video.frame_rate.unwrap_or(25.0));
+    let step = time_base.ticks_per_frame(video.frame_rate.unwrap_or(25.0));
     for_each_packet(&mut source::open(path)?, limits, |packet| {
         if packet.stream() == video.stream && packet.size() > 0 {
             let following = |last: &i64| last.saturating_add(step);
-            let following = ticks.last().map_or(clock.start_ticks(), following);
+            let following = ticks.last().map_or(time_base.start_ticks(), following);
             ticks.push(packet.pts().or(packet.dts()).unwrap_or(following));
         }
         ticks.len() as u64 <= limits.max_frames
@@ -34,8 +34,10 @@ pub(super) fn ticks(
     Ok(ticks)
 }
 
-/// Seconds from time zero to the end of the last picture or sound; no more than the container
-/// states, and all that it states where packets have no times. `None` when neither is known.
+/// Seconds from time zero to the end of the last frame or sound.
+///
+/// At most the length that the container states, and that length where packets have no timestamps.
+/// `None` when neither is known.
 ///
 /// # Errors
 /// When the file cannot be opened, or is longer than the limit.
@@ -46,16 +48,16 @@ pub fn length_seconds(path: &Path, media: &MediaInfo, limits: &Limits) -> Result
         media.video.as_ref().map(|video| video.stream),
         media.audio.as_ref().map(|audio| audio.stream),
     ];
-    let clocks: Vec<(usize, Clock)> = input
+    let time_bases: Vec<(usize, TimeBase)> = input
         .streams()
         .filter(|stream| streams.contains(&Some(stream.index())))
-        .map(|stream| (stream.index(), Clock::of(&stream, start)))
+        .map(|stream| (stream.index(), TimeBase::of(&stream, start)))
         .collect();
     let mut end = 0f64;
     for_each_packet(&mut input, limits, |packet| {
-        let clock = clocks.iter().find(|(stream, _)| *stream == packet.stream());
-        if let (Some((_, clock)), Some(tick)) = (clock, packet.pts().or(packet.dts())) {
-            end = end.max(clock.seconds(tick.saturating_add(packet.duration().max(0))));
+        let time_base = time_bases.iter().find(|(stream, _)| *stream == packet.stream());
+        if let (Some((_, time_base)), Some(tick)) = (time_base, packet.pts().or(packet.dts())) {
+            end = end.max(time_base.seconds(tick.saturating_add(packet.duration().max(0))));
         }
         true
     });
@@ -70,7 +72,7 @@ pub fn length_seconds(path: &Path, media: &MediaInfo, limits: &Limits) -> Result
     }
 }
 
-/// A file that goes on after the limit on seconds.
+/// Error of a file that is longer than the limit.
 pub(super) fn too_long(path: &Path, limits: &Limits) -> Error {
     let what = format!(
         "it is longer than {} seconds (`meptr predict --max-seconds` raises that)",
@@ -79,7 +81,7 @@ pub(super) fn too_long(path: &Path, limits: &Limits) -> Error {
     source::over_limit(path, what)
 }
 
-/// Hands on packets until `take` has enough, the file ends, or too many are unreadable.
+/// Calls `take` with packets until it returns `false`, the file ends, or too many are unreadable.
 fn for_each_packet(input: &mut Input, limits: &Limits, mut take: impl FnMut(&Packet) -> bool) {
     let mut failures = 0;
     while failures <= limits.max_corrupt_packets {

@@ -1,17 +1,17 @@
-//! A stream's timestamps in seconds.
+//! Timestamps of a stream in seconds.
 
 use ffmpeg_next as ffmpeg;
 
-/// Converts the ticks of one stream to seconds since time zero of the file.
+/// Conversion of one stream's ticks to seconds since time zero of the file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
+pub(super) struct TimeBase {
     numerator: f64,
     denominator: f64,
     start_ticks: i64,
 }
 
-impl Clock {
-    /// The clock of a stream in a file whose time zero is at `start_microseconds`.
+impl TimeBase {
+    /// Time base of a stream in a file whose time zero is at `start_microseconds`.
     pub(super) fn of(stream: &ffmpeg::Stream, start_microseconds: i64) -> Self {
         let base = stream.time_base();
         let (numerator, denominator) =
@@ -25,12 +25,12 @@ impl Clock {
         ticks.saturating_sub(self.start_ticks) as f64 * self.numerator / self.denominator
     }
 
-    /// Ticks in one frame at `rate` frames a second, at least 1.
+    /// Ticks per frame at `rate` frames per second, at least 1.
     pub(super) fn ticks_per_frame(self, rate: f64) -> i64 {
         ((self.denominator / (self.numerator * rate)).round() as i64).max(1)
     }
 
-    /// The tick of time zero.
+    /// Tick of time zero.
     pub(super) fn start_ticks(self) -> i64 {
         self.start_ticks
     }

@@ -1,12 +1,12 @@
-//! One detection for each thing, out of the many that a network proposes around it.
+//! Non-maximum suppression (NMS): one detection per object, out of the many that a network proposes.
 
 use super::{BoundingBox, Detection};
 
-/// Keeps the best of every group of overlapping detections.
+/// Greedy NMS: keeps the best of every group of overlapping detections.
 ///
-/// Takes the detections by falling score (equal scores in their order) and drops each that
-/// overlaps one taken before by more than `max_iou`.
-pub fn suppress_overlaps(mut detections: Vec<Detection>, max_iou: f32) -> Vec<Detection> {
+/// Takes the detections by descending score (equal scores in their order) and drops each whose IoU
+/// with one taken before is above `max_iou`.
+pub fn nms(mut detections: Vec<Detection>, max_iou: f32) -> Vec<Detection> {
     sort_by_score(&mut detections);
     let mut kept: Vec<Detection> = Vec::new();
     for detection in detections {
@@ -17,19 +17,19 @@ pub fn suppress_overlaps(mut detections: Vec<Detection>, max_iou: f32) -> Vec<De
     kept
 }
 
-/// Merges every group of overlapping detections into one.
+/// Weighted NMS: merges every group of overlapping detections into one.
 ///
-/// The best detection left takes all that overlap it by more than `min_iou`, itself included; box
-/// and keypoints become their means weighted by score, and the best score stays. As in MediaPipe
+/// The best detection left forms a group with all whose IoU with it is above `min_iou`. Box and
+/// keypoints become their means weighted by score; the score is the best one. As in MediaPipe
 /// (`NonMaxSuppressionCalculator`, algorithm `WEIGHTED`).
-pub fn merge_overlaps(mut detections: Vec<Detection>, min_iou: f32) -> Vec<Detection> {
+pub fn weighted_nms(mut detections: Vec<Detection>, min_iou: f32) -> Vec<Detection> {
     sort_by_score(&mut detections);
     let mut merged = Vec::new();
     while !detections.is_empty() {
         let best = detections.remove(0);
         let (mut group, rest): (Vec<_>, Vec<_>) =
             detections.into_iter().partition(|other| best.bounds.iou(&other.bounds) > min_iou);
-        group.insert(0, best); // here, as a box without area does not overlap even itself
+        group.insert(0, best); // separately: a box without area has no overlap with itself
         merged.push(weighted_mean(&group));
         detections = rest;
     }
@@ -40,7 +40,7 @@ fn sort_by_score(detections: &mut [Detection]) {
     detections.sort_by(|a, b| b.score.total_cmp(&a.score));
 }
 
-/// The mean of a group that starts with its best.
+/// Mean of a group, weighted by score; the first detection is the best.
 fn weighted_mean(group: &[Detection]) -> Detection {
     let total: f32 = group.iter().map(|detection| detection.score).sum();
     let mean = |value: &dyn Fn(&Detection) -> f32| {
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_best_of_a_group_stays() {
-        let kept = suppress_overlaps(
+        let kept = nms(
             vec![
                 detection(0.0, 0.0, 10.0, 0.5),
                 detection(1.0, 1.0, 10.0, 0.9),
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_merged_group_lies_at_its_weighted_mean() {
-        let merged = merge_overlaps(
+        let merged = weighted_nms(
             vec![detection(4.0, 0.0, 10.0, 0.25), detection(0.0, 0.0, 10.0, 0.75)],
             0.3,
         );
@@ -100,9 +100,9 @@ mod tests {
     #[test]
     fn boxes_without_area_are_left_alone() {
         let points = vec![detection(1.0, 1.0, 0.0, 0.5), detection(1.0, 1.0, 0.0, 0.4)];
-        assert_eq!(merge_overlaps(points.clone(), 0.3), points);
-        assert_eq!(suppress_overlaps(points.clone(), 0.3), points);
-        assert_eq!(merge_overlaps(Vec::new(), 0.3), []);
+        assert_eq!(weighted_nms(points.clone(), 0.3), points);
+        assert_eq!(nms(points.clone(), 0.3), points);
+        assert_eq!(weighted_nms(Vec::new(), 0.3), []);
     }
 
     #[test]
@@ -110,8 +110,8 @@ mod tests {
         let crowd: Vec<Detection> = (0..200)
             .map(|n| detection((n % 20) as f32 * 12.0, (n / 20) as f32 * 12.0, 10.0, 0.7))
             .collect();
-        assert_eq!(merge_overlaps(crowd.clone(), 0.3).len(), 200);
-        assert_eq!(suppress_overlaps(crowd, 0.3).len(), 200);
+        assert_eq!(weighted_nms(crowd.clone(), 0.3).len(), 200);
+        assert_eq!(nms(crowd, 0.3).len(), 200);
     }
 
     fn any_detections() -> impl Strategy<Value = Vec<Detection>> {
@@ -125,7 +125,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_kept_was_there_and_does_not_overlap(detections in any_detections()) {
-            let kept = suppress_overlaps(detections.clone(), 0.5);
+            let kept = nms(detections.clone(), 0.5);
             prop_assert_eq!(kept.is_empty(), detections.is_empty());
             for (index, one) in kept.iter().enumerate() {
                 prop_assert!(detections.contains(one));
@@ -136,7 +136,7 @@ mod tests {
 
         #[test]
         fn merging_stays_within_the_boxes_it_merges(detections in any_detections()) {
-            let merged = merge_overlaps(detections.clone(), 0.3);
+            let merged = weighted_nms(detections.clone(), 0.3);
             prop_assert_eq!(merged.is_empty(), detections.is_empty());
             let left = detections.iter().map(|d| d.bounds.x1).fold(f32::INFINITY, f32::min);
             let right = detections.iter().map(|d| d.bounds.x2).fold(-f32::INFINITY, f32::max);

@@ -1,4 +1,4 @@
-//! Which crops show the same person.
+//! Linking of crops that show the same person.
 
 use std::collections::BTreeMap;
 
@@ -7,33 +7,33 @@ use meptr_core::Modality;
 use super::tracker::assign;
 use super::{BoundingBox, Crop, CropSource, PixelBox};
 
-/// A face is looked for within this many times its size of where it was.
+/// Distance that a face may move between two frames, in sizes of the face.
 const MAX_FACE_STEP: f32 = 3.0;
-/// A face may be this many times as large, or as small, as it was.
+/// Factor by which a face may grow or shrink between two frames.
 const MAX_FACE_GROWTH: f32 = 3.0;
-/// A body must overlap where it was by this much.
+/// Least IoU of a body with its last position.
 const MIN_BODY_OVERLAP: f32 = 0.1;
-/// What each frame without a person adds to the distance, so that of two people who were at one
-/// place the later is found again.
+/// Distance added per frame in which a person was absent, so that of two persons at one place the more
+/// recent one is matched.
 const COST_OF_ABSENCE: f32 = 0.005;
-/// Appearances from this distance on are different people.
+/// Distance from which on two appearances are different persons.
 const MAX_DISTANCE: f32 = 1.0;
 
-/// Somebody, at all frames where they were seen.
+/// A person, in all frames in which they appear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
-    /// From 1, in the order of first appearance.
+    /// From 1, in the order of first candidate.
     pub id: usize,
-    /// When and where, by frame.
-    pub sightings: Vec<Sighting>,
-    /// The crops of faces and bodies that show the person, as places in the list of crops.
+    /// Appearances, by frame.
+    pub appearances: Vec<Appearance>,
+    /// Crops of faces and bodies that show the person, as indices into the list of crops.
     pub crops: Vec<usize>,
 }
 
-/// Somebody at one frame: a face, a body, or both.
+/// A person in one frame: a face, a body, or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sighting {
-    /// Which of the frames, from 0.
+pub struct Appearance {
+    /// Index of the frame, from 0.
     pub frame: usize,
     /// The face.
     pub face: Option<PixelBox>,
@@ -43,61 +43,61 @@ pub struct Sighting {
 
 impl Person {
     fn new(id: usize) -> Self {
-        Self { id, sightings: Vec::new(), crops: Vec::new() }
+        Self { id, appearances: Vec::new(), crops: Vec::new() }
     }
 
-    /// Pixels of all faces, or of all bodies where no face was ever seen.
+    /// Pixels of all faces, and of all bodies, which count where no face was ever seen.
     fn prominence(&self) -> (usize, usize) {
-        let area = |part: fn(&Sighting) -> Option<PixelBox>| {
-            let boxes = self.sightings.iter().filter_map(part);
+        let area = |part: fn(&Appearance) -> Option<PixelBox>| {
+            let boxes = self.appearances.iter().filter_map(part);
             boxes.map(|b| (b.x2 - b.x1) * (b.y2 - b.y1)).sum()
         };
-        (area(|sighting| sighting.face), area(|sighting| sighting.body))
+        (area(|appearance| appearance.face), area(|appearance| appearance.body))
     }
 }
 
-/// Links the faces and bodies of all frames into people.
+/// Links the faces and bodies of all frames to persons.
 ///
-/// The chosen frames of a video lie about half a second apart, too far for the speeds that a
-/// tracker of every frame relies on. So each frame's appearances (a face with the body it was
-/// matched with, or the body that stands in for a face) are paired with the people seen so far at
-/// the least total distance from where each was last seen: between faces, the way from centre to
-/// centre in sizes of the face; between bodies, what they do not share. Whole frames that stand in
-/// for a face or body show nobody in particular.
+/// The frames of a clip are about half a second apart, too far for the velocities that a tracker of
+/// every frame relies on. So the candidates of each frame (a face with the body that it was matched
+/// with, or the body that is used instead of a face) are assigned to the persons so far, with the
+/// least total distance from where each was last seen. Between faces the distance is that of the
+/// centres, in sizes of the face; between bodies it is their lack of overlap. Whole frames that are used
+/// instead of a face or body belong to nobody.
 ///
-/// Nothing about looks is compared: two people who change places between two frames, as in a cut,
-/// may change ids.
+/// Looks are not compared: two persons who change places between two frames, as in a cut, may
+/// exchange their ids.
 ///
-/// `crops` is what [`crops`](super::crops()) gave for the frames.
-pub fn people(crops: &[Crop]) -> Vec<Person> {
+/// - `crops`: crops of all frames, as [`crate::pipeline::fallback::crops`] gives them
+pub fn link_persons(crops: &[Crop]) -> Vec<Person> {
     let frames = crops.last().map_or(0, |crop| crop.frame + 1);
-    Crowd::default().add(crops, frames)
+    PersonLinker::default().link(crops, frames)
 }
 
-/// The people of a video whose frames come in portions; see [`people`] for how they are told apart.
+/// Links persons over frames that come in several calls; see [`link_persons`] for the rules.
 #[derive(Debug, Clone, Default)]
-pub struct Crowd {
-    /// Everybody so far, with sightings counted over all frames, and without crops.
-    people: Vec<Person>,
+pub struct PersonLinker {
+    /// Persons so far, with frames counted over all calls, and without crops.
+    persons: Vec<Person>,
     /// Frames so far.
     frames: usize,
 }
 
-impl Crowd {
-    /// Takes the crops of the next `frames` frames; returns those who are seen in them, by id,
-    /// with frames and crops counted within this portion.
-    pub fn add(&mut self, crops: &[Crop], frames: usize) -> Vec<Person> {
+impl PersonLinker {
+    /// Links the crops of the next `frames` frames; returns the persons in them, by id, with frames and
+    /// crops counted within this call.
+    pub fn link(&mut self, crops: &[Crop], frames: usize) -> Vec<Person> {
         let mut seen: BTreeMap<usize, Person> = BTreeMap::new();
         let mut start = 0;
         for frame in crops.chunk_by(|a, b| a.frame == b.frame) {
-            let appearances = appearances(frame, start);
+            let candidates = candidates(frame, start);
             start += frame.len();
-            let owners = self.owners(&appearances);
-            for (appearance, owner) in appearances.into_iter().zip(owners) {
-                let Appearance { sighting, crops } = appearance;
-                let id = self.note(owner, &sighting);
+            let owners = self.owners(&candidates);
+            for (candidate, owner) in candidates.into_iter().zip(owners) {
+                let Candidate { appearance, crops } = candidate;
+                let id = self.record(owner, &appearance);
                 let person = seen.entry(id).or_insert_with(|| Person::new(id));
-                person.sightings.push(sighting);
+                person.appearances.push(appearance);
                 person.crops.extend(crops);
             }
         }
@@ -105,78 +105,78 @@ impl Crowd {
         seen.into_values().collect()
     }
 
-    /// For each appearance of a frame, the place of the person it continues.
-    fn owners(&self, appearances: &[Appearance]) -> Vec<Option<usize>> {
-        let distance = |person: &Person, appearance: &Appearance| {
-            let last = person.sightings.last().expect("a person was seen");
-            let frame = self.frames + appearance.sighting.frame;
+    /// Index of the person that each candidate of a frame belongs to.
+    fn owners(&self, candidates: &[Candidate]) -> Vec<Option<usize>> {
+        let distance = |person: &Person, candidate: &Candidate| {
+            let last = person.appearances.last().expect("a person was seen");
+            let frame = self.frames + candidate.appearance.frame;
             let absence = frame.saturating_sub(last.frame + 1) as f32;
-            nearness(person, &appearance.sighting) + COST_OF_ABSENCE * absence
+            distance_to(person, &candidate.appearance) + COST_OF_ABSENCE * absence
         };
-        let row = |person: &Person| appearances.iter().map(|one| distance(person, one)).collect();
-        let distances: Vec<Vec<f32>> = self.people.iter().map(row).collect();
-        let mut owners = vec![None; appearances.len()];
-        for (person, appearance) in assign(&distances, MAX_DISTANCE) {
-            owners[appearance] = Some(person);
+        let row = |person: &Person| candidates.iter().map(|one| distance(person, one)).collect();
+        let distances: Vec<Vec<f32>> = self.persons.iter().map(row).collect();
+        let mut owners = vec![None; candidates.len()];
+        for (person, candidate) in assign(&distances, MAX_DISTANCE) {
+            owners[candidate] = Some(person);
         }
         owners
     }
 
-    /// Remembers a sighting of a known or a new person; returns the id.
-    fn note(&mut self, owner: Option<usize>, sighting: &Sighting) -> usize {
+    /// Adds an appearance to a known or new person; returns the id.
+    fn record(&mut self, owner: Option<usize>, appearance: &Appearance) -> usize {
         let place = owner.unwrap_or_else(|| {
-            self.people.push(Person::new(self.people.len() + 1));
-            self.people.len() - 1
+            self.persons.push(Person::new(self.persons.len() + 1));
+            self.persons.len() - 1
         });
-        let frame = self.frames + sighting.frame;
-        let person = &mut self.people[place];
-        person.sightings.push(Sighting { frame, ..*sighting });
+        let frame = self.frames + appearance.frame;
+        let person = &mut self.persons[place];
+        person.appearances.push(Appearance { frame, ..*appearance });
         person.id
     }
 }
 
-/// The one who takes most of the picture over all frames, by faces before bodies.
+/// The person who covers the most pixels over all frames, by faces before bodies.
 pub fn largest_person(people: &[Person]) -> Option<&Person> {
     // Of equals, the first.
     people.iter().rev().max_by_key(|person| person.prominence())
 }
 
-/// Somebody at one frame, and the crops that show them.
-struct Appearance {
-    sighting: Sighting,
+/// A person in one frame whose identity is not known yet, and the crops that show them.
+struct Candidate {
+    appearance: Appearance,
     crops: Vec<usize>,
 }
 
-/// The appearances in the crops of one frame, the first of which is number `start`.
-fn appearances(crops: &[Crop], start: usize) -> Vec<Appearance> {
-    let mut found: Vec<Appearance> = Vec::new();
-    let someone =
+/// Candidates in the crops of one frame; `start` is the index of its first crop.
+fn candidates(crops: &[Crop], start: usize) -> Vec<Candidate> {
+    let mut found: Vec<Candidate> = Vec::new();
+    let shows_somebody =
         |crop: &Crop| crop.modality != Modality::Scene && crop.source != CropSource::Frame;
-    for (index, crop) in crops.iter().enumerate().filter(|(_, crop)| someone(crop)) {
+    for (index, crop) in crops.iter().enumerate().filter(|(_, crop)| shows_somebody(crop)) {
         let is_face = crop.modality == Modality::Face && crop.source == CropSource::Detected;
-        // A body follows the face it belongs to; a face without any pixel left no crop before it.
-        // Where a body stands in for a face, both crops show the body.
-        let known = found.last_mut().filter(|last| match (is_face, last.sighting.face) {
+        // A body comes after its face, unless the face holds no pixel and so has no crop. Where a body
+        // is used instead of a face, both crops show the body.
+        let known = found.last_mut().filter(|last| match (is_face, last.appearance.face) {
             (true, _) => false,
             (false, Some(face)) => {
-                last.sighting.body.is_none() && contains_center(&crop.bounds, &face)
+                last.appearance.body.is_none() && contains_center(&crop.bounds, &face)
             }
-            (false, None) => last.sighting.body == Some(crop.bounds),
+            (false, None) => last.appearance.body == Some(crop.bounds),
         });
-        let appearance = match known {
-            Some(appearance) => appearance,
+        let candidate = match known {
+            Some(candidate) => candidate,
             None => {
-                let sighting = Sighting { frame: crop.frame, face: None, body: None };
-                found.push(Appearance { sighting, crops: Vec::new() });
+                let appearance = Appearance { frame: crop.frame, face: None, body: None };
+                found.push(Candidate { appearance, crops: Vec::new() });
                 found.last_mut().expect("just pushed")
             }
         };
         let part = match is_face {
-            true => &mut appearance.sighting.face,
-            false => &mut appearance.sighting.body,
+            true => &mut candidate.appearance.face,
+            false => &mut candidate.appearance.body,
         };
         *part = Some(crop.bounds);
-        appearance.crops.push(start + index);
+        candidate.crops.push(start + index);
     }
     found
 }
@@ -186,17 +186,17 @@ fn contains_center(body: &PixelBox, face: &PixelBox) -> bool {
     (body.x1..=body.x2).contains(&x) && (body.y1..=body.y2).contains(&y)
 }
 
-/// How far an appearance is from where a person was last seen; 1 and more is too far.
-fn nearness(person: &Person, appearance: &Sighting) -> f32 {
+/// Distance of an appearance from where a person was last seen; 1 and more is too far.
+fn distance_to(person: &Person, candidate: &Appearance) -> f32 {
     let last =
-        |part: fn(&Sighting) -> Option<PixelBox>| person.sightings.iter().rev().find_map(part);
-    let faces = last(|sighting| sighting.face).zip(appearance.face);
-    let bodies = last(|sighting| sighting.body).zip(appearance.body);
+        |part: fn(&Appearance) -> Option<PixelBox>| person.appearances.iter().rev().find_map(part);
+    let faces = last(|appearance| appearance.face).zip(candidate.face);
+    let bodies = last(|appearance| appearance.body).zip(candidate.body);
     match (faces, bodies) {
         // A face tells people apart, where bodies of a crowd overlap.
         (Some((was, is)), _) => face_distance(&was.into(), &is.into()),
         (None, Some((was, is))) => body_distance(&was.into(), &is.into()),
-        (None, None) => match (last(|sighting| sighting.face), appearance.body) {
+        (None, None) => match (last(|appearance| appearance.face), candidate.body) {
             // Turned away: the body stands where the face was.
             (Some(face), Some(body)) if contains_center(&body, &face) => MAX_DISTANCE / 2.0,
             _ => f32::from(u8::MAX),
@@ -225,8 +225,9 @@ impl From<PixelBox> for BoundingBox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FrameBoxes, crops};
+    use super::super::FrameBoxes;
     use super::*;
+    use crate::pipeline::fallback::crops;
 
     type Corner = (f32, f32);
 
@@ -242,10 +243,10 @@ mod tests {
 
     /// For each frame, the ids in the order of their x.
     fn ids(frames: &[FrameBoxes]) -> Vec<Vec<usize>> {
-        let people = people(&crops(frames));
+        let people = link_persons(&crops(frames));
         let at = |frame: usize| {
             let seen = people.iter().flat_map(|person| {
-                let here = person.sightings.iter().filter(|sighting| sighting.frame == frame);
+                let here = person.appearances.iter().filter(|appearance| appearance.frame == frame);
                 here.map(|s| (s.face.or(s.body).map(|b| b.x1), person.id))
             });
             let mut seen: Vec<_> = seen.collect();
@@ -295,30 +296,30 @@ mod tests {
             frame(&[], &[(390.0, 50.0)]),
         ];
         let crops = crops(&frames);
-        let people = people(&crops);
+        let people = link_persons(&crops);
         // scene, face, face, body; scene, body, face; scene, body, face
         assert_eq!(people[0].crops, [1]);
         assert_eq!(people[1].crops, [2, 3, 8, 9]);
         assert_eq!(people.len(), 2);
-        assert_eq!(people[1].sightings[1].face, None);
+        assert_eq!(people[1].appearances[1].face, None);
     }
 
     #[test]
     fn the_largest_person_is_the_one_with_most_face() {
         let mut frames = [frame(&[(100.0, 50.0), (300.0, 50.0)], &[(0.0, 200.0)]); 1].to_vec();
         frames.push(frame(&[(300.0, 50.0)], &[]));
-        let people = people(&crops(&frames));
+        let people = link_persons(&crops(&frames));
         assert_eq!(largest_person(&people).map(|person| person.id), Some(2));
         assert_eq!(largest_person(&[]), None);
-        assert_eq!(super::people(&[]), []);
+        assert_eq!(link_persons(&[]), []);
     }
 
     #[test]
     fn people_keep_their_ids_from_one_portion_to_the_next() {
-        let mut crowd = Crowd::default();
+        let mut linker = PersonLinker::default();
         let mut ids = |frames: &[FrameBoxes]| -> Vec<(usize, usize)> {
-            let seen = crowd.add(&crops(frames), frames.len());
-            seen.iter().map(|person| (person.id, person.sightings[0].frame)).collect()
+            let seen = linker.link(&crops(frames), frames.len());
+            seen.iter().map(|person| (person.id, person.appearances[0].frame)).collect()
         };
         let both = frame(&[(100.0, 50.0), (300.0, 50.0)], &[]);
         assert_eq!(ids(&[both.clone(), both.clone()]), [(1, 0), (2, 0)]);
@@ -335,6 +336,6 @@ mod tests {
             frame(&faces, &[])
         };
         let frames = [crowd(0.0), crowd(2.0), crowd(4.0)];
-        assert_eq!(people(&crops(&frames)).len(), 200);
+        assert_eq!(link_persons(&crops(&frames)).len(), 200);
     }
 }

@@ -1,117 +1,116 @@
-//! Frames that wait to be looked at, window by window.
+//! Buffer of frames that wait to be encoded, window by window.
 
 use std::collections::BTreeMap;
 
 use meptr_core::prediction::ChosenFrame;
 
-use super::{Pictures, Seen};
-use crate::decode::FramePlan;
+use super::feature_sink::VisualWindow;
+use super::visual_features::VisualFeatures;
 use crate::detect::tracker::{BotSort, BotSortConfig};
+use crate::windows::{WindowEnds, WindowPlan};
 use crate::{Result, RgbImage};
 
-/// Bytes of pictures that wait, for all windows together, before they are looked at though their
-/// window is not complete; pictures of several windows are in memory once.
+/// Bytes of waiting frames, of all windows together, from which on frames are encoded before their
+/// window is complete. A frame of several windows is in memory once.
 const MAX_WAITING_BYTES: usize = 256 << 20;
 
-/// Collects the frames of windows and what was seen in them.
+/// Frames of the windows that are not complete, and their features so far.
 #[derive(Debug)]
-pub(super) struct Watch {
-    /// Seconds at which each window ends.
-    ends: Vec<f64>,
+pub(super) struct FrameBuffer {
+    ends: WindowEnds,
     tracking: Option<BotSortConfig>,
-    open: BTreeMap<usize, Window>,
+    open: BTreeMap<usize, OpenWindow>,
     max_waiting_bytes: usize,
 }
 
+/// A window that is not complete.
 #[derive(Debug, Default)]
-struct Window {
-    /// Follows bodies from frame to frame; each window is a clip of its own.
+struct OpenWindow {
+    /// Tracks bodies from frame to frame; each window is a clip of its own.
     tracker: Option<BotSort>,
     waiting: Vec<(ChosenFrame, RgbImage)>,
     frames: Vec<ChosenFrame>,
-    seen: Option<Seen>,
+    features: Option<VisualFeatures>,
 }
 
-/// Frames of one window to look at together.
+/// Frames of one window that are encoded together.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct FrameBatch {
     pub(super) window: usize,
     pub(super) tracker: Option<BotSort>,
     pub(super) frames: Vec<ChosenFrame>,
     pub(super) images: Vec<RgbImage>,
 }
 
-impl Watch {
-    /// `tracking` says how bodies are followed, if they are.
-    pub(super) fn new(plan: &FramePlan, tracking: Option<BotSortConfig>) -> Self {
-        let ends = match plan {
-            FramePlan::Whole => vec![f64::INFINITY],
-            FramePlan::Windows(windows) => windows.iter().map(|one| one.end_seconds).collect(),
-        };
+impl FrameBuffer {
+    /// A buffer for the windows of a plan; `tracking` configures the tracking of bodies, if any.
+    pub(super) fn new(plan: &WindowPlan, tracking: Option<BotSortConfig>) -> Self {
+        let ends = plan.ends();
         Self { ends, tracking, open: BTreeMap::new(), max_waiting_bytes: MAX_WAITING_BYTES }
     }
 
-    /// Takes a frame.
+    /// Adds a frame.
     pub(super) fn push(&mut self, window: usize, frame: ChosenFrame, image: RgbImage) {
-        let new =
-            || Window { tracker: self.tracking.clone().map(BotSort::new), ..Window::default() };
+        let tracker = || self.tracking.clone().map(BotSort::new);
+        let new = || OpenWindow { tracker: tracker(), ..OpenWindow::default() };
         self.open.entry(window).or_insert_with(new).waiting.push((frame, image));
     }
 
-    /// The frames of windows that end at or before `now` (all, when nothing more comes), or of all
-    /// windows when too many wait.
-    pub(super) fn ready(&mut self, now: Option<f64>) -> Vec<Batch> {
+    /// Frames to encode now: those of complete windows, or of all windows when the buffer is full.
+    pub(super) fn ready_batches(&mut self, now: Option<f64>) -> Vec<FrameBatch> {
         let ends = &self.ends;
-        let are_too_many = self.waiting_bytes() >= self.max_waiting_bytes;
-        let is_ready = |number: usize, window: &Window| {
-            !window.waiting.is_empty()
-                && (are_too_many || now.is_none_or(|now| ends[number] <= now))
-        };
-        let ready = self.open.iter_mut().filter(|(number, window)| is_ready(**number, window));
+        let is_full = self.waiting_bytes() >= self.max_waiting_bytes;
+        let ready = self.open.iter_mut().filter(|(number, window)| {
+            !window.waiting.is_empty() && (is_full || ends.is_complete(**number, now))
+        });
         ready
             .map(|(number, window)| {
                 let (frames, images) = std::mem::take(&mut window.waiting).into_iter().unzip();
-                Batch { window: *number, tracker: window.tracker.take(), frames, images }
+                FrameBatch { window: *number, tracker: window.tracker.take(), frames, images }
             })
             .collect()
     }
 
-    /// Bytes of the pictures that wait, each counted once.
+    /// Bytes of the waiting frames, each counted once.
     fn waiting_bytes(&self) -> usize {
         let waiting = self.open.values().flat_map(|window| &window.waiting);
-        let mut pictures: Vec<(u64, usize)> =
+        let mut sizes: Vec<(u64, usize)> =
             waiting.map(|(frame, image)| (frame.index, image.data().len())).collect();
-        pictures.sort_unstable();
-        pictures.dedup();
-        pictures.into_iter().map(|(_, bytes)| bytes).sum()
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes.into_iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Keeps what was seen in a batch.
-    pub(super) fn put(&mut self, batch: Batch, seen: Seen) -> Result<()> {
+    /// Stores the features of a batch.
+    pub(super) fn add_features(
+        &mut self,
+        batch: FrameBatch,
+        features: VisualFeatures,
+    ) -> Result<()> {
         let window = self.open.entry(batch.window).or_default();
         window.frames.extend(batch.frames);
         window.tracker = batch.tracker;
-        match &mut window.seen {
-            Some(before) => before.append(seen)?,
-            None => window.seen = Some(seen),
+        match &mut window.features {
+            Some(before) => before.append(features)?,
+            None => window.features = Some(features),
         }
         Ok(())
     }
 
-    /// The windows that end at or before `now`, or all of them when nothing more comes.
-    pub(super) fn complete(&mut self, now: Option<f64>) -> Vec<(usize, Pictures)> {
-        let is_complete = |number: usize| now.is_none_or(|now| self.ends[number] <= now);
+    /// Removes and returns the complete windows.
+    pub(super) fn take_complete(&mut self, now: Option<f64>) -> Vec<(usize, VisualWindow)> {
+        let numbers = self.open.keys().copied();
         let complete: Vec<usize> =
-            self.open.keys().copied().filter(|number| is_complete(*number)).collect();
+            numbers.filter(|number| self.ends.is_complete(*number, now)).collect();
         let windows = complete.into_iter().filter_map(|number| {
-            let Window { frames, seen, .. } = self.open.remove(&number)?;
-            Some((number, Pictures { frames, seen }))
+            let OpenWindow { frames, features, .. } = self.open.remove(&number)?;
+            Some((number, VisualWindow { frames, features }))
         });
         windows.collect()
     }
 
-    /// Drops the frames of windows that come again.
-    pub(super) fn forget(&mut self, windows: &[usize]) {
+    /// Discards the frames of windows that come again.
+    pub(super) fn discard(&mut self, windows: &[usize]) {
         windows.iter().for_each(|window| drop(self.open.remove(window)));
     }
 }
@@ -119,20 +118,24 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::TimeWindow;
+    use crate::windows::TimeWindow;
 
     #[test]
-    fn pictures_of_all_windows_are_bounded_together_and_shared() {
+    fn frames_of_all_windows_are_limited_together_and_shared() {
         let window = |start| TimeWindow { start_seconds: start, end_seconds: start + 9.0 };
-        let plan = FramePlan::Windows((0..3).map(|number| window(f64::from(number))).collect());
-        let mut watch = Watch { max_waiting_bytes: 2 * 12, ..Watch::new(&plan, None) };
+        let plan = WindowPlan::Windows((0..3).map(|number| window(f64::from(number))).collect());
+        let mut buffer = FrameBuffer { max_waiting_bytes: 2 * 12, ..FrameBuffer::new(&plan, None) };
         let mut push = |index: u64| {
             let image = RgbImage::new(2, 2, vec![0; 12]);
             for number in 0..3 {
                 let frame = ChosenFrame { index, time: 3.0 };
-                watch.push(number, frame, image.clone());
+                buffer.push(number, frame, image.clone());
             }
-            watch.ready(Some(3.0)).iter().map(|batch| batch.images.len()).collect::<Vec<_>>()
+            buffer
+                .ready_batches(Some(3.0))
+                .iter()
+                .map(|batch| batch.images.len())
+                .collect::<Vec<_>>()
         };
         assert!(push(0).is_empty());
         assert_eq!(push(1), [2, 2, 2]);

@@ -1,66 +1,67 @@
-//! Words from speech, where no others came with the video.
+//! Speech recognition while the sound is decoded.
 
-use super::audio_encoder::Cutter;
-use super::timings::Steps;
-use super::transcript_source::{WordSource, Words};
+use super::audio_chunks::AudioChunker;
+use super::timings::StepTimings;
+use super::transcript_source::{SourcedTranscript, TranscriptSource};
 use crate::Result;
-use crate::decode::{Cue, FramePlan, SAMPLE_RATE_HZ, Transcript};
-use crate::speech::{TranscribeConfig, Whisper, no_voice};
+use crate::decode::{Cue, SAMPLE_RATE_HZ, Transcript};
+use crate::speech::{TranscribeConfig, Whisper, check_voice};
+use crate::windows::WindowPlan;
 
-/// Transcribes sound as it comes, in pieces of some minutes.
+/// Transcribes sound while it is decoded, in chunks of some minutes.
 ///
-/// A phrase across the seam of two pieces is heard in two halves.
-pub(super) struct Listener<'a> {
+/// A phrase across the border of two chunks is transcribed in two halves.
+pub(super) struct StreamingTranscriber<'a> {
     whisper: &'a Whisper,
-    cutter: Cutter,
-    /// Seconds before the next piece.
+    chunker: AudioChunker,
+    /// Start of the next chunk in seconds.
     start_seconds: Option<f64>,
     language: Option<String>,
     cues: Vec<Cue>,
 }
 
-impl<'a> Listener<'a> {
+impl<'a> StreamingTranscriber<'a> {
     pub(super) fn new(whisper: &'a Whisper) -> Self {
-        let cutter = Cutter::new(&FramePlan::Whole);
-        Self { whisper, cutter, start_seconds: None, language: None, cues: Vec::new() }
+        let chunker = AudioChunker::new(&WindowPlan::Whole);
+        Self { whisper, chunker, start_seconds: None, language: None, cues: Vec::new() }
     }
 
-    /// Takes the next stretch of sound.
-    pub(super) fn take(
+    /// Adds the next samples of the sound.
+    pub(super) fn push(
         &mut self,
         start_seconds: f64,
         samples: &[f32],
-        steps: &mut Steps,
+        timings: &mut StepTimings,
     ) -> Result<()> {
         self.start_seconds.get_or_insert(start_seconds);
-        for cut in self.cutter.push(start_seconds, samples) {
-            self.transcribe(&cut.samples, steps)?;
+        for chunk in self.chunker.push(start_seconds, samples) {
+            self.transcribe(&chunk.samples, timings)?;
         }
         Ok(())
     }
 
-    /// What was said, if anything was.
-    pub(super) fn finish(mut self, steps: &mut Steps) -> Result<Option<Words>> {
-        for cut in self.cutter.finish() {
-            self.transcribe(&cut.samples, steps)?;
+    /// Transcript of all sound, if it holds words.
+    pub(super) fn finish(mut self, timings: &mut StepTimings) -> Result<Option<SourcedTranscript>> {
+        for chunk in self.chunker.finish() {
+            self.transcribe(&chunk.samples, timings)?;
         }
         let transcript = Transcript::from_cues(self.cues);
-        let words = Words { source: WordSource::Whisper, transcript, language: self.language };
-        Ok((!words.transcript.text.is_empty()).then_some(words))
+        let (source, language) = (TranscriptSource::Whisper, self.language);
+        Ok(SourcedTranscript { source, transcript, language }.if_any_words())
     }
 
-    fn transcribe(&mut self, samples: &[f32], steps: &mut Steps) -> Result<()> {
+    fn transcribe(&mut self, samples: &[f32], timings: &mut StepTimings) -> Result<()> {
         let start = self.start_seconds.unwrap_or_default();
         self.start_seconds = Some(start + samples.len() as f64 / f64::from(SAMPLE_RATE_HZ));
-        if no_voice(samples).is_some() {
+        if check_voice(samples).is_err() {
             return Ok(());
         }
-        // What was heard first decides the language of the rest.
+        // The first chunk with speech decides the language of the others.
         let config =
             TranscribeConfig { language: self.language.clone(), ..TranscribeConfig::default() };
-        let heard = steps.time("whisper", || self.whisper.transcribe(samples, &config))?;
-        self.language = self.language.take().or(heard.language);
-        self.cues.extend(heard.segments.into_iter().map(|segment| Cue {
+        let result = timings.time("whisper", || self.whisper.transcribe(samples, &config))?;
+        self.language = self.language.take().or(result.language);
+        self.cues.extend(result.segments.into_iter().map(|segment| Cue {
             start_seconds: start + segment.start_seconds,
             end_seconds: start + segment.end_seconds,
             text: segment.text.trim().to_owned(),

@@ -1,4 +1,4 @@
-//! How long each step of a video took.
+//! Wall time of the steps of a video.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use meptr_core::prediction::Step;
 
 /// Wall time by step, in the order in which steps first ran.
 #[derive(Debug, Clone, Default)]
-pub struct Steps(Vec<(&'static str, Duration)>);
+pub struct StepTimings(Vec<(&'static str, Duration)>);
 
-impl Steps {
-    /// Runs `work` and adds its time to the step's.
+impl StepTimings {
+    /// Runs `work` and adds its time to that of the step.
     pub fn time<T>(&mut self, step: &'static str, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
@@ -25,7 +25,7 @@ impl Steps {
         }
     }
 
-    /// As results show it.
+    /// Steps in the form of the result.
     pub fn report(&self) -> Vec<Step> {
         let step = |(name, time): &(&str, Duration)| Step {
             name: (*name).to_owned(),

@@ -1,35 +1,31 @@
-//! Words: where they come from, and BERT.
+//! Sources of the transcript of a video: the caller, files, subtitles, speech recognition.
 
 use std::path::{Path, PathBuf};
 
-use candle::{Device, Tensor};
-use meptr_core::bundle::Bundle;
-
-use super::Place;
-use crate::backbones::{Bert, TextInput};
+use super::fallback::SIDECAR_EXTENSIONS;
+use crate::Result;
 use crate::decode::{Cue, Limits, MediaInfo, Transcript, read_transcript};
-use crate::{Error, Result};
 
-/// Where words come from.
+/// Transcript that the caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum TranscriptChoice {
-    /// A file beside the video, else a subtitle stream inside it, else speech recognition.
+    /// The first that there is of several sources, see [`fallback`](super::fallback).
     #[default]
     Find,
-    /// These words.
+    /// This text.
     Text(String),
     /// This `.txt`, `.srt` or `.vtt` file.
     File(PathBuf),
 }
 
-/// Where the words of a video were found.
+/// Source of a transcript.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WordSource {
-    /// The caller gave them.
+pub enum TranscriptSource {
+    /// The caller gave the text.
     Argument,
     /// The caller named a file.
     File,
-    /// A file of the video's name beside it.
+    /// A file beside the video, with the same name.
     Sidecar,
     /// A subtitle stream of the video.
     Subtitles,
@@ -37,8 +33,8 @@ pub enum WordSource {
     Whisper,
 }
 
-impl WordSource {
-    /// Name in results.
+impl TranscriptSource {
+    /// Name in the result.
     pub fn name(self) -> &'static str {
         match self {
             Self::Argument => "argument",
@@ -50,48 +46,55 @@ impl WordSource {
     }
 }
 
-/// What is said in a video, and how that is known.
+/// Transcript of a video and its source.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Words {
-    /// How it is known.
-    pub source: WordSource,
-    /// What is said.
+pub struct SourcedTranscript {
+    /// Source.
+    pub source: TranscriptSource,
+    /// Text and times.
     pub transcript: Transcript,
-    /// Language code, where it is known.
+    /// Language code, if known.
     pub language: Option<String>,
 }
 
-/// Words that are known before the video is opened; a file beside it that holds none does not count.
-/// What is to know about files joins `notes`.
+impl SourcedTranscript {
+    /// A transcript of unknown language.
+    pub(super) fn of(source: TranscriptSource, transcript: Transcript) -> Self {
+        Self { source, transcript, language: None }
+    }
+
+    /// The transcript, unless it holds no words.
+    pub(super) fn if_any_words(self) -> Option<Self> {
+        (!self.transcript.text.is_empty()).then_some(self)
+    }
+}
+
+/// Transcript that is known before the video is opened; a file beside it without words is skipped.
+///
+/// Adds notes about files to `notes`.
 ///
 /// # Errors
 /// When a file that was named, or lies beside the video, cannot be read.
-pub(super) fn known_words(
+pub(super) fn known_transcript(
     video: &Path,
     choice: &TranscriptChoice,
     limits: &Limits,
     notes: &mut Vec<String>,
-) -> Result<Option<Words>> {
-    let words = |source, transcript| Some(Words { source, transcript, language: None });
-    let mut read = |path: &Path| -> Result<Transcript> {
-        let transcript = read_transcript(path, limits)?;
-        if transcript.skipped > 0 {
-            let (path, skipped) = (path.display(), transcript.skipped);
-            notes.push(format!("`{path}`: cues that make no sense, left out: {skipped}"));
-        }
-        Ok(transcript)
-    };
+) -> Result<Option<SourcedTranscript>> {
     match choice {
         TranscriptChoice::Text(text) => {
             let transcript = Transcript { text: text.clone(), ..Transcript::default() };
-            Ok(words(WordSource::Argument, transcript))
+            Ok(Some(SourcedTranscript::of(TranscriptSource::Argument, transcript)))
         }
-        TranscriptChoice::File(path) => Ok(words(WordSource::File, read(path)?)),
+        TranscriptChoice::File(path) => {
+            let transcript = read_file(path, limits, notes)?;
+            Ok(Some(SourcedTranscript::of(TranscriptSource::File, transcript)))
+        }
         TranscriptChoice::Find => {
-            for path in files_beside(video).filter(|path| path.is_file()) {
-                let transcript = read(&path)?;
+            for path in sidecar_transcripts(video).filter(|path| path.is_file()) {
+                let transcript = read_file(&path, limits, notes)?;
                 if !transcript.text.is_empty() {
-                    return Ok(words(WordSource::Sidecar, transcript));
+                    return Ok(Some(SourcedTranscript::of(TranscriptSource::Sidecar, transcript)));
                 }
             }
             Ok(None)
@@ -99,47 +102,29 @@ pub(super) fn known_words(
     }
 }
 
-/// Where a transcript is looked for beside a video, first what counts first.
-pub fn files_beside(video: &Path) -> impl Iterator<Item = PathBuf> {
-    let paths = ["txt", "srt", "vtt"].map(|ending| video.with_extension(ending));
+/// Reads a transcript, and notes how many of its cues are malformed.
+fn read_file(path: &Path, limits: &Limits, notes: &mut Vec<String>) -> Result<Transcript> {
+    let transcript = read_transcript(path, limits)?;
+    if transcript.skipped > 0 {
+        let (path, skipped) = (path.display(), transcript.skipped);
+        notes.push(format!("`{path}`: malformed cues, left out: {skipped}"));
+    }
+    Ok(transcript)
+}
+
+/// Paths of transcripts beside a video, in order of precedence.
+pub fn sidecar_transcripts(video: &Path) -> impl Iterator<Item = PathBuf> {
+    let paths = SIDECAR_EXTENSIONS.map(|extension| video.with_extension(extension));
     paths.into_iter().filter(move |path| path != video)
 }
 
-/// The subtitles inside the video.
-pub(super) fn embedded(cues: Vec<Cue>, media: &MediaInfo) -> Option<Words> {
+/// Transcript of the subtitles inside the video, if they hold words.
+pub(super) fn embedded_transcript(cues: Vec<Cue>, media: &MediaInfo) -> Option<SourcedTranscript> {
     let transcript = Transcript::from_cues(cues);
     let stream = media.subtitles.first(); // the one that is read
     let language = stream.and_then(|stream| stream.language.clone()).filter(|tag| tag != "und");
-    let words = Words { source: WordSource::Subtitles, transcript, language };
-    (!words.transcript.text.is_empty()).then_some(words)
-}
-
-/// BERT with its tokenizer.
-#[derive(Debug)]
-pub(super) struct WordReader {
-    input: TextInput,
-    model: Bert,
-    device: Device,
-}
-
-impl WordReader {
-    pub(super) fn open(bundle: &Bundle, Place { device, precision }: &Place) -> Result<Self> {
-        let folder = bundle.path(&bundle.manifest().parts.bert.folder);
-        let model = Bert::open_as(&folder, device, *precision)?;
-        let input = TextInput::open(&folder, model.config().max_position_embeddings)?;
-        Ok(Self { input, model, device: device.clone() })
-    }
-
-    /// The sequence of a text, `(1, tokens, width)`; `None` when it holds no word.
-    pub(super) fn read(&self, text: &str) -> Result<Option<Tensor>> {
-        let Some(ids) = self.input.tokens(text)? else { return Ok(None) };
-        let length = ids.len();
-        let run = || {
-            let ids = Tensor::from_vec(ids, (1, length), &self.device)?;
-            self.model.forward(&ids, &[length])
-        };
-        run().map(Some).map_err(Error::doing("running BERT"))
-    }
+    SourcedTranscript { language, ..SourcedTranscript::of(TranscriptSource::Subtitles, transcript) }
+        .if_any_words()
 }
 
 #[cfg(test)]
@@ -147,8 +132,8 @@ mod tests {
     use super::*;
     use crate::decode::SubtitleInfo;
 
-    fn known(video: &Path, choice: &TranscriptChoice) -> Option<(WordSource, String)> {
-        let words = known_words(video, choice, &Limits::default(), &mut Vec::new()).unwrap();
+    fn known(video: &Path, choice: &TranscriptChoice) -> Option<(TranscriptSource, String)> {
+        let words = known_transcript(video, choice, &Limits::default(), &mut Vec::new()).unwrap();
         words.map(|words| (words.source, words.transcript.text))
     }
 
@@ -160,19 +145,20 @@ mod tests {
         std::fs::write(video.with_extension("vtt"), "WEBVTT\n\n00:01.000 --> 00:02.000\nHello")
             .unwrap();
         let found = known(&video, &TranscriptChoice::Find);
-        assert_eq!(found, Some((WordSource::Sidecar, "Hello".to_owned())));
+        assert_eq!(found, Some((TranscriptSource::Sidecar, "Hello".to_owned())));
         std::fs::write(video.with_extension("txt"), "Good day").unwrap();
         let found = known(&video, &TranscriptChoice::Find);
-        assert_eq!(found, Some((WordSource::Sidecar, "Good day".to_owned())));
+        assert_eq!(found, Some((TranscriptSource::Sidecar, "Good day".to_owned())));
         let found = known(&video, &TranscriptChoice::Text("Ha".to_owned()));
-        assert_eq!(found, Some((WordSource::Argument, "Ha".to_owned())));
+        assert_eq!(found, Some((TranscriptSource::Argument, "Ha".to_owned())));
     }
 
     #[test]
     fn a_named_file_that_is_not_there_is_an_error() {
         let choice = TranscriptChoice::File("gone.srt".into());
-        let read =
-            |choice| known_words("a.mp4".as_ref(), choice, &Limits::default(), &mut Vec::new());
+        let read = |choice| {
+            known_transcript("a.mp4".as_ref(), choice, &Limits::default(), &mut Vec::new())
+        };
         let error = read(&choice).unwrap_err();
         assert!(error.to_string().contains("gone.srt"), "{error}");
     }
@@ -186,13 +172,14 @@ mod tests {
         std::fs::write(video.with_extension("srt"), "1\n00:00:xx -->\nHello").unwrap();
         let mut notes = Vec::new();
         let found =
-            known_words(&video, &TranscriptChoice::Find, &Limits::default(), &mut notes).unwrap();
+            known_transcript(&video, &TranscriptChoice::Find, &Limits::default(), &mut notes)
+                .unwrap();
         assert_eq!(found, None);
         assert!(notes[0].contains("clip.srt") && notes[0].ends_with(": 1"), "{notes:?}");
         std::fs::write(video.with_extension("vtt"), "WEBVTT\n\n00:01.000 --> 00:02.000\nHello")
             .unwrap();
         let found = known(&video, &TranscriptChoice::Find);
-        assert_eq!(found, Some((WordSource::Sidecar, "Hello".to_owned())));
+        assert_eq!(found, Some((TranscriptSource::Sidecar, "Hello".to_owned())));
     }
 
     #[test]
@@ -212,7 +199,7 @@ mod tests {
                 audio: None,
                 subtitles: vec![stream],
             };
-            embedded(vec![cue.clone()], &media).and_then(|words| words.language)
+            embedded_transcript(vec![cue.clone()], &media).and_then(|words| words.language)
         };
         assert_eq!(of(Some("deu")).as_deref(), Some("deu"));
         assert_eq!((of(Some("und")), of(None)), (None, None));

@@ -1,63 +1,52 @@
-//! Pictures: faces and bodies found, cut out, and read by CLIP.
+//! Visual encoder: detection of faces and bodies, crops, and CLIP.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use candle::{Device, Tensor};
 use candle_nn::VarBuilder;
-use meptr_core::Modality;
 use meptr_core::bundle::Bundle;
 use meptr_core::device::BatchSize;
 use meptr_core::weights::load_file;
 
-use super::Place;
-use super::timings::Steps;
+use super::compute_target::ComputeTarget;
+use super::fallback::{AvailableDetectors, choose_crops};
+use super::timings::StepTimings;
+use super::visual_features::VisualFeatures;
 use crate::backbones::ClipVision;
 use crate::detect::tracker::BotSort;
 use crate::detect::{
-    BodyConfig, BodyDetector, Crop, CropSource, Detector, FaceDetector, FaceModel, FrameBoxes,
-    PixelBox, crops, yolo,
+    BodyConfig, BodyDetector, BoundingBox, Crop, Detection, Detector, FaceDetector, FaceModel,
+    FrameBoxes, PixelBox, yolo,
 };
 use crate::image::ClipInput;
-use crate::load_errors::{NOTED, Unfit};
+use crate::load_errors::{COLLECTED, LoadErrors};
 use crate::{Error, Result, RgbImage};
 
-/// Crops that go through CLIP together; bounds the memory of its activations.
+/// Crops per batch of CLIP; limits the memory of its activations.
 const MAX_BATCH: usize = 128;
-/// The same on a GPU with memory to spare.
+/// Crops per batch of CLIP on a GPU with enough free memory.
 const MAX_GPU_BATCH: usize = 1024;
 
-/// CLIP with its preparation, and the detectors of the bundle.
+/// CLIP, its preprocessing, and the detectors.
 #[derive(Debug)]
-pub(super) struct Eye {
+pub(super) struct VisualEncoder {
     input: ClipInput,
     model: ClipVision,
-    /// Crops that CLIP reads at a time.
+    /// Crops per batch.
     batch: BatchSize,
     faces: Option<Box<dyn Detector>>,
     bodies: Option<Box<dyn Detector>>,
     device: Device,
 }
 
-/// What was seen in some frames.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// Faces and bodies of each frame.
-    pub boxes: Vec<FrameBoxes>,
-    /// What was cut out, in the reference's order; `frame` counts within `boxes`.
-    pub crops: Vec<Crop>,
-    /// CLIP's features, `(different crops, width)`.
-    rows: Tensor,
-    /// For each crop, its row.
-    row_of: Vec<u32>,
-}
-
-impl Eye {
-    pub(super) fn open(bundle: &Bundle, Place { device, precision }: &Place) -> Result<Self> {
+impl VisualEncoder {
+    pub(super) fn open(bundle: &Bundle, target: &ComputeTarget) -> Result<Self> {
+        let device = &target.device;
         let parts = &bundle.manifest().parts;
         let folder = bundle.path(&parts.clip.folder);
-        let mut unfit = Unfit::default();
-        let model = unfit.note(ClipVision::open_as(&folder, device, *precision))?;
+        let mut errors = LoadErrors::default();
+        let model = errors.collect(ClipVision::open_as(&folder, device, target.precision))?;
         let faces = parts.face_detector.as_ref().map(|part| -> Result<Box<dyn Detector>> {
             let path = bundle.path(&part.file);
             let model = face_model(&path, &part.kind)?;
@@ -69,16 +58,16 @@ impl Eye {
             let load = |vb: VarBuilder| BodyDetector::load(&config, vb);
             Ok(Box::new(load_file(&path, device, yolo::may_be_left, load)?))
         });
-        let faces = unfit.note(faces.transpose())?;
-        let bodies = unfit.note(bodies.transpose())?;
-        unfit.finish()?;
-        let model = model.expect(NOTED);
+        let faces = errors.collect(faces.transpose())?;
+        let bodies = errors.collect(bodies.transpose())?;
+        errors.finish()?;
+        let model = model.expect(COLLECTED);
         Ok(Self {
             input: ClipInput::open(&folder)?,
             batch: BatchSize::fitting(device, model.bytes_per_picture(), MAX_BATCH, MAX_GPU_BATCH),
             model,
-            faces: faces.expect(NOTED),
-            bodies: bodies.expect(NOTED),
+            faces: faces.expect(COLLECTED),
+            bodies: bodies.expect(COLLECTED),
             device: device.clone(),
         })
     }
@@ -88,65 +77,65 @@ impl Eye {
         !self.device.is_cpu()
     }
 
-    /// Whether there is a face detector, and whether there is a body detector.
-    pub(super) fn detectors(&self) -> [bool; 2] {
-        [self.faces.is_some(), self.bodies.is_some()]
+    fn available_detectors(&self) -> AvailableDetectors {
+        AvailableDetectors { face: self.faces.is_some(), body: self.bodies.is_some() }
     }
 
-    /// Finds faces with another detector than the bundle's.
+    /// Replaces the face detector.
     pub(super) fn set_face_detector(&mut self, detector: Box<dyn Detector>) {
         self.faces = Some(detector);
     }
 
-    /// Finds bodies with another detector than the bundle's.
+    /// Replaces the body detector.
     pub(super) fn set_body_detector(&mut self, detector: Box<dyn Detector>) {
         self.bodies = Some(detector);
     }
 
-    /// Lets go of the weights until the next video, where they are mapped.
+    /// Releases the pages of mapped weights until the next video.
     pub(super) fn release(&self) {
         self.model.release();
     }
 
-    /// Looks at frames, in their order; `tracker`, if there is one, has followed the bodies of those
-    /// before.
-    pub(super) fn look(
+    /// Detects, crops and encodes frames, in their order. `tracker`, if there is one, has tracked the
+    /// bodies of the frames before.
+    pub(super) fn encode(
         &self,
         frames: &[&RgbImage],
         tracker: Option<&mut BotSort>,
-        steps: &mut Steps,
-    ) -> Result<Seen> {
-        let boxes_of = |detector: &Option<Box<dyn Detector>>| match detector {
-            Some(detector) => detector.detect(frames),
-            None => Ok(vec![Vec::new(); frames.len()]),
-        };
-        let faces = steps.time("faces", || boxes_of(&self.faces))?;
-        let bodies = steps.time("bodies", || boxes_of(&self.bodies))?;
-        let bodies = match tracker.filter(|_| self.bodies.is_some()) {
-            Some(tracker) => steps.time("following bodies", || tracker.follow(frames, bodies)),
-            None => bodies,
-        };
-        let boxes: Vec<FrameBoxes> = frames
-            .iter()
-            .zip(faces.into_iter().zip(bodies))
-            .map(|(frame, (faces, bodies))| FrameBoxes {
-                width: frame.width(),
-                height: frame.height(),
-                faces: faces.into_iter().map(|face| face.bounds).collect(),
-                bodies: bodies.into_iter().map(|body| body.bounds).collect(),
-            })
-            .collect();
-        let mut crops = crops(&boxes);
-        if self.bodies.is_none() {
-            add_missing_bodies(&boxes, &mut crops);
-        }
-        let (distinct, row_of) = distinct(&crops);
-        let rows = steps.time("clip", || self.features(frames, &distinct))?;
-        Ok(Seen { boxes, crops, rows, row_of })
+        timings: &mut StepTimings,
+    ) -> Result<VisualFeatures> {
+        let boxes = self.detect(frames, tracker, timings)?;
+        let (crops, fallbacks) = choose_crops(&boxes, self.available_detectors());
+        let (distinct, row_of_crop) = distinct_crops(&crops);
+        let rows = timings.time("clip", || self.encode_crops(frames, &distinct))?;
+        Ok(VisualFeatures { boxes, crops, fallbacks, rows, row_of_crop })
     }
 
-    /// CLIP's features of some crops, `(crops, width)`.
-    fn features(&self, frames: &[&RgbImage], crops: &[(usize, PixelBox)]) -> Result<Tensor> {
+    /// Faces and bodies of frames.
+    fn detect(
+        &self,
+        frames: &[&RgbImage],
+        tracker: Option<&mut BotSort>,
+        timings: &mut StepTimings,
+    ) -> Result<Vec<FrameBoxes>> {
+        let faces = timings.time("faces", || detect_if_any(self.faces.as_deref(), frames))?;
+        let bodies = timings.time("bodies", || detect_if_any(self.bodies.as_deref(), frames))?;
+        let bodies = match tracker.filter(|_| self.bodies.is_some()) {
+            Some(tracker) => timings.time("body tracking", || tracker.track(frames, bodies)),
+            None => bodies,
+        };
+        let detections = frames.iter().zip(faces.into_iter().zip(bodies));
+        let boxes = detections.map(|(frame, (faces, bodies))| FrameBoxes {
+            width: frame.width(),
+            height: frame.height(),
+            faces: bounds(faces),
+            bodies: bounds(bodies),
+        });
+        Ok(boxes.collect())
+    }
+
+    /// CLIP features of crops, each given by its frame and pixels, `(crops, width)`, f32.
+    fn encode_crops(&self, frames: &[&RgbImage], crops: &[(usize, PixelBox)]) -> Result<Tensor> {
         let rows = self.batch.run(crops.len(), |batch| {
             let batch = crops[batch].iter();
             let parts: Vec<_> = batch.map(|(frame, bounds)| (frames[*frame], *bounds)).collect();
@@ -176,80 +165,33 @@ fn body_config(path: &Path, config: &serde_json::Value) -> Result<BodyConfig> {
     })
 }
 
-/// Without a body detector, the whole of a frame with faces stands for their bodies: nothing is
-/// known about bodies then, while a detector that finds none says that there are none.
-fn add_missing_bodies(boxes: &[FrameBoxes], crops: &mut Vec<Crop>) {
-    let with_faces = boxes.iter().enumerate().filter(|(_, boxes)| !boxes.faces.is_empty());
-    crops.extend(with_faces.map(|(frame, boxes)| Crop {
-        frame,
-        modality: Modality::Body,
-        bounds: PixelBox::whole(boxes.width, boxes.height),
-        source: CropSource::Frame,
-    }));
-    crops.sort_by_key(|crop| crop.frame);
+/// Detections of each frame; none without a detector.
+fn detect_if_any(
+    detector: Option<&dyn Detector>,
+    frames: &[&RgbImage],
+) -> Result<Vec<Vec<Detection>>> {
+    match detector {
+        Some(detector) => detector.detect(frames),
+        None => Ok(vec![Vec::new(); frames.len()]),
+    }
 }
 
-/// The different crops of frames, and which of them each crop is: where a whole frame stands in
-/// for a face and a body, it is read once.
-fn distinct(crops: &[Crop]) -> (Vec<(usize, PixelBox)>, Vec<u32>) {
+fn bounds(detections: Vec<Detection>) -> Vec<BoundingBox> {
+    detections.into_iter().map(|detection| detection.bounds).collect()
+}
+
+/// Distinct crops, and the index of each crop among them: a whole frame that is used as face, body and
+/// scene is encoded once.
+fn distinct_crops(crops: &[Crop]) -> (Vec<(usize, PixelBox)>, Vec<u32>) {
     let mut rows = HashMap::new();
     let mut distinct = Vec::new();
-    let row_of = crops.iter().map(|crop| {
+    let row_of_crop = crops.iter().map(|crop| {
         let key = (crop.frame, crop.bounds);
         *rows.entry(key).or_insert_with(|| {
             distinct.push(key);
             distinct.len() as u32 - 1
         })
     });
-    let row_of = row_of.collect();
-    (distinct, row_of)
-}
-
-impl Seen {
-    /// CLIP's features of some crops, by their places, `(1, crops, width)`; `None` without any.
-    ///
-    /// # Errors
-    /// When the device has no memory for them.
-    ///
-    /// # Panics
-    /// When there is no such crop.
-    pub fn features(&self, places: &[usize]) -> Result<Option<Tensor>> {
-        let rows: Vec<u32> = places.iter().map(|place| self.row_of[*place]).collect();
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        let select = || {
-            let count = rows.len();
-            let rows = Tensor::from_vec(rows, count, self.rows.device())?;
-            self.rows.index_select(&rows, 0)?.unsqueeze(0)
-        };
-        select().map(Some).map_err(Error::doing("choosing the features of crops"))
-    }
-
-    /// Places of the crops of a modality.
-    pub fn places(&self, modality: Modality) -> impl Iterator<Item = usize> {
-        let crops = self.crops.iter().enumerate();
-        crops.filter(move |(_, crop)| crop.modality == modality).map(|(place, _)| place)
-    }
-
-    /// Why there are no crops of a visual modality in frames that were looked at.
-    pub(crate) fn why_absent(modality: Modality) -> &'static str {
-        match modality {
-            Modality::Body => "no body was found around any face",
-            _ => "no face holds a pixel of the picture",
-        }
-    }
-
-    /// Adds what was seen in the frames that follow.
-    pub(super) fn append(&mut self, next: Self) -> Result<()> {
-        let frames = self.boxes.len();
-        let rows = self.rows.dim(0).map_err(Error::doing("counting features"))? as u32;
-        self.rows = Tensor::cat(&[&self.rows, &next.rows], 0)
-            .map_err(Error::doing("joining the features of crops"))?;
-        self.boxes.extend(next.boxes);
-        let crops = next.crops.into_iter();
-        self.crops.extend(crops.map(|crop| Crop { frame: crop.frame + frames, ..crop }));
-        self.row_of.extend(next.row_of.into_iter().map(|row| row + rows));
-        Ok(())
-    }
+    let row_of_crop = row_of_crop.collect();
+    (distinct, row_of_crop)
 }

@@ -1,24 +1,25 @@
-//! Who is in a video, and who of them counts.
+//! Persons of a video, and the choice of those whose crops are used.
 
 use std::collections::BTreeMap;
 
 use meptr_core::prediction::{self, ChosenFrame};
 
 use super::request::PersonChoice;
-use crate::detect::{CropSource, Crowd, Person, PixelBox, Sighting, largest_person};
-use crate::pipeline::Seen;
+use crate::detect::{Appearance, Person, PersonLinker, PixelBox, largest_person};
+use crate::pipeline::VisualFeatures;
+use crate::pipeline::fallback::shows_everybody;
 
-/// The people of a video as its windows come in.
+/// Persons of a video, collected window by window, and the choice among them.
 #[derive(Debug, Default)]
-pub(super) struct Cast {
+pub(super) struct PersonSelection {
     choice: PersonChoice,
     per_person: bool,
-    crowd: Crowd,
-    /// By id: the window, and the sighting in its results' form.
-    sightings: BTreeMap<usize, Vec<(usize, prediction::Sighting)>>,
+    linker: PersonLinker,
+    /// By id: the window, and the appearance in the form of the result.
+    appearances: BTreeMap<usize, Vec<(usize, prediction::PersonSighting)>>,
 }
 
-impl Cast {
+impl PersonSelection {
     pub(super) fn new(choice: PersonChoice, per_person: bool) -> Self {
         Self { choice, per_person, ..Self::default() }
     }
@@ -28,34 +29,34 @@ impl Cast {
         self.per_person
     }
 
-    /// Takes what was seen in a window; returns the people in it. A window that comes again
-    /// replaces what was seen in it before.
-    pub(super) fn meet(
+    /// Links the crops of a window to persons, and returns the persons in it. A window that comes
+    /// again replaces its earlier appearances.
+    pub(super) fn add_window(
         &mut self,
         window: usize,
         frames: &[ChosenFrame],
-        seen: &Seen,
+        visual: &VisualFeatures,
     ) -> Vec<Person> {
-        for sightings in self.sightings.values_mut() {
-            sightings.retain(|(number, _)| *number != window);
+        for appearances in self.appearances.values_mut() {
+            appearances.retain(|(number, _)| *number != window);
         }
-        let people = self.crowd.add(&seen.crops, frames.len());
-        for person in &people {
-            let here = person.sightings.iter();
-            let here = here.map(|sighting| (window, reported(sighting, frames)));
-            self.sightings.entry(person.id).or_default().extend(here);
+        let persons = self.linker.link(&visual.crops, frames.len());
+        for person in &persons {
+            let here = person.appearances.iter();
+            let here = here.map(|appearance| (window, reported(appearance, frames)));
+            self.appearances.entry(person.id).or_default().extend(here);
         }
-        people
+        persons
     }
 
-    /// The person whose face and body count; none when everybody's do.
-    pub(super) fn chosen<'p>(&self, people: &'p [Person]) -> Result<Option<&'p Person>, String> {
+    /// The chosen person among those of a window; `None` when all persons are used.
+    pub(super) fn chosen<'p>(&self, persons: &'p [Person]) -> Result<Option<&'p Person>, String> {
         match self.choice {
             PersonChoice::All => Ok(None),
             PersonChoice::Largest => {
-                largest_person(people).map(Some).ok_or_else(|| "nobody is seen".to_owned())
+                largest_person(persons).map(Some).ok_or_else(|| "nobody is seen".to_owned())
             }
-            PersonChoice::Id(id) => people
+            PersonChoice::Id(id) => persons
                 .iter()
                 .find(|person| person.id == id as usize)
                 .map(Some)
@@ -63,36 +64,36 @@ impl Cast {
         }
     }
 
-    /// Whether a crop shows a person. A whole frame that stands in for bodies stands for the body
-    /// of everybody in it.
-    pub(super) fn shows(person: &Person, seen: &Seen, place: usize) -> bool {
-        let crop = &seen.crops[place];
-        let is_there = || person.sightings.iter().any(|sighting| sighting.frame == crop.frame);
-        person.crops.contains(&place) || (crop.source == CropSource::Frame && is_there())
-    }
-
-    /// Everybody, with all sightings in the order of time.
-    pub(super) fn people(self) -> Vec<prediction::Person> {
-        let known = self.sightings.into_iter().filter(|(_, sightings)| !sightings.is_empty());
-        known
-            .map(|(id, sightings)| {
-                let mut sightings: Vec<_> = sightings.into_iter().map(|(_, one)| one).collect();
-                sightings.sort_by_key(|sighting| sighting.frame);
-                sightings.dedup_by_key(|sighting| sighting.frame); // windows may overlap
-                prediction::Person { id: id as u32, sightings }
-            })
-            .collect()
+    /// All persons, with their appearances in the order of time.
+    pub(super) fn persons(self) -> Vec<prediction::PersonReport> {
+        let seen = self.appearances.into_iter().filter(|(_, appearances)| !appearances.is_empty());
+        seen.map(|(id, appearances)| {
+            let mut sightings: Vec<_> = appearances.into_iter().map(|(_, one)| one).collect();
+            sightings.sort_by_key(|sighting| sighting.frame);
+            sightings.dedup_by_key(|sighting| sighting.frame); // windows may overlap
+            prediction::PersonReport { id: id as u32, sightings }
+        })
+        .collect()
     }
 }
 
-fn reported(sighting: &Sighting, frames: &[ChosenFrame]) -> prediction::Sighting {
-    let frame = &frames[sighting.frame];
-    let edges =
-        |pixels: PixelBox| [pixels.x1, pixels.y1, pixels.x2, pixels.y2].map(|edge| edge as f32);
-    prediction::Sighting {
+/// Whether a crop, given by its index, shows a person.
+pub(super) fn shows(person: &Person, visual: &VisualFeatures, crop: usize) -> bool {
+    let frame = visual.crops[crop].frame;
+    let is_in_frame = || person.appearances.iter().any(|appearance| appearance.frame == frame);
+    person.crops.contains(&crop) || (shows_everybody(&visual.crops[crop]) && is_in_frame())
+}
+
+fn reported(appearance: &Appearance, frames: &[ChosenFrame]) -> prediction::PersonSighting {
+    let frame = &frames[appearance.frame];
+    prediction::PersonSighting {
         frame: frame.index,
         time: frame.time,
-        face: sighting.face.map(edges),
-        body: sighting.body.map(edges),
+        face: appearance.face.map(edges),
+        body: appearance.body.map(edges),
     }
+}
+
+fn edges(pixels: PixelBox) -> [f32; 4] {
+    [pixels.x1, pixels.y1, pixels.x2, pixels.y2].map(|edge| edge as f32)
 }

@@ -1,4 +1,4 @@
-//! Collects what each modality says about each window, and fuses it.
+//! Scores of the windows of a video: of each modality, then fused.
 
 use std::collections::BTreeMap;
 
@@ -6,60 +6,62 @@ use candle::Tensor;
 use meptr_core::prediction::{self, ChosenFrame, ModalityReport, Scope, Scores, SourceCount};
 use meptr_core::{Modality, PerModality};
 
-use super::person_selection::Cast;
+use super::person_selection::{PersonSelection, shows};
 use super::scoring::{FusedScores, HeadScores, Scorer, ensure_finite, row};
-use crate::decode::TimeWindow;
 use crate::detect::{CropSource, Person};
-use crate::pipeline::{FeatureSink, Pictures, Seen, SoundPiece, Steps, why_nothing};
+use crate::pipeline::{
+    AudioChunkFeatures, FeatureSink, StepTimings, VisualFeatures, VisualWindow, fallback,
+};
+use crate::windows::TimeWindow;
 use crate::{Error, Result};
 
-/// Scores of a video in the making.
-pub(super) struct Board<'a> {
+/// Accumulates the scores of the modalities, window by window, and fuses them.
+pub(super) struct ScoreAccumulator<'a> {
     scorer: &'a Scorer,
-    /// Whether there is a face detector, and whether there is a body detector.
-    detectors: [bool; 2],
-    /// Who was seen.
-    cast: Cast,
-    windows: BTreeMap<usize, Window>,
+    persons: PersonSelection,
+    windows: BTreeMap<usize, WindowScores>,
 }
 
+/// Scores of one window so far.
 #[derive(Default)]
-struct Window {
+struct WindowScores {
     frames: Vec<ChosenFrame>,
-    parts: PerModality<Part>,
-    pieces: Vec<(f64, HeadScores)>,
-    /// Why the first piece of sound without features has none.
-    no_sound: Option<&'static str>,
-    /// Those who get scores of their own.
-    people: Vec<PersonParts>,
+    modalities: PerModality<ModalityScores>,
+    /// Length in steps, and scores, of each chunk of sound.
+    audio_chunks: Vec<(f64, HeadScores)>,
+    /// Reason of the first chunk of sound without features.
+    unusable_sound: Option<&'static str>,
+    /// Persons who get scores of their own.
+    persons: Vec<PersonScores>,
 }
 
-/// What belongs to one person in a window; the rest is everybody's.
-struct PersonParts {
+/// Body and face of one person in a window; the other modalities are common to all.
+struct PersonScores {
     id: u32,
-    body: Part,
-    face: Part,
+    body: ModalityScores,
+    face: ModalityScores,
 }
 
 /// One modality of one window.
 #[derive(Clone, Default)]
-struct Part {
+struct ModalityScores {
+    /// Output of the cross-task model; `None` when the modality is absent.
     scores: Option<HeadScores>,
     report: ModalityReport,
 }
 
-impl Part {
-    fn missing(reason: impl Into<String>) -> Self {
+impl ModalityScores {
+    fn absent(reason: impl Into<String>) -> Self {
         let report = ModalityReport { reason: Some(reason.into()), ..ModalityReport::default() };
         Self { scores: None, report }
     }
 
     fn present(modality: Modality, scores: HeadScores, inputs: usize) -> Result<Self> {
-        let read = Error::doing("reading the scores of a modality");
         let values = || -> candle::Result<_> {
             Ok((row(&scores.emotion_logits)?, row(&scores.trait_scores)?))
         };
-        let (emotion_logits, trait_scores) = values().map_err(read)?;
+        let (emotion_logits, trait_scores) =
+            values().map_err(Error::doing("reading the scores of a modality"))?;
         ensure_finite(
             &format!("{modality} model"),
             emotion_logits.into_iter().chain(trait_scores),
@@ -75,221 +77,222 @@ impl Part {
     }
 }
 
-impl<'a> Board<'a> {
-    pub(super) fn new(scorer: &'a Scorer, detectors: [bool; 2], cast: Cast) -> Self {
-        Self { scorer, detectors, cast, windows: BTreeMap::new() }
+impl<'a> ScoreAccumulator<'a> {
+    pub(super) fn new(scorer: &'a Scorer, persons: PersonSelection) -> Self {
+        Self { scorer, persons, windows: BTreeMap::new() }
     }
 
-    /// Fuses every window that holds anything, and each person of it who gets scores of their own;
-    /// `spans` says what each window covers. Rows of windows come first.
-    pub(super) fn scores(
+    /// Fuses every window that has any modality, and each person of it who gets scores of their own.
+    /// `windows` are their times. Rows of windows come first.
+    pub(super) fn fuse(
         &mut self,
         scope: Scope,
-        spans: &[TimeWindow],
-        steps: &mut Steps,
+        windows: &[TimeWindow],
+        timings: &mut StepTimings,
     ) -> Result<Vec<Scores>> {
         let mut rows = Vec::new();
-        let mut rows_of_people = Vec::new();
-        for (number, span) in spans.iter().enumerate() {
+        let mut person_rows = Vec::new();
+        for (number, time) in windows.iter().enumerate() {
             let window = self.windows.remove(&number).unwrap_or_default();
-            let parts = window.parts()?;
+            let modalities = window.modalities()?;
             let (scorer, frames) = (self.scorer, window.frames);
-            let Some(scores) = steps.time("fusion", || parts.fused(scorer))? else { continue };
-            rows.push(scores.row(scope, None, *span, frames.clone()));
-            for PersonParts { id, body, face } in window.people {
-                let parts = Parts(PerModality { body, face, ..parts.0.clone() });
-                let scores = steps.time("fusion", || parts.fused(scorer))?;
-                let row = scores.map(|one| one.row(Scope::Person, Some(id), *span, frames.clone()));
-                rows_of_people.extend(row);
+            let fused = timings.time("fusion", || FusedModalities::of(&modalities, scorer))?;
+            let Some(fused) = fused else { continue };
+            rows.push(fused.row(scope, None, *time, frames.clone()));
+            for PersonScores { id, body, face } in window.persons {
+                let modalities = PerModality { body, face, ..modalities.clone() };
+                let fused = timings.time("fusion", || FusedModalities::of(&modalities, scorer))?;
+                person_rows.extend(
+                    fused.map(|one| one.row(Scope::Person, Some(id), *time, frames.clone())),
+                );
             }
         }
-        rows.extend(rows_of_people);
+        rows.extend(person_rows);
         Ok(rows)
     }
 
-    /// Who was seen.
-    pub(super) fn people(self) -> Vec<prediction::Person> {
-        self.cast.people()
+    /// All persons of the video.
+    pub(super) fn persons(self) -> Vec<prediction::PersonReport> {
+        self.persons.persons()
     }
 
-    /// What one visual modality says about some crops of a window.
-    fn visual(
+    /// Scores of some crops of a visual modality, given by their indices.
+    fn score_crops(
         &self,
         modality: Modality,
-        seen: &Seen,
-        is_wanted: impl Fn(usize) -> bool,
-        steps: &mut Steps,
-    ) -> Result<Part> {
-        let places: Vec<usize> = seen.places(modality).filter(|place| is_wanted(*place)).collect();
-        let Some(features) = seen.features(&places)? else {
-            return Ok(Part::missing(Seen::why_absent(modality)));
+        visual: &VisualFeatures,
+        crops: &[usize],
+        timings: &mut StepTimings,
+    ) -> Result<ModalityScores> {
+        let Some(features) = visual.select(crops)? else {
+            return Ok(ModalityScores::absent(fallback::missing_crops(modality)));
         };
-        let scores = steps.time("heads", || self.scorer.head(modality, &features))?;
-        let mut part = Part::present(modality, scores, steps_of(&features)?)?;
-        part.report.sources = counts(places.iter().map(|place| seen.crops[*place].source));
-        part.report.reason = self.stand_in(modality, &part.report.sources);
-        Ok(part)
+        let scores = timings.time("heads", || self.scorer.head(modality, &features))?;
+        let mut scored = ModalityScores::present(modality, scores, steps_of(&features)?)?;
+        let sources: Vec<CropSource> =
+            crops.iter().map(|index| visual.crops[*index].source).collect();
+        scored.report.sources = counts(&sources);
+        scored.report.reason = visual.fallbacks.explain(modality, &sources);
+        Ok(scored)
     }
 
-    /// Body and face of one person, or of all when there is none to choose.
-    fn figure(
+    /// Scores of the crops of a modality that show a person, or of all when there is none to choose.
+    fn score_person(
         &self,
+        modality: Modality,
         person: Option<&Person>,
-        seen: &Seen,
-        steps: &mut Steps,
-    ) -> Result<(Part, Part)> {
-        let is_wanted = |place| person.is_none_or(|person| Cast::shows(person, seen, place));
-        let body = self.visual(Modality::Body, seen, is_wanted, steps)?;
-        Ok((body, self.visual(Modality::Face, seen, is_wanted, steps)?))
-    }
-
-    /// What a reader should know about crops that are not what they stand for.
-    fn stand_in(&self, modality: Modality, sources: &[SourceCount]) -> Option<String> {
-        let [has_faces, has_bodies] = self.detectors;
-        let holds = |source| sources.iter().any(|one| one.source == name(source));
-        let stand_ins = match modality {
-            Modality::Face | Modality::Body if holds(CropSource::Frame) => "whole frames",
-            Modality::Face if holds(CropSource::Body) => "bodies",
-            _ => return None,
-        };
-        let has_detector = if modality == Modality::Face { has_faces } else { has_bodies };
-        Some(match (has_detector, holds(CropSource::Detected)) {
-            (false, _) => format!("the weights hold no {modality} detector: {stand_ins} stand in"),
-            (true, true) => format!("no {modality} was found in some frames: {stand_ins} stand in"),
-            (true, false) => format!("no {modality} was found: {stand_ins} stand in"),
-        })
+        visual: &VisualFeatures,
+        timings: &mut StepTimings,
+    ) -> Result<ModalityScores> {
+        let crops: Vec<usize> = visual
+            .crop_indices(modality)
+            .filter(|crop| person.is_none_or(|person| shows(person, visual, *crop)))
+            .collect();
+        self.score_crops(modality, visual, &crops, timings)
     }
 }
 
-impl Window {
-    /// All modalities, with what the sound says and why there are no pictures.
-    fn parts(&self) -> Result<Parts> {
-        let mut parts = self.parts.clone();
-        parts.audio = self.sound()?;
+impl WindowScores {
+    /// All modalities, with the sound, and with the reason why there are no frames.
+    fn modalities(&self) -> Result<PerModality<ModalityScores>> {
+        let mut modalities = self.modalities.clone();
+        modalities.audio = self.audio()?;
         if self.frames.is_empty() {
             for modality in [Modality::Body, Modality::Face, Modality::Scene] {
-                parts[modality] = Part::missing(why_nothing(modality));
+                modalities[modality] = ModalityScores::absent(fallback::missing_input(modality));
             }
         }
-        Ok(Parts(parts))
+        Ok(modalities)
     }
 
-    /// What the sound says, the mean of its pieces by length; or why it says nothing.
-    fn sound(&self) -> Result<Part> {
-        if self.pieces.is_empty() {
-            let reason = self.no_sound.unwrap_or(why_nothing(Modality::Audio));
-            return Ok(Part::missing(reason));
+    /// Scores of the sound, the mean of its chunks weighted by length; or why there are none.
+    fn audio(&self) -> Result<ModalityScores> {
+        if self.audio_chunks.is_empty() {
+            let missing = fallback::missing_input(Modality::Audio);
+            return Ok(ModalityScores::absent(self.unusable_sound.unwrap_or(missing)));
         }
-        let inputs = self.pieces.iter().map(|(steps, _)| *steps as usize).sum();
-        let scores = HeadScores::mean(&self.pieces)
-            .map_err(Error::doing("averaging the pieces of sound"))?;
-        let mut part = Part::present(Modality::Audio, scores, inputs)?;
-        if self.pieces.len() > 1 {
-            let count = self.pieces.len();
-            part.report.reason =
-                Some(format!("read in {count} pieces, whose results are averaged"));
+        let inputs = self.audio_chunks.iter().map(|(steps, _)| *steps as usize).sum();
+        let scores = HeadScores::mean(&self.audio_chunks)
+            .map_err(Error::doing("averaging the chunks of sound"))?;
+        let mut audio = ModalityScores::present(Modality::Audio, scores, inputs)?;
+        if self.audio_chunks.len() > 1 {
+            let count = self.audio_chunks.len();
+            audio.report.reason =
+                Some(format!("encoded in {count} chunks, whose results are averaged"));
         }
-        Ok(part)
+        Ok(audio)
     }
 }
 
-/// The modalities of a row.
-struct Parts(PerModality<Part>);
-
-/// A row without its place.
-struct Fused {
+/// Result of the fusion, and the part of each modality in it.
+struct FusedModalities {
     scores: FusedScores,
-    modalities: PerModality<ModalityReport>,
+    reports: PerModality<ModalityReport>,
 }
 
-impl Parts {
-    /// Fuses the modalities; `None` when there is none.
-    fn fused(&self, scorer: &Scorer) -> Result<Option<Fused>> {
-        let parts = PerModality::from_fn(|modality| match scorer.reads(modality) {
-            true => self.0[modality].clone(),
-            false => Part::missing("the fusion model was trained without it"),
+impl FusedModalities {
+    /// Fuses the modalities; `None` when all are absent.
+    fn of(modalities: &PerModality<ModalityScores>, scorer: &Scorer) -> Result<Option<Self>> {
+        let used = PerModality::from_fn(|modality| match scorer.uses(modality) {
+            true => modalities[modality].clone(),
+            false => ModalityScores::absent(fallback::NOT_FUSED),
         });
-        let heads = PerModality::from_fn(|modality| parts[modality].scores.clone());
+        let heads = PerModality::from_fn(|modality| used[modality].scores.clone());
         if heads.iter().all(|(_, head)| head.is_none()) {
             return Ok(None);
         }
-        let modalities = PerModality::from_fn(|modality| parts[modality].report.clone());
-        Ok(Some(Fused { scores: scorer.fuse(&heads)?, modalities }))
+        let reports = PerModality::from_fn(|modality| used[modality].report.clone());
+        Ok(Some(Self { scores: scorer.fuse(&heads)?, reports }))
     }
-}
 
-impl Fused {
     fn row(
         self,
         scope: Scope,
         person: Option<u32>,
-        span: TimeWindow,
+        time: TimeWindow,
         frames: Vec<ChosenFrame>,
     ) -> Scores {
         Scores {
             scope,
             person,
-            t_start: span.start_seconds,
-            t_end: span.end_seconds,
+            t_start: time.start_seconds,
+            t_end: time.end_seconds,
             emotions: self.scores.emotions,
-            decided: self.scores.decided,
+            shown: self.scores.shown,
             traits: self.scores.traits,
-            modalities: self.modalities,
+            modalities: self.reports,
             frames,
         }
     }
 }
 
-impl FeatureSink for Board<'_> {
-    fn pictures(&mut self, window: usize, pictures: Pictures, steps: &mut Steps) -> Result<()> {
-        let Some(seen) = &pictures.seen else { return Ok(()) };
-        let people = self.cast.meet(window, &pictures.frames, seen);
-        let (body, face) = match self.cast.chosen(&people) {
-            Ok(person) => self.figure(person, seen, steps)?,
-            Err(reason) => (Part::missing(reason.clone()), Part::missing(reason)),
+impl FeatureSink for ScoreAccumulator<'_> {
+    fn visual(
+        &mut self,
+        window: usize,
+        visual: VisualWindow,
+        timings: &mut StepTimings,
+    ) -> Result<()> {
+        let VisualWindow { frames, features: Some(features) } = visual else { return Ok(()) };
+        let persons = self.persons.add_window(window, &frames, &features);
+        let (body, face) = match self.persons.chosen(&persons) {
+            Ok(person) => (
+                self.score_person(Modality::Body, person, &features, timings)?,
+                self.score_person(Modality::Face, person, &features, timings)?,
+            ),
+            Err(reason) => (ModalityScores::absent(reason.clone()), ModalityScores::absent(reason)),
         };
-        let scene = self.visual(Modality::Scene, seen, |_| true, steps)?;
+        let scene = self.score_person(Modality::Scene, None, &features, timings)?;
         let mut own = Vec::new();
-        for person in people.iter().filter(|_| self.cast.per_person()) {
-            let (body, face) = self.figure(Some(person), seen, steps)?;
-            own.push(PersonParts { id: person.id as u32, body, face });
+        for person in persons.iter().filter(|_| self.persons.per_person()) {
+            own.push(PersonScores {
+                id: person.id as u32,
+                body: self.score_person(Modality::Body, Some(person), &features, timings)?,
+                face: self.score_person(Modality::Face, Some(person), &features, timings)?,
+            });
         }
         let window = self.windows.entry(window).or_default();
-        window.parts.body = body;
-        window.parts.face = face;
-        window.parts.scene = scene;
-        window.people = own;
-        window.frames = pictures.frames;
+        window.modalities.body = body;
+        window.modalities.face = face;
+        window.modalities.scene = scene;
+        window.persons = own;
+        window.frames = frames;
         Ok(())
     }
 
-    fn sound(&mut self, window: usize, piece: SoundPiece, steps: &mut Steps) -> Result<()> {
+    fn audio(
+        &mut self,
+        window: usize,
+        chunk: AudioChunkFeatures,
+        timings: &mut StepTimings,
+    ) -> Result<()> {
         let window = self.windows.entry(window).or_default();
-        match piece.features {
+        match chunk.features {
             Ok(features) => {
                 let scores =
-                    steps.time("heads", || self.scorer.head(Modality::Audio, &features))?;
-                window.pieces.push((steps_of(&features)? as f64, scores));
+                    timings.time("heads", || self.scorer.head(Modality::Audio, &features))?;
+                window.audio_chunks.push((steps_of(&features)? as f64, scores));
             }
-            Err(reason) => _ = window.no_sound.get_or_insert(reason),
+            Err(reason) => _ = window.unusable_sound.get_or_insert(reason),
         }
         Ok(())
     }
 
-    fn words(
+    fn text(
         &mut self,
         window: usize,
         features: std::result::Result<Tensor, String>,
-        steps: &mut Steps,
+        timings: &mut StepTimings,
     ) -> Result<()> {
-        let part = match features {
+        let text = match features {
             Ok(features) => {
-                let scores = steps.time("heads", || self.scorer.head(Modality::Text, &features))?;
-                Part::present(Modality::Text, scores, steps_of(&features)?)?
+                let scores =
+                    timings.time("heads", || self.scorer.head(Modality::Text, &features))?;
+                ModalityScores::present(Modality::Text, scores, steps_of(&features)?)?
             }
-            Err(reason) => Part::missing(reason),
+            Err(reason) => ModalityScores::absent(reason),
         };
-        self.windows.entry(window).or_default().parts.text = part;
+        self.windows.entry(window).or_default().modalities.text = text;
         Ok(())
     }
 }
@@ -299,13 +302,14 @@ fn steps_of(features: &Tensor) -> Result<usize> {
     features.dim(1).map_err(Error::doing("reading the length of a sequence"))
 }
 
-fn counts(sources: impl Iterator<Item = CropSource>) -> Vec<SourceCount> {
+fn counts(sources: &[CropSource]) -> Vec<SourceCount> {
     let mut counts = BTreeMap::new();
-    sources.for_each(|source| *counts.entry(source).or_insert(0) += 1);
+    sources.iter().for_each(|source| *counts.entry(*source).or_insert(0) += 1);
     let count = |(source, crops)| SourceCount { source: name(source).to_owned(), crops };
     counts.into_iter().map(count).collect()
 }
 
+/// Name of a source in the result.
 fn name(source: CropSource) -> &'static str {
     match source {
         CropSource::Detected => "detected",

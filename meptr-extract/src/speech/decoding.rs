@@ -1,34 +1,35 @@
-//! Decoding one batch of windows: attempts at rising temperatures until one passes the checks.
+//! Decoding of one batch of windows, at rising temperatures until a result passes the checks.
 
 use std::io::Write;
 
 use candle::Result;
 use flate2::{Compression, write::ZlibEncoder};
+use meptr_core::rng::{RandomStream, SeedStreams};
 
 use super::config::TranscribeConfig;
-use super::logit_filters::{TokenRules, log_sum_exp};
-use super::sampling::{Random, pick};
+use super::logit_filters::{LogitFilter, log_sum_exp};
+use super::sampling::sample_token;
 use super::{repetition, tokens::SpecialTokens};
 
-/// What gives logits: Whisper over some encoded windows, or a stand-in in tests.
+/// Source of logits: Whisper over encoded windows, or a script in tests.
 pub(super) trait LogitsSource {
-    /// Forgets all tokens; from here on row `i` hears window `windows[i]`.
+    /// Clears all tokens; from now on row `i` decodes window `windows[i]`.
     ///
     /// # Errors
     /// When the computation fails.
-    fn begin(&mut self, windows: &[usize]) -> Result<()>;
+    fn reset(&mut self, windows: &[usize]) -> Result<()>;
 
-    /// Feeds every row the same number of tokens, at least 1; returns each row's logits for the
-    /// next one.
+    /// Appends the same number of tokens, at least 1, to every row; returns each row's logits for the
+    /// next token.
     ///
     /// # Errors
     /// When the computation fails.
     fn feed(&mut self, tokens: &[Vec<u32>]) -> Result<Vec<Vec<f32>>>;
 }
 
-impl LogitsSource for super::model::Decoding<'_> {
-    fn begin(&mut self, windows: &[usize]) -> Result<()> {
-        Self::begin(self, windows)
+impl LogitsSource for super::model::DecoderState<'_> {
+    fn reset(&mut self, windows: &[usize]) -> Result<()> {
+        Self::reset(self, windows)
     }
 
     fn feed(&mut self, tokens: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
@@ -36,9 +37,9 @@ impl LogitsSource for super::model::Decoding<'_> {
     }
 }
 
-/// What the model said about one window, prompt and end token not included.
+/// Result of decoding one window, without prompt and end token.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Attempt {
+pub(super) struct DecodingResult {
     /// Text and timestamps.
     pub(super) tokens: Vec<u32>,
     /// Mean natural log-probability per token, the end token included; as OpenAI counts, over one
@@ -46,23 +47,23 @@ pub(super) struct Attempt {
     pub(super) average_log_probability: f64,
     /// Probability of silence, 0 to 1.
     pub(super) no_speech_probability: f64,
-    /// How often zlib makes the text smaller.
+    /// Size of the text divided by its size after zlib.
     pub(super) compression_ratio: f64,
-    /// The temperature it was drawn at.
+    /// Temperature of the result.
     pub(super) temperature: f64,
 }
 
-impl Attempt {
-    /// Whether the window holds no speech: the model says so and has no good text either.
+impl DecodingResult {
+    /// Whether the window holds no speech: it is improbable by the model, and the text is poor.
     pub(super) fn is_silence(&self, config: &TranscribeConfig) -> bool {
         let above = |limit: f64| self.no_speech_probability > limit;
-        let no_good_text = config
+        let is_poor_text = config
             .min_average_log_probability
             .is_none_or(|limit| self.average_log_probability < limit);
-        config.max_no_speech_probability.is_some_and(above) && no_good_text
+        config.max_no_speech_probability.is_some_and(above) && is_poor_text
     }
 
-    /// Whether another temperature should be tried.
+    /// Whether the window is decoded again at the next temperature.
     fn has_failed(&self, tokens: &SpecialTokens, config: &TranscribeConfig) -> bool {
         let repeats = |limit| repetition::ends_in_loop(&tokens.text_of(&self.tokens), limit);
         let failed =
@@ -75,24 +76,24 @@ impl Attempt {
     }
 }
 
-/// Everything one batch of windows is decoded with.
+/// Model tokens and options with which a batch of windows is decoded.
 #[derive(Clone, Copy)]
-pub(super) struct Decoder<'a> {
-    /// The model's tokens.
+pub(super) struct DecodingTask<'a> {
+    /// Special tokens of the model.
     pub(super) tokens: &'a SpecialTokens,
     /// Thresholds, temperatures, seed.
     pub(super) config: &'a TranscribeConfig,
-    /// Tokens the model can hold, prompt included.
+    /// Capacity of the decoder in tokens, prompt included.
     pub(super) capacity: usize,
-    /// Turns tokens to the bytes whose compression is measured.
+    /// Converts tokens to the bytes whose compression is measured.
     pub(super) bytes_of: &'a dyn Fn(&[u32]) -> Vec<u8>,
 }
 
-impl Decoder<'_> {
+impl DecodingTask<'_> {
     /// Decodes windows 0, 1, ... from prompts of one length.
     ///
-    /// `seeds` are one number per window, so that what a window draws does not depend on the
-    /// windows beside it.
+    /// `seeds` holds one number per window, so that the samples of a window do not depend on the other
+    /// windows of the batch.
     ///
     /// # Errors
     /// When the computation fails.
@@ -101,18 +102,19 @@ impl Decoder<'_> {
         source: &mut impl LogitsSource,
         prompts: &[Vec<u32>],
         seeds: &[u64],
-    ) -> Result<Vec<Attempt>> {
-        let mut accepted: Vec<Option<Attempt>> = vec![None; prompts.len()];
+    ) -> Result<Vec<DecodingResult>> {
+        let mut accepted: Vec<Option<DecodingResult>> = vec![None; prompts.len()];
         let mut open: Vec<usize> = (0..prompts.len()).collect();
         for (number, temperature) in self.config.temperatures.iter().enumerate() {
             let rows: Vec<Row> = open
                 .iter()
                 .map(|window| {
-                    let seeds = [self.config.seed, seeds[*window], number as u64];
-                    Row::new(prompts[*window].clone(), Random::stream(&seeds))
+                    let stream = format!("window-{}-temperature-{number}", seeds[*window]);
+                    let random = SeedStreams::new(self.config.seed).stream(&stream);
+                    Row::new(prompts[*window].clone(), random)
                 })
                 .collect();
-            let attempts = self.attempt(source, &open, rows, *temperature)?;
+            let attempts = self.decode_at(source, &open, rows, *temperature)?;
             for (window, attempt) in open.iter().zip(attempts) {
                 accepted[*window] = Some(attempt);
             }
@@ -127,24 +129,25 @@ impl Decoder<'_> {
         accepted
             .into_iter()
             .collect::<Option<_>>()
-            .ok_or_else(|| candle::Error::msg("there is no temperature to decode at"))
+            .ok_or_else(|| candle::Error::msg("there is no temperature"))
     }
 
-    fn attempt(
+    /// Decodes windows at one temperature.
+    fn decode_at(
         &self,
         source: &mut impl LogitsSource,
         windows: &[usize],
         mut rows: Vec<Row>,
         temperature: f64,
-    ) -> Result<Vec<Attempt>> {
-        source.begin(windows)?;
+    ) -> Result<Vec<DecodingResult>> {
+        source.reset(windows)?;
         let mut logits = self.feed_prompts(source, &mut rows)?;
         let prompt = rows.iter().map(|row| row.prompt.len()).max().unwrap_or(0);
         let limit = self.config.max_tokens.unwrap_or(self.capacity / 2);
-        let rules = TokenRules { tokens: self.tokens, timestamps: self.config.timestamps };
+        let filter = LogitFilter { tokens: self.tokens, timestamps: self.config.timestamps };
         for left in (0..limit.min(self.capacity.saturating_sub(prompt))).rev() {
             for (row, logits) in rows.iter_mut().zip(&mut logits).filter(|(row, _)| !row.ended) {
-                row.extend(&rules, logits, temperature);
+                row.extend(&filter, logits, temperature);
             }
             if left == 0 || rows.iter().all(|row| row.ended) {
                 break;
@@ -153,7 +156,7 @@ impl Decoder<'_> {
                 if row.ended {
                     self.tokens.end
                 } else {
-                    *row.said.last().unwrap_or(&self.tokens.end)
+                    *row.tokens.last().unwrap_or(&self.tokens.end)
                 }
             };
             let next: Vec<Vec<u32>> = rows.iter().map(|row| vec![last(row)]).collect();
@@ -162,8 +165,7 @@ impl Decoder<'_> {
         Ok(rows.into_iter().map(|row| self.finish(row, temperature)).collect())
     }
 
-    /// Feeds the prompts, and reads the probability of silence on the way; returns the logits of
-    /// the first token.
+    /// Appends the prompts, and sets the probability of silence; returns the logits of the first token.
     fn feed_prompts(
         &self,
         source: &mut impl LogitsSource,
@@ -183,40 +185,41 @@ impl Decoder<'_> {
         if tails.iter().all(Vec::is_empty) { Ok(logits) } else { source.feed(&tails) }
     }
 
-    fn finish(&self, row: Row, temperature: f64) -> Attempt {
-        Attempt {
-            average_log_probability: row.log_probability / (row.said.len() + 1) as f64,
+    fn finish(&self, row: Row, temperature: f64) -> DecodingResult {
+        DecodingResult {
+            average_log_probability: row.log_probability / (row.tokens.len() + 1) as f64,
             no_speech_probability: row.no_speech_probability,
-            compression_ratio: compression_ratio(&(self.bytes_of)(&row.said)),
+            compression_ratio: compression_ratio(&(self.bytes_of)(&row.tokens)),
             temperature,
-            tokens: row.said,
+            tokens: row.tokens,
         }
     }
 }
 
+/// State of decoding one window.
 struct Row {
     prompt: Vec<u32>,
-    random: Random,
-    said: Vec<u32>,
+    random: RandomStream,
+    tokens: Vec<u32>,
     log_probability: f64,
     no_speech_probability: f64,
     ended: bool,
 }
 
 impl Row {
-    fn new(prompt: Vec<u32>, random: Random) -> Self {
-        let (said, ended) = (Vec::new(), false);
-        Self { prompt, random, said, log_probability: 0.0, no_speech_probability: 0.0, ended }
+    fn new(prompt: Vec<u32>, random: RandomStream) -> Self {
+        let (tokens, ended) = (Vec::new(), false);
+        Self { prompt, random, tokens, log_probability: 0.0, no_speech_probability: 0.0, ended }
     }
 
-    fn extend(&mut self, rules: &TokenRules, logits: &mut [f32], temperature: f64) {
-        rules.apply(&self.said, logits);
-        match pick(logits, temperature, &mut self.random) {
+    fn extend(&mut self, filter: &LogitFilter, logits: &mut [f32], temperature: f64) {
+        filter.apply(&self.tokens, logits);
+        match sample_token(logits, temperature, &mut self.random) {
             Some((token, log_probability)) => {
                 self.log_probability += log_probability;
-                self.ended = token == rules.tokens.end;
+                self.ended = token == filter.tokens.end;
                 if !self.ended {
-                    self.said.push(token);
+                    self.tokens.push(token);
                 }
             }
             None => self.ended = true,
@@ -224,14 +227,14 @@ impl Row {
     }
 }
 
-/// How often zlib makes the bytes smaller; 0 for none.
+/// Size of the bytes divided by their size after zlib; 0 for no bytes.
 ///
-/// The Rust implementation writes some 14 bytes more than the C library for a short text that is
-/// all repetition, where the ratio is far above any threshold either way.
+/// The Rust implementation writes some 14 bytes more than the C library for a short text of
+/// repetitions only; the ratio is far above any threshold with both.
 fn compression_ratio(bytes: &[u8]) -> f64 {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     let compressed = encoder.write_all(bytes).and_then(|()| encoder.finish());
-    let compressed = compressed.expect("a vector takes whatever is written to it");
+    let compressed = compressed.expect("writing to a vector cannot fail");
     bytes.len() as f64 / compressed.len().max(1) as f64
 }
 
@@ -244,8 +247,8 @@ pub(super) mod tests {
 
     const VOCABULARY: usize = 118;
 
-    /// Says scripted tokens with certainty; window `w` at attempt `a` says `scripts[w][a]`, the
-    /// last script again and again, then the end.
+    /// Gives scripted tokens with certainty: window `w` at attempt `a` gives `scripts[w][a]` (the last
+    /// script from then on), then the end token.
     pub(in super::super) struct Scripted {
         scripts: Vec<Vec<Vec<u32>>>,
         logit: f32,
@@ -273,7 +276,7 @@ pub(super) mod tests {
     }
 
     impl LogitsSource for Scripted {
-        fn begin(&mut self, windows: &[usize]) -> Result<()> {
+        fn reset(&mut self, windows: &[usize]) -> Result<()> {
             let mut attempt = |window: usize| {
                 let count = self.attempts.entry(window).or_default();
                 *count += 1;
@@ -304,15 +307,15 @@ pub(super) mod tests {
         }
     }
 
-    fn decode(source: &mut Scripted, config: &TranscribeConfig) -> Vec<Attempt> {
+    fn decode(source: &mut Scripted, config: &TranscribeConfig) -> Vec<DecodingResult> {
         let tokens = tokens();
-        let bytes_of = |said: &[u32]| said.iter().map(|token| *token as u8).collect();
-        let decoder = Decoder { tokens: &tokens, config, capacity: 64, bytes_of: &bytes_of };
+        let bytes_of = |tokens: &[u32]| tokens.iter().map(|token| *token as u8).collect();
+        let decoder = DecodingTask { tokens: &tokens, config, capacity: 64, bytes_of: &bytes_of };
         let windows = source.scripts.len();
         decoder.decode(source, &vec![vec![11, 12, 14]; windows], &vec![0; windows]).unwrap()
     }
 
-    fn said(attempts: &[Attempt]) -> Vec<&[u32]> {
+    fn texts(attempts: &[DecodingResult]) -> Vec<&[u32]> {
         attempts.iter().map(|attempt| &attempt.tokens[..]).collect()
     }
 
@@ -320,7 +323,7 @@ pub(super) mod tests {
     fn rows_end_each_at_their_own_time() {
         let scripts = vec![vec![vec![18, 1, 2, 20]], vec![vec![19, 3]], vec![vec![18, 4, 5, 6]]];
         let attempts = decode(&mut Scripted::new(scripts), &TranscribeConfig::default());
-        assert_eq!(said(&attempts), [&[18, 1, 2, 20][..], &[19, 3], &[18, 4, 5, 6]]);
+        assert_eq!(texts(&attempts), [&[18, 1, 2, 20][..], &[19, 3], &[18, 4, 5, 6]]);
         assert!(attempts.iter().all(|attempt| attempt.temperature == 0.0));
         assert!(attempts.iter().all(|attempt| attempt.average_log_probability > -1e-6));
     }
@@ -332,7 +335,7 @@ pub(super) mod tests {
             vec![vec![vec![18, 1, 2]], vec![loops.clone(), loops, vec![18, 3, 4], vec![18, 9]]];
         let mut source = Scripted::new(scripts);
         let attempts = decode(&mut source, &TranscribeConfig::default());
-        assert_eq!(said(&attempts), [&[18, 1, 2][..], &[18, 3, 4]]);
+        assert_eq!(texts(&attempts), [&[18, 1, 2][..], &[18, 3, 4]]);
         assert_eq!(attempts[1].temperature, 0.4);
         assert_eq!(source.log, [vec![0, 1], vec![1], vec![1]]);
     }

@@ -1,25 +1,25 @@
-//! Which tokens may come next.
+//! Filters of the logits: tokens that may not come next.
 
 use super::tokens::SpecialTokens;
 
 /// Forbids tokens by setting their logits to minus infinity.
 ///
 /// Radford et al. 2022, section 4.5, <https://arxiv.org/abs/2212.04356>; equal to OpenAI's and
-/// transformers' rules: suppressed tokens; and with timestamps, these come in pairs (the end of a
-/// phrase and the start of the next), never go back, start early, and are taken when all together
-/// are likelier than any one other token.
+/// transformers' filters. They suppress the tokens that the model lists. With timestamps, these come in
+/// pairs (the end of a phrase and the start of the next), never decrease, start early, and are chosen
+/// when all together are more probable than any other token.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TokenRules<'a> {
-    /// The model's tokens.
+pub(super) struct LogitFilter<'a> {
+    /// Special tokens of the model.
     pub(super) tokens: &'a SpecialTokens,
-    /// Whether the rules of timestamps are in force.
+    /// Whether the filters of timestamps apply.
     pub(super) timestamps: bool,
 }
 
-impl TokenRules<'_> {
-    /// Applies all rules to the logits of the token after `said`, the prompt not included.
-    pub(super) fn apply(&self, said: &[u32], logits: &mut [f32]) {
-        let begin = if said.is_empty() { &self.tokens.suppressed_at_begin[..] } else { &[] };
+impl LogitFilter<'_> {
+    /// Applies all filters to the logits of the token after `tokens`, which exclude the prompt.
+    pub(super) fn apply(&self, tokens: &[u32], logits: &mut [f32]) {
+        let begin = if tokens.is_empty() { &self.tokens.suppressed_at_begin[..] } else { &[] };
         for token in self.tokens.suppressed.iter().chain(begin) {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit = f32::NEG_INFINITY;
@@ -30,9 +30,9 @@ impl TokenRules<'_> {
             return;
         }
         forbid(&mut logits[self.tokens.no_timestamps as usize..first_timestamp]);
-        self.keep_pairs(said, logits);
-        self.keep_order(said, logits);
-        if said.is_empty() {
+        self.keep_pairs(tokens, logits);
+        self.keep_order(tokens, logits);
+        if tokens.is_empty() {
             forbid(&mut logits[..first_timestamp]);
             if let Some(highest) = self.tokens.max_initial_timestamp_index {
                 let above = first_timestamp.saturating_add(highest as usize).saturating_add(1);
@@ -40,42 +40,42 @@ impl TokenRules<'_> {
             }
         }
         let (others, timestamps) = logits.split_at_mut(first_timestamp);
-        let likeliest_other = others.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if log_sum_exp(timestamps) > f64::from(likeliest_other) {
+        let highest_other = others.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if log_sum_exp(timestamps) > f64::from(highest_other) {
             forbid(others);
         }
     }
 
-    /// After a timestamp comes text if it began a phrase, else the next phrase or the end.
-    fn keep_pairs(&self, said: &[u32], logits: &mut [f32]) {
-        if !self.ends_in_timestamp(said) {
+    /// Forbids, after a timestamp: another one if it starts a phrase, else text.
+    fn keep_pairs(&self, tokens: &[u32], logits: &mut [f32]) {
+        if !self.ends_in_timestamp(tokens) {
             return;
         }
-        if self.begins_phrase(said) {
+        if self.begins_phrase(tokens) {
             forbid(&mut logits[self.tokens.first_timestamp as usize..]);
         } else {
             forbid(&mut logits[..self.tokens.end as usize]);
         }
     }
 
-    /// Only the start of a phrase may repeat a time: that of the end before it.
-    fn keep_order(&self, said: &[u32], logits: &mut [f32]) {
-        let latest = said.iter().rev().find(|token| self.tokens.is_timestamp(**token));
+    /// Forbids timestamps before the last one, and that one itself except as the start of a phrase.
+    fn keep_order(&self, tokens: &[u32], logits: &mut [f32]) {
+        let latest = tokens.iter().rev().find(|token| self.tokens.is_timestamp(**token));
         if let Some(latest) = latest {
-            let may_repeat = self.ends_in_timestamp(said) && !self.begins_phrase(said);
+            let may_repeat = self.ends_in_timestamp(tokens) && !self.begins_phrase(tokens);
             let first = self.tokens.first_timestamp as usize;
             let allowed = *latest as usize + usize::from(!may_repeat);
             forbid(&mut logits[first..allowed.max(first)]);
         }
     }
 
-    fn ends_in_timestamp(&self, said: &[u32]) -> bool {
-        said.last().is_some_and(|token| self.tokens.is_timestamp(*token))
+    fn ends_in_timestamp(&self, tokens: &[u32]) -> bool {
+        tokens.last().is_some_and(|token| self.tokens.is_timestamp(*token))
     }
 
     /// Whether the last token, a timestamp, follows another one or nothing.
-    fn begins_phrase(&self, said: &[u32]) -> bool {
-        said.len() < 2 || self.tokens.is_timestamp(said[said.len() - 2])
+    fn begins_phrase(&self, tokens: &[u32]) -> bool {
+        tokens.len() < 2 || self.tokens.is_timestamp(tokens[tokens.len() - 2])
     }
 }
 
@@ -104,12 +104,12 @@ mod tests {
 
     const VOCABULARY: usize = 30;
 
-    /// Tokens that may follow when text is likelier than time by `lead`.
-    fn allowed(timestamps: bool, said: &[u32], lead: f32) -> Vec<u32> {
-        let tokens = tokens();
+    /// Tokens that may follow when the logits of text exceed those of timestamps by `lead`.
+    fn allowed(timestamps: bool, before: &[u32], lead: f32) -> Vec<u32> {
+        let special = tokens();
         let mut logits: Vec<f32> =
             (0..VOCABULARY).map(|token| if token < 18 { lead } else { 0.0 }).collect();
-        TokenRules { tokens: &tokens, timestamps }.apply(said, &mut logits);
+        LogitFilter { tokens: &special, timestamps }.apply(before, &mut logits);
         let allowed = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
         allowed.map(|(token, _)| token as u32).collect()
     }
@@ -158,7 +158,7 @@ mod tests {
         let tokens = tokens();
         for value in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
             let mut logits = vec![value; VOCABULARY];
-            TokenRules { tokens: &tokens, timestamps: true }.apply(&[29, 1, 29], &mut logits);
+            LogitFilter { tokens: &tokens, timestamps: true }.apply(&[29, 1, 29], &mut logits);
         }
     }
 }

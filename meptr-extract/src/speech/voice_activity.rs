@@ -1,23 +1,23 @@
-//! Whether there is anything to listen to, before any model runs.
+//! Detection of clips without a voice, before any model runs.
 
 use serde::{Deserialize, Serialize};
 
 use super::config::SAMPLE_RATE_HZ;
 
-/// A clip whose loudest sample stays below this has no voice: -60 dB of full scale, under the
+/// Peak below which a clip has no voice: -60 dB of full scale, below the
 /// noise floor of a phone's microphone.
 pub const MIN_PEAK: f32 = 1e-3;
-/// A clip without any 100 ms of at least this root mean square has no voice: -66 dB of full scale.
-/// It lets a quiet voice pass and stops a few clicks in silence.
+/// Root mean square that some 100 ms of a clip with a voice must reach: -66 dB of full scale. A quiet
+/// voice passes; a few clicks in silence do not.
 pub const MIN_RMS: f32 = 5e-4;
 
 const FRAME_SAMPLES: usize = SAMPLE_RATE_HZ / 10;
 
-/// Why a clip cannot hold a voice.
+/// Reason why a clip cannot hold a voice.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum NoVoice {
-    /// There are no samples, or none that is a number.
+    /// There are no samples, or none is finite.
     NoAudio,
     /// The audio is silent.
     Silent {
@@ -37,15 +37,18 @@ impl std::fmt::Display for NoVoice {
     }
 }
 
-/// Says why 16 kHz mono audio cannot hold a voice; none when it may.
+/// Checks whether 16 kHz mono audio can hold a voice.
 ///
-/// A cheap test of loudness ([`MIN_PEAK`], [`MIN_RMS`]) with the mean taken off first; noise and
-/// music pass it, telling those from speech is the model's no-speech probability.
-pub fn no_voice(samples: &[f32]) -> Option<NoVoice> {
+/// A cheap test of loudness ([`MIN_PEAK`], [`MIN_RMS`]) after subtraction of the mean. Noise and music
+/// pass; the model's no-speech probability distinguishes them from speech.
+///
+/// # Errors
+/// When the audio is empty or silent.
+pub fn check_voice(samples: &[f32]) -> Result<(), NoVoice> {
     let finite = || samples.iter().copied().filter(|sample| sample.is_finite()).map(f64::from);
     let count = finite().count();
     if count == 0 {
-        return Some(NoVoice::NoAudio);
+        return Err(NoVoice::NoAudio);
     }
     let mean = finite().sum::<f64>() / count as f64;
     let deviation = |sample: &f32| if sample.is_finite() { f64::from(*sample) - mean } else { 0.0 };
@@ -57,7 +60,10 @@ pub fn no_voice(samples: &[f32]) -> Option<NoVoice> {
             (energy / FRAME_SAMPLES as f64).sqrt()
         })
         .fold(0.0, f64::max) as f32;
-    (peak < MIN_PEAK || rms < MIN_RMS).then_some(NoVoice::Silent { peak, rms })
+    match peak < MIN_PEAK || rms < MIN_RMS {
+        true => Err(NoVoice::Silent { peak, rms }),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -70,12 +76,12 @@ mod tests {
 
     #[test]
     fn silence_in_its_many_forms_has_no_voice() {
-        assert_eq!(no_voice(&[]), Some(NoVoice::NoAudio));
-        assert_eq!(no_voice(&[f32::NAN; 100]), Some(NoVoice::NoAudio));
+        assert_eq!(check_voice(&[]), Err(NoVoice::NoAudio));
+        assert_eq!(check_voice(&[f32::NAN; 100]), Err(NoVoice::NoAudio));
         let mut clicks = vec![0.0; 16_000];
         clicks[5000] = 0.01;
         for samples in [vec![0.0; 16_000], vec![0.25; 16_000], tone(5e-4, 0.0), clicks] {
-            assert!(matches!(no_voice(&samples), Some(NoVoice::Silent { .. })));
+            assert!(matches!(check_voice(&samples), Err(NoVoice::Silent { .. })));
         }
     }
 
@@ -87,7 +93,7 @@ mod tests {
         for samples in
             [tone(0.002, 0.0), tone(0.01, 0.5), broken, late, tone(0.5, 0.0)[..200].to_vec()]
         {
-            assert_eq!(no_voice(&samples), None);
+            assert_eq!(check_voice(&samples), Ok(()));
         }
     }
 

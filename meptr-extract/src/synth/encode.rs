@@ -266,7 +266,8 @@ impl Seek for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{DecodeOptions, Event, FramePlan, Reader};
+    use crate::decode::{DecodeOptions, Event, Reader};
+    use crate::windows::WindowPlan;
 
     #[test]
     fn what_is_encoded_decodes_again_and_is_the_same_every_time() -> anyhow::Result<()> {
@@ -281,7 +282,7 @@ mod tests {
             let path = folder.path().join(format!("clip.{}", container.extension()));
             std::fs::write(&path, bytes)?;
             let (mut frames, mut heard) = (0, 0);
-            for event in Reader::open(&path, FramePlan::Whole, &DecodeOptions::default())? {
+            for event in Reader::open(&path, WindowPlan::Whole, &DecodeOptions::default())? {
                 match event? {
                     Event::Frame { image, .. } => {
                         frames += 1;
