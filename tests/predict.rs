@@ -145,12 +145,12 @@ fn scores_obey_their_rules_and_name_what_they_come_from() -> Result<()> {
     let manifest: Value = serde_json::from_str(&repository("weights/demo/manifest.json")?)?;
     let weights = &found[0]["weights"];
     assert_eq!(weights["name"], manifest["name"]);
-    assert_eq!(weights["standing"], manifest["standing"]);
+    assert_eq!(weights["status"], manifest["status"]);
     let hashes: BTreeMap<&str, &Value> =
         list(&weights["files"]).iter().map(|one| (text(&one["name"]), &one["sha256"])).collect();
     let listed = manifest["files"].as_object().context("files")?;
     assert_eq!(hashes, listed.iter().map(|(name, one)| (name.as_str(), &one["sha256"])).collect());
-    if manifest["standing"] != "trained" {
+    if manifest["status"] != "trained" {
         assert!(list(&found[0]["notes"]).iter().any(|note| text(note).contains("mean nothing")));
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use meptr_core::Bundle;
-use meptr_core::bundle::Standing;
+use meptr_core::bundle::TrainingStatus;
 use serde_json::Value;
 
 use crate::support::features::Features;
@@ -76,7 +76,7 @@ fn all_stages_give_a_bundle_and_a_run_folder() -> Result<()> {
 
     let bundle = Bundle::open(&run.join("bundle"))?;
     let manifest = bundle.manifest();
-    assert_eq!(manifest.standing, Standing::Demonstration);
+    assert_eq!(manifest.status, TrainingStatus::Demonstration);
     assert!(manifest.about.contains("moods, traits") && manifest.about.contains("dev score"));
     let clip = trained.features.at("clip.mp4");
     film(3).write(&clip)?;

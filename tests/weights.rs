@@ -83,7 +83,7 @@ fn a_made_bundle_predicts_and_its_seed_makes_it_again() -> Result<()> {
     let other = init(&folder.at("c"), "8")?;
     assert_eq!(first, again);
     assert_ne!(first["files"], other["files"]);
-    assert_eq!(first["standing"], "untrained");
+    assert_eq!(first["status"], "untrained");
     let files = first["files"].as_object().context("files")?;
     for (name, entry) in files {
         assert_eq!(sha256_of(&folder.at("a").join(name))?, text(&entry["sha256"]), "{name}");

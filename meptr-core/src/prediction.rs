@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::Standing;
+use crate::bundle::TrainingStatus;
 use crate::{Emotion, PerModality, PersonalityTrait};
 
 /// Result of one video.
@@ -208,8 +208,9 @@ pub struct WeightsSummary {
     pub name: String,
     /// Description of the weights.
     pub about: String,
-    /// What results made with them are worth.
-    pub standing: Standing,
+    /// Kind of training, by which results are to be judged.
+    #[serde(alias = "standing")]
+    pub status: TrainingStatus,
     /// Each file with its SHA-256.
     pub files: Vec<WeightFileSummary>,
 }
@@ -221,4 +222,23 @@ pub struct WeightFileSummary {
     pub name: String,
     /// SHA-256 in hexadecimal.
     pub sha256: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::bundle::{Manifest, TrainingStatus};
+
+    #[test]
+    fn files_with_the_former_name_of_the_status_are_read() {
+        let json = include_str!("../../weights/demo/manifest.json");
+        let former = json.replace("\"status\"", "\"standing\"");
+        assert_ne!(json, former);
+        for json in [json, &former] {
+            let manifest: Manifest = serde_json::from_str(json).unwrap();
+            assert_eq!(manifest.status, TrainingStatus::Demonstration);
+        }
+        let json = r#"{"name": "x", "about": "", "standing": "trained", "files": []}"#;
+        let weights: super::WeightsSummary = serde_json::from_str(json).unwrap();
+        assert_eq!(weights.status, TrainingStatus::Trained);
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use meptr_core::bundle::{Manifest, Origin, Standing, sha256_of};
+use meptr_core::bundle::{Manifest, Origin, TrainingStatus, sha256_of};
 use meptr_core::{Bundle, PerModality};
 use meptr_extract::DeviceChoice;
 use meptr_extract::bundle_builder::{Source, Sources, assemble};
@@ -181,7 +181,7 @@ fn bundle(
     Sources {
         name: name.clone(),
         about: about(config, corpora, &base, (heads, fusion)),
-        standing: standing(config, &base),
+        status: standing(config, &base),
         base: Some(base),
         clip: None,
         wav2vec2: None,
@@ -225,7 +225,7 @@ fn put(sources: &Sources, target: &Path) -> anyhow::Result<()> {
 /// Whether a bundle is what these sources would give.
 fn is_made_of(sources: &Sources, target: &Path) -> bool {
     let Ok(bundle) = Bundle::open(target) else { return false };
-    let Manifest { name, about, standing, parts, files, .. } = bundle.manifest();
+    let Manifest { name, about, status, parts, files, .. } = bundle.manifest();
     let is_from = |file: &str, origin: &Origin, source: &Option<Source>| {
         let Some(source) = source else { return true };
         let hash = files.get(file).map(|entry| &entry.sha256);
@@ -243,7 +243,7 @@ fn is_made_of(sources: &Sources, target: &Path) -> bool {
         let mut kept = files.iter().filter(|(file, _)| !replaced.contains(file));
         kept.all(|(_, entry)| hashes.contains(entry.sha256.as_str()))
     });
-    (name, about, *standing) == (&sources.name, &sources.about, sources.standing)
+    (name, about, *status) == (&sources.name, &sources.about, sources.status)
         && heads.all(|(file, origin, source)| is_from(file, origin, source))
         && is_from(&parts.fusion.file, &parts.fusion.origin, &sources.fusion)
         && is_of_base
@@ -274,9 +274,9 @@ fn about(
 }
 
 /// What is said, else no more than the backbones are worth.
-fn standing(config: &ExperimentConfig, base: &Bundle) -> Standing {
-    config.bundle.standing.unwrap_or(match base.manifest().standing {
-        Standing::Untrained | Standing::Demonstration => Standing::Demonstration,
-        Standing::Trained => Standing::Trained,
+fn standing(config: &ExperimentConfig, base: &Bundle) -> TrainingStatus {
+    config.bundle.standing.unwrap_or(match base.manifest().status {
+        TrainingStatus::Untrained | TrainingStatus::Demonstration => TrainingStatus::Demonstration,
+        TrainingStatus::Trained => TrainingStatus::Trained,
     })
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use meptr_core::VideoPrediction;
-use meptr_core::bundle::Standing;
+use meptr_core::bundle::TrainingStatus;
 use meptr_core::prediction::{ModalityReport, Scope, Scores};
 
 use super::{Failure, Renderer};
@@ -62,10 +62,12 @@ impl Renderer for Table {
             writeln!(text, "  note: {note}")?;
         }
         let weights = &prediction.weights;
-        let warning = match weights.standing {
-            Standing::Untrained => " - UNTRAINED: the numbers mean nothing",
-            Standing::Demonstration => " - DEMONSTRATION: the numbers mean nothing about people",
-            Standing::Trained => "",
+        let warning = match weights.status {
+            TrainingStatus::Untrained => " - UNTRAINED: the numbers mean nothing",
+            TrainingStatus::Demonstration => {
+                " - DEMONSTRATION: the numbers mean nothing about people"
+            }
+            TrainingStatus::Trained => "",
         };
         let line = format!("  weights: {}{warning}", weights.name);
         writeln!(text, "{}", if warning.is_empty() { line } else { self.painted("33", &line) })?;

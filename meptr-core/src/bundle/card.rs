@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::manifest::{Manifest, Origin, Standing};
+use super::manifest::{Manifest, Origin, TrainingStatus};
 
 /// What a card says that the manifest does not.
 #[derive(Debug, Clone, Default)]
@@ -28,12 +28,12 @@ recognition is high-risk, and people must be told that it is in use (Article 50(
 /// use, and what it must not be used for.
 pub fn model_card(manifest: &Manifest, options: &CardOptions) -> String {
     let mut card = front_matter(manifest);
-    let standing = match manifest.standing {
-        Standing::Untrained => "**Untrained: random numbers. Results mean nothing.**\n\n",
-        Standing::Demonstration => {
+    let standing = match manifest.status {
+        TrainingStatus::Untrained => "**Untrained: random numbers. Results mean nothing.**\n\n",
+        TrainingStatus::Demonstration => {
             "**Trained on synthetic data. Results mean nothing about people.**\n\n"
         }
-        Standing::Trained => "",
+        TrainingStatus::Trained => "",
     };
     let Manifest { name, about, .. } = manifest;
     let _ = writeln!(card, "# {name}\n\n{about}\n\n{standing}## Intended use\n\n{INTENDED_USE}");

@@ -20,18 +20,19 @@ pub struct Manifest {
     pub name: String,
     /// What the weights are and how they were made, in a sentence or two.
     pub about: String,
-    /// What results made with these weights are worth; shown with every result.
-    pub standing: Standing,
+    /// Kind of training, by which results are to be judged; shown with every result.
+    #[serde(alias = "standing")]
+    pub status: TrainingStatus,
     /// The parts a prediction is made of.
     pub parts: Parts,
     /// Every file the parts use, by its path inside the bundle (with `/`).
     pub files: BTreeMap<String, FileEntry>,
 }
 
-/// What results made with a bundle are worth.
+/// Kind of training of a bundle, by which its results are to be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum TrainingStatus {
     /// Random numbers: the program runs, the results mean nothing.
     Untrained,
     /// Trained on synthetic data: the results mean nothing about people.

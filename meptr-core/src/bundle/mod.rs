@@ -19,7 +19,7 @@ mod open;
 pub use card::{CardOptions, model_card};
 pub use manifest::{
     BodyDetectorPart, FaceDetectorPart, FileEntry, FolderPart, FusionPart, HeadPart, Manifest,
-    Origin, Parts, Standing,
+    Origin, Parts, TrainingStatus,
 };
 pub use note::{PartKind, PartNote};
 pub use open::{Bundle, sha256_of};

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::cache::RepositoryId;
 use super::{Error, Result};
 use crate::PerModality;
-use crate::bundle::Standing;
+use crate::bundle::TrainingStatus;
 use crate::files::read_small_text;
 use crate::paths::stays_inside;
 
@@ -60,7 +60,7 @@ pub struct Bundle {
 #[serde(deny_unknown_fields)]
 pub struct Assembly {
     /// What results made with the bundle are worth.
-    pub standing: Standing,
+    pub standing: TrainingStatus,
     /// What the weights are and how they were made.
     #[serde(default)]
     pub about: String,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use meptr_core::bundle::{
     BodyDetectorPart, Bundle, FaceDetectorPart, FolderPart, FusionPart, HeadPart, Manifest, Origin,
-    PartKind, Parts, Standing,
+    PartKind, Parts, TrainingStatus,
 };
 use meptr_core::convert::Storage;
 use meptr_core::{Modality, PerModality};
@@ -26,7 +26,7 @@ pub struct Sources {
     /// Description of the weights and how they were made.
     pub about: String,
     /// Kind of training, by which results are to be judged.
-    pub standing: Standing,
+    pub status: TrainingStatus,
     /// Bundle from which the other parts are taken.
     pub base: Option<Bundle>,
     /// CLIP: `config.json`, `preprocessor_config.json`, `model.safetensors`.
@@ -70,14 +70,15 @@ pub fn assemble(sources: &Sources, target: &Path) -> Result<Manifest> {
     let parts = assembly.parts()?;
     let staging = assembly.staging;
     if let Some(storage) = sources.storage {
-        staging.recast(storage)?;
+        // The face detector is small, and the edges of faces should not depend on the data type.
+        staging.recast(storage, FACE_DETECTOR_FILE)?;
     }
-    let Sources { name, about, standing, .. } = sources;
+    let Sources { name, about, status, .. } = sources;
     let manifest = Manifest {
         schema: Manifest::SCHEMA.to_owned(),
         name: name.clone(),
         about: about.clone(),
-        standing: *standing,
+        status: *status,
         parts,
         files: staging.entries()?,
     };
@@ -249,7 +250,7 @@ mod tests {
         Sources {
             name: "copy".to_owned(),
             about: String::new(),
-            standing: Standing::Untrained,
+            status: TrainingStatus::Untrained,
             base: Some(demo()),
             clip: None,
             wav2vec2: None,

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use meptr_core::bundle::{
-    Bundle, FolderPart, FusionPart, HeadPart, Manifest, Origin, Parts, Standing,
+    Bundle, FolderPart, FusionPart, HeadPart, Manifest, Origin, Parts, TrainingStatus,
 };
 use meptr_core::models::{CrossTaskModel, FusionConfig, FusionModel, HeadConfig};
 use meptr_core::weights::{generate, save_file};
@@ -42,7 +42,7 @@ pub fn init_bundle(folder: &Path, preset: Preset, seed: u64) -> Result<Bundle> {
                 Preset::Full => "published",
             }
         ),
-        standing: Standing::Untrained,
+        status: TrainingStatus::Untrained,
         parts,
         files: staging.entries()?,
     };

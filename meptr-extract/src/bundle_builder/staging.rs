@@ -10,7 +10,6 @@ use meptr_core::files::write_whole;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::face_detector::FACE_DETECTOR_FILE;
 use crate::{Error, Result};
 
 /// Staging folder; deleted when it is dropped unfinished.
@@ -80,11 +79,9 @@ impl Staging {
             .map_err(|source| Error::Write { path: target, source })
     }
 
-    /// Converts all weights to another data type, but those of the face detector: they are small, and
-    /// the edges of faces should not depend on it.
-    pub(crate) fn recast(&self, storage: Storage) -> Result<()> {
-        let is_converted =
-            |name: &&String| name.ends_with(".safetensors") && *name != FACE_DETECTOR_FILE;
+    /// Converts all weights but one file to another data type.
+    pub(crate) fn recast(&self, storage: Storage, unchanged: &str) -> Result<()> {
+        let is_converted = |name: &&String| name.ends_with(".safetensors") && *name != unchanged;
         for name in self.files.iter().filter(is_converted) {
             recast_file(&self.folder.join(name), storage)?;
         }

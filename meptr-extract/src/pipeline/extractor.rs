@@ -153,34 +153,17 @@ impl Extractor {
         let known = known_transcript(video, &request.transcript, &self.limits, &mut notes)?;
         let media = probe(video, &self.limits)?;
         let plan = self.plan_windows(video, &media, request.window)?;
-        let dump = request.dump.as_deref().map(Dump::new).transpose()?;
-        let options = DecodeOptions {
-            threads: self.decoder_threads,
-            limits: self.limits.clone(),
-            ..DecodeOptions::default()
-        };
-        let recognises =
-            fallback::recognises_while_decoding(known.is_some(), media.has_subtitles());
-        let whisper = self.encoders.whisper.as_ref().filter(|_| recognises);
-        let mut pass = VideoPass {
-            encoders: &self.encoders,
-            sink,
-            frames: FrameBuffer::new(&plan, self.tracking.clone()),
-            chunker: AudioChunker::new(&plan),
-            waiting_chunks: Vec::new(),
-            dump,
-            transcriber: whisper.map(StreamingTranscriber::new),
-            cues: Vec::new(),
-            report: DecodeReport::default(),
-            timings: StepTimings::default(),
-        };
-        for_each_event(video, &plan, &options, |event, waited| {
+        let mut pass = self.start_pass(&plan, request, sink)?;
+        if !fallback::recognises_while_decoding(known.is_some(), media.has_subtitles()) {
+            pass.transcriber = None;
+        }
+        for_each_event(video, &plan, &self.decode_options(), |event, waited| {
             pass.timings.add("waiting for the decoder", waited);
             progress.step("encoding frames and sound", share_done(&event, &media));
             pass.take(event)
         })?;
         progress.step("encoding text", None);
-        let VideoPass { report, mut timings, cues, dump, transcriber, .. } = pass;
+        let VideoPass { sink, report, mut timings, cues, dump, transcriber, .. } = pass;
         dump.map(Dump::finish).transpose()?;
         let frame_rate = media.video.as_ref().and_then(|video| video.frame_rate);
         let end = end_of_video(report.last_frame_seconds, frame_rate, report.audio_seconds);
@@ -190,7 +173,7 @@ impl Extractor {
         let embedded = embedded_transcript(cues, &media);
         let mut transcript = fallback::first_transcript(known, embedded, recognised);
         if fallback::recognises_after_decoding(transcript.is_some(), media.has_subtitles()) {
-            transcript = self.recognise_speech(video, &options, &mut timings)?;
+            transcript = self.recognise_speech(video, &mut timings)?;
         }
         let windows = plan.trimmed(end);
         for (number, window) in windows.iter().enumerate() {
@@ -201,6 +184,35 @@ impl Extractor {
             progress.note(video, note);
         }
         Ok(Extraction { media, report, windows, transcript, notes, timings })
+    }
+
+    /// A pass over a video that has read nothing yet.
+    fn start_pass<'a>(
+        &'a self,
+        plan: &WindowPlan,
+        request: &ExtractRequest,
+        sink: &'a mut dyn FeatureSink,
+    ) -> Result<VideoPass<'a>> {
+        Ok(VideoPass {
+            encoders: &self.encoders,
+            sink,
+            frames: FrameBuffer::new(plan, self.tracking.clone()),
+            chunker: AudioChunker::new(plan),
+            waiting_chunks: Vec::new(),
+            dump: request.dump.as_deref().map(Dump::new).transpose()?,
+            transcriber: self.encoders.whisper.as_ref().map(StreamingTranscriber::new),
+            cues: Vec::new(),
+            report: DecodeReport::default(),
+            timings: StepTimings::default(),
+        })
+    }
+
+    fn decode_options(&self) -> DecodeOptions {
+        DecodeOptions {
+            threads: self.decoder_threads,
+            limits: self.limits.clone(),
+            ..DecodeOptions::default()
+        }
     }
 
     /// Windows that a request asks for; the whole video without one.
@@ -228,13 +240,12 @@ impl Extractor {
     fn recognise_speech(
         &self,
         video: &Path,
-        options: &DecodeOptions,
         timings: &mut StepTimings,
     ) -> Result<Option<SourcedTranscript>> {
         let Some(whisper) = &self.encoders.whisper else { return Ok(None) };
         let mut transcriber = StreamingTranscriber::new(whisper);
         let no_frames = WindowPlan::Windows(Vec::new());
-        for_each_event(video, &no_frames, options, |event, _| match event {
+        for_each_event(video, &no_frames, &self.decode_options(), |event, _| match event {
             Event::Audio { samples, start_seconds } => {
                 transcriber.push(start_seconds, &samples, timings)
             }

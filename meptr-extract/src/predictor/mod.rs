@@ -19,7 +19,7 @@ mod window_scores;
 
 use std::path::Path;
 
-use meptr_core::bundle::{Bundle, Standing};
+use meptr_core::bundle::{Bundle, TrainingStatus};
 use meptr_core::prediction::{
     MediaSummary, Scope, TranscriptReport, TranscriptSegment, VideoPrediction, WeightFileSummary,
     WeightsSummary,
@@ -160,12 +160,14 @@ impl Predictor {
 
     fn notes(&self, found: &Extraction) -> Vec<String> {
         let report = &found.report;
-        let standing = match self.weights.standing {
-            Standing::Untrained => Some("the weights are untrained: these numbers mean nothing"),
-            Standing::Demonstration => Some(
+        let status = match self.weights.status {
+            TrainingStatus::Untrained => {
+                Some("the weights are untrained: these numbers mean nothing")
+            }
+            TrainingStatus::Demonstration => Some(
                 "the weights were trained on synthetic data: these numbers mean nothing about people",
             ),
-            Standing::Trained => None,
+            TrainingStatus::Trained => None,
         };
         let corrupt = (report.corrupt_packets > 0).then(|| {
             format!("{} packets could not be decoded and were left out", report.corrupt_packets)
@@ -175,7 +177,7 @@ impl Predictor {
         });
         let changes = (report.size_changes > 0)
             .then(|| format!("the frames change their size {} times", report.size_changes));
-        let notes = [standing.map(str::to_owned), corrupt, damaged, changes];
+        let notes = [status.map(str::to_owned), corrupt, damaged, changes];
         notes.into_iter().flatten().chain(found.notes.iter().cloned()).collect()
     }
 }
@@ -186,7 +188,7 @@ fn weights_summary(bundle: &Bundle) -> WeightsSummary {
     WeightsSummary {
         name: manifest.name.clone(),
         about: manifest.about.clone(),
-        standing: manifest.standing,
+        status: manifest.status,
         files: files
             .map(|(name, file)| WeightFileSummary {
                 name: name.clone(),

@@ -18,7 +18,7 @@ const QUANTISER: i32 = 3;
 
 /// Kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Container {
+pub(super) enum Container {
     /// MPEG-4 pictures and AAC sound.
     Mp4,
     /// MPEG-4 pictures and FLAC sound.
@@ -27,7 +27,7 @@ pub enum Container {
 
 impl Container {
     /// Ending of its files.
-    pub fn extension(self) -> &'static str {
+    pub(super) fn extension(self) -> &'static str {
         match self {
             Self::Mp4 => "mp4",
             Self::Matroska => "mkv",
@@ -57,7 +57,7 @@ impl Container {
 ///
 /// # Errors
 /// When FFmpeg cannot be loaded, lacks an encoder or refuses.
-pub fn encode(
+pub(super) fn encode(
     container: Container,
     pictures: &[Canvas],
     frames_per_second: usize,

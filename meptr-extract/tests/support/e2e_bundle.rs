@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use candle::{DType, Device, Shape, Tensor};
 use meptr_core::bundle::{
     Bundle, FaceDetectorPart, FileEntry, FolderPart, FusionPart, HeadPart, Manifest, Origin, Parts,
-    Standing, sha256_of,
+    TrainingStatus, sha256_of,
 };
 use meptr_core::models::{Ablation, FusionConfig, HeadConfig, ScoreTransform};
 use meptr_core::weights::{generated_tensor, save_file};
@@ -53,7 +53,7 @@ impl CaseBundle {
             schema: Manifest::SCHEMA.to_owned(),
             name: "end-to-end".to_owned(),
             about: "The weights of the end-to-end reference cases.".to_owned(),
-            standing: Standing::Untrained,
+            status: TrainingStatus::Untrained,
             parts: parts(root, &files)?,
             files: listed(folder.path())?,
         };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use meptr_core::bundle::Standing;
+use meptr_core::bundle::TrainingStatus;
 use meptr_core::{Emotion, PersonalityTrait};
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ pub struct EvaluationReport {
     /// Name of the bundle.
     pub weights: String,
     /// What results made with it are worth.
-    pub standing: Standing,
+    pub standing: TrainingStatus,
     /// Name of the corpus.
     pub corpus: String,
     /// Name of the split.

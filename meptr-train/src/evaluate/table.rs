@@ -3,7 +3,7 @@
 use std::fmt;
 
 use meptr_core::PersonalityTrait;
-use meptr_core::bundle::Standing;
+use meptr_core::bundle::TrainingStatus;
 
 use super::report::{EvaluationReport, ModelReport};
 
@@ -37,12 +37,12 @@ impl fmt::Display for EvaluationReport {
         }
         writeln!(f, "\nScores on other corpora than these two cannot be compared with them.")?;
         match self.standing {
-            Standing::Untrained => writeln!(f, "The weights are UNTRAINED: scores mean nothing."),
-            Standing::Demonstration => writeln!(
+            TrainingStatus::Untrained => writeln!(f, "The weights are UNTRAINED: scores mean nothing."),
+            TrainingStatus::Demonstration => writeln!(
                 f,
                 "The weights are a DEMONSTRATION: scores say nothing about real people."
             ),
-            Standing::Trained => Ok(()),
+            TrainingStatus::Trained => Ok(()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use meptr_core::bundle::Standing;
+use meptr_core::bundle::TrainingStatus;
 use meptr_core::models::HeadConfig;
 use meptr_core::{Modality, PerModality, Task};
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,7 @@ pub struct BundleText {
     pub about: String,
     /// What results are worth; none = a demonstration when the base is no more, else trained.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub standing: Option<Standing>,
+    pub standing: Option<TrainingStatus>,
     /// Licence of the trained weights.
     pub licence: String,
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::DecimalBytes;
-use meptr_core::bundle::{Manifest, Origin, PartNote, Standing};
+use meptr_core::bundle::{Manifest, Origin, PartNote, TrainingStatus};
 use meptr_core::hub::{self, LocalPart};
 use meptr_core::{Bundle, Modality, PerModality};
 use meptr_extract::bundle_builder::{Source, Sources, assemble};
@@ -188,10 +188,10 @@ impl AssembleArgs {
         Ok(Sources {
             name: self.name.clone(),
             about: self.about.clone(),
-            standing: match self.standing {
-                StandingArg::Untrained => Standing::Untrained,
-                StandingArg::Demonstration => Standing::Demonstration,
-                StandingArg::Trained => Standing::Trained,
+            status: match self.standing {
+                StandingArg::Untrained => TrainingStatus::Untrained,
+                StandingArg::Demonstration => TrainingStatus::Demonstration,
+                StandingArg::Trained => TrainingStatus::Trained,
             },
             clip,
             wav2vec2,

@@ -34,7 +34,7 @@ pub fn complete(
     let sources = Sources {
         name: name.to_owned(),
         about: assembly.about.clone(),
-        standing: assembly.standing,
+        status: assembly.standing,
         base: None,
         clip: Some(source(&assembly.clip)?),
         wav2vec2: Some(source(&assembly.wav2vec2)?),

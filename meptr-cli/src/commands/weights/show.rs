@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meptr_core::Bundle;
-use meptr_core::bundle::Standing;
+use meptr_core::bundle::TrainingStatus;
 use meptr_core::hub::{LocalPart, Source, find_local};
 
 use super::hub::{HubArgs, folder_of, licence_of};
@@ -69,10 +69,10 @@ pub fn run_path(args: &PathArgs) -> anyhow::Result<Finish> {
 fn show_bundle(folder: &Path) -> anyhow::Result<Finish> {
     let bundle = Bundle::open(folder)?;
     let manifest = bundle.manifest();
-    let standing = match manifest.standing {
-        Standing::Untrained => "untrained: results mean nothing",
-        Standing::Demonstration => "demonstration: results mean nothing about people",
-        Standing::Trained => "trained on recordings of people",
+    let standing = match manifest.status {
+        TrainingStatus::Untrained => "untrained: results mean nothing",
+        TrainingStatus::Demonstration => "demonstration: results mean nothing about people",
+        TrainingStatus::Trained => "trained on recordings of people",
     };
     output::line(format_args!("{} ({standing})\n{}\n", manifest.name, manifest.about))?;
     for (part, origin) in manifest.origins() {
