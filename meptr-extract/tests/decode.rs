@@ -500,7 +500,7 @@ fn what_is_over_a_limit_is_refused_and_says_which() -> Result<()> {
     let usual = Limits::default();
     let cases = [
         (Limits { max_pixels: 64 * 48 - 1, ..usual.clone() }, "--max-pixels"),
-        (Limits { max_frames: 49, ..usual.clone() }, "more than 49 pictures"),
+        (Limits { max_frames: 49, ..usual.clone() }, "more than 49 frames"),
         (Limits { max_seconds: 1.0, ..usual.clone() }, "--max-seconds"),
         (Limits { max_audio_channels: 1, ..usual.clone() }, "2 channels"),
         (Limits { max_audio_rate_hz: 44_099, ..usual.clone() }, "44100 samples"),
