@@ -123,7 +123,7 @@ impl WindowPlan {
     /// Samples of each window at `rate_hz` samples per second, by number of the window.
     pub(crate) fn samples(&self, rate_hz: u32) -> Vec<Range<usize>> {
         match self {
-            Self::Whole => vec![0..usize::MAX],
+            Self::Whole => std::iter::once(0..usize::MAX).collect(),
             Self::Windows(windows) => windows.iter().map(|one| one.samples(rate_hz)).collect(),
         }
     }
