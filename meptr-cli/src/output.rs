@@ -50,7 +50,7 @@ pub fn ensure_output_is_not_an_input(
         let (input, name) = (input.as_ref(), output.display());
         anyhow::ensure!(
             !input.exists() || !writes_to(Some(output), input),
-            "`{name}` would be overwritten, but it is `{}`, which this run reads",
+            "`{name}` would be written over, but it is `{}`, which this run reads",
             input.display()
         );
     }

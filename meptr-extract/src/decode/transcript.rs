@@ -74,7 +74,7 @@ pub fn read_transcript(path: &Path, limits: &Limits) -> Result<Transcript> {
     }
     let text = decode_text(&bytes);
     if is_binary(&text) {
-        return Err(source::decode_error(path, "it is not a text file that could be a transcript"));
+        return Err(source::decode_error(path, "it is no text that could be a transcript"));
     }
     let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
     Ok(parse(&text, ending == "srt" || ending == "vtt"))
