@@ -53,6 +53,15 @@ fn fewer_bits_need_a_gpu() -> Result<()> {
     let line = ["--device", "cpu", "--precision", "f16", "a.mp4"];
     let run = predict(&line).within(folder.path()).ends_with(2)?;
     assert!(run.err.contains("--precision f16 needs a GPU"), "{}", run.err);
+    // Refused before the weights and the corpus are looked at: neither exists.
+    let options = ["--weights", "nowhere", "--device", "cpu", "--precision", "f16"];
+    let extract = meptr(["extract", "nowhere.toml", "--store", "s"].iter().chain(&options));
+    let predict_nowhere = predict(&[&options[..], &["a.mp4"]].concat());
+    for run in [predict_nowhere, extract] {
+        let run = run.within(folder.path()).ends_with(2)?;
+        assert!(run.err.contains("--precision f16 needs a GPU"), "{}", run.err);
+        assert!(!run.err.contains("nowhere"), "{}", run.err);
+    }
     predict(&["--precision", "half", "a.mp4"]).within(folder.path()).ends_with(2)?;
     Ok(())
 }

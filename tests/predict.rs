@@ -50,7 +50,7 @@ fn the_result_has_the_fields_that_the_readme_documents() -> Result<()> {
     assert_eq!(report["schema"], "meptr-report/1");
     assert_eq!(keys(&report), BTreeSet::from(["failures", "schema", "videos"]));
     let video = &report["videos"][0];
-    assert_eq!(video["schema"], "meptr-prediction/1");
+    assert_eq!(video["schema"], "meptr-prediction/2");
 
     let documented = documented()?;
     let scores = &video["predictions"][0];
@@ -95,8 +95,8 @@ fn check_scores(scores: &Value) {
     let is_neutral = probabilities[0] >= 6.0 / 7.0;
     let shown = (1..7).filter(|&class| !is_neutral && probabilities[class] >= 1.0 / 7.0);
     let shown: Vec<&str> = shown.map(|class| names[class]).collect();
-    let decided: Vec<&str> = list(&scores["decided"]).iter().map(text).collect();
-    assert_eq!(decided, shown);
+    let found: Vec<&str> = list(&scores["shown"]).iter().map(text).collect();
+    assert_eq!(found, shown);
     let traits = list(&scores["traits"]);
     assert_eq!(traits.len(), 5);
     assert!(traits.iter().all(|one| (0.0..=1.0).contains(&number(&one["score"]))), "{traits:?}");
@@ -145,7 +145,7 @@ fn scores_obey_their_rules_and_name_what_they_come_from() -> Result<()> {
     let manifest: Value = serde_json::from_str(&repository("weights/demo/manifest.json")?)?;
     let weights = &found[0]["weights"];
     assert_eq!(weights["name"], manifest["name"]);
-    assert_eq!(weights["standing"], manifest["status"]);
+    assert_eq!(weights["status"], manifest["status"]);
     let hashes: BTreeMap<&str, &Value> =
         list(&weights["files"]).iter().map(|one| (text(&one["name"]), &one["sha256"])).collect();
     let listed = manifest["files"].as_object().context("files")?;
@@ -164,7 +164,7 @@ fn the_demo_weights_know_a_drawn_person_they_never_saw() -> Result<()> {
     run.0.arg(&clip);
     let report = run.ends_with(0)?.json()?;
     let video = &report["videos"][0];
-    assert_eq!(video["predictions"][0]["decided"], serde_json::json!(["sadness"]));
+    assert_eq!(video["predictions"][0]["shown"], serde_json::json!(["sadness"]));
     let notes = list(&video["notes"]);
     assert!(notes.iter().any(|note| text(note).contains("mean nothing")), "{notes:?}");
     Ok(())
@@ -191,7 +191,7 @@ fn the_same_video_gives_the_same_numbers_in_every_format() -> Result<()> {
     }
     assert_eq!(text(&rows[0]["missing_modalities"]), "text");
     let table = run(&[])?.out;
-    for line in ["a.mp4", "emotions (decided:", "Happiness", "Openness", "weights: "] {
+    for line in ["a.mp4", "emotions (shown:", "Happiness", "Openness", "weights: "] {
         assert!(table.contains(line), "{line} is not in\n{table}");
     }
     assert!(!table.contains('\x1b'), "no colours outside a terminal");
@@ -199,7 +199,7 @@ fn the_same_video_gives_the_same_numbers_in_every_format() -> Result<()> {
     // The ending of --output stands for a format; --format goes before it.
     for (output, format, first) in [
         ("o.json", None, "{\"schema\""),
-        ("o.jsonl", None, "{\"schema\":\"meptr-prediction/1\""),
+        ("o.jsonl", None, "{\"schema\":\"meptr-prediction/2\""),
         ("o.csv", None, "video,scope,"),
         ("o.txt", None, "a.mp4"),
         ("o.json", Some("csv"), "video,scope,"),

@@ -1,4 +1,4 @@
-//! The demo bundle, carried inside the program.
+//! Demo bundle, embedded in the program.
 
 use std::path::{Path, PathBuf};
 
@@ -32,10 +32,10 @@ const FILES: &[(&str, &[u8])] = demo_files![
     "wav2vec2/preprocessor_config.json",
 ];
 
-/// Folder of the demo bundle, unpacked into the user's cache on first use.
+/// Folder of the demo bundle, which is unpacked into the user's cache on first use.
 ///
 /// # Errors
-/// When neither the cache nor the folder for temporary files can be written.
+/// When neither the cache nor the temporary folder can be written.
 pub fn folder() -> anyhow::Result<PathBuf> {
     let version = env!("CARGO_PKG_VERSION");
     let manifest: Manifest = serde_json::from_slice(FILES[0].1).context("the demo manifest")?;
@@ -48,7 +48,7 @@ pub fn folder() -> anyhow::Result<PathBuf> {
     let mut reasons = Vec::new();
     for base in [cache_folder(), Some(std::env::temp_dir())].into_iter().flatten() {
         let folder = base.join("meptr").join(&name);
-        if is_ours(&folder) {
+        if is_intact(&folder) {
             return Ok(folder);
         }
         match unpack(&folder) {
@@ -68,22 +68,22 @@ fn cache_folder() -> Option<PathBuf> {
     given("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home)
 }
 
-/// Whether a folder holds the demo bundle, byte by byte; one that somebody altered is written anew.
+/// Whether a folder holds the demo bundle, byte by byte; an altered one is written again.
 ///
-/// Comparing costs less than the hashes, which are checked when the bundle is opened.
-fn is_ours(folder: &Path) -> bool {
+/// Comparison is cheaper than the hashes, which are checked when the bundle is opened.
+fn is_intact(folder: &Path) -> bool {
     let is_same = |(name, content): &(&str, &[u8])| {
         std::fs::read(folder.join(name)).is_ok_and(|found| found == *content)
     };
     FILES.iter().all(is_same)
 }
 
-/// Writes the files beside `folder` and renames, so that `folder` is whole whenever it is there.
+/// Writes the files beside `folder` and renames them, so that `folder` is complete if it exists.
 fn unpack(folder: &Path) -> std::io::Result<()> {
     let partial = folder.with_extension(format!("part-{}", std::process::id()));
-    let unpacked = write(&partial).and_then(|()| put(&partial, folder));
+    let unpacked = write(&partial).and_then(|()| move_into_place(&partial, folder));
     if unpacked.is_err() {
-        let _ = std::fs::remove_dir_all(&partial); // it may not exist; the first error is the one to tell
+        let _ = std::fs::remove_dir_all(&partial); // it may not exist; the first error is reported
     }
     unpacked
 }
@@ -97,12 +97,12 @@ fn write(partial: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn put(partial: &Path, folder: &Path) -> std::io::Result<()> {
+fn move_into_place(partial: &Path, folder: &Path) -> std::io::Result<()> {
     if std::fs::rename(partial, folder).is_ok() {
         return Ok(());
     }
-    // Another process that was faster with the same files may be reading them: they stay.
-    if is_ours(folder) {
+    // Another process may have written the same files first and be reading them: they stay.
+    if is_intact(folder) {
         return std::fs::remove_dir_all(partial);
     }
     if folder.is_dir() {
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_program_carries_every_file_of_the_bundle() {
+    fn every_file_of_the_bundle_is_embedded() {
         let manifest: Manifest = serde_json::from_slice(FILES[0].1).unwrap();
         let carried: Vec<&str> = FILES[1..].iter().map(|(name, _)| *name).collect();
         assert_eq!(carried, manifest.files.keys().collect::<Vec<_>>());

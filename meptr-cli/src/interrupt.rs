@@ -1,4 +1,4 @@
-//! Ctrl-C and its like: the first asks to end soon, the second ends at once.
+//! Interrupts (Ctrl-C, SIGTERM): the first asks the run to end, the second ends it at once.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -6,13 +6,13 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// Exit code of a program that a user interrupted.
+/// Exit code of an interrupted program.
 const INTERRUPTED: i32 = 130;
 
-/// A flag that the first interrupt sets; the next one ends the program.
+/// Flag that the first interrupt sets; the next one ends the program.
 ///
 /// # Errors
-/// When the system refuses.
+/// When a signal handler cannot be installed.
 pub fn flag() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

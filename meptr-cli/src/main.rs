@@ -1,14 +1,17 @@
-//! `meptr`: what the people in a video seem to feel and how they come across.
+//! `meptr`: apparent emotions and personality traits of the persons in a video.
 
-#![expect(unreachable_pub, reason = "a program has no outside: `pub` means used by another module")]
+#![expect(
+    unreachable_pub,
+    reason = "a program has no public interface: `pub` means used by another module"
+)]
 
 mod commands;
 mod demo;
+mod inputs;
 mod interrupt;
 mod output;
 mod progress;
 mod report;
-mod videos;
 mod workers;
 
 use std::num::NonZero;
@@ -45,10 +48,10 @@ enum Command {
     Weights(commands::weights::WeightsCommand),
 }
 
-/// How a run ended, when it could start.
+/// Outcome of a run that could start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finish {
-    /// Everything asked for is there.
+    /// All results are there.
     Complete,
     /// Some inputs gave no result.
     SomeFailed,
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(Finish::Complete) => ExitCode::SUCCESS,
         Ok(Finish::SomeFailed) => ExitCode::from(1),
-        Err(error) if output::reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::from(2)
@@ -81,10 +84,10 @@ fn run(cli: &Cli) -> anyhow::Result<Finish> {
     }
 }
 
-/// Tells Rayon and Candle how many threads to use, which read it from the environment: what was asked
-/// for, else what is there already, else what the system lets this process have.
+/// Sets the environment variables from which Rayon and Candle read their number of threads: to the
+/// argument, else unchanged if set, else to the cores that this process may use.
 ///
-/// Without a number, Candle counts the processors in `/proc/cpuinfo` for every product of matrices.
+/// Without a number, Candle counts the cores in `/proc/cpuinfo` at every matrix multiplication.
 fn set_threads(asked: Option<u16>) {
     for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
         let threads = match asked {
@@ -92,9 +95,12 @@ fn set_threads(asked: Option<u16>) {
             None if std::env::var_os(name).is_some() => continue,
             None => std::thread::available_parallelism().map_or(1, NonZero::get),
         };
-        #[expect(unsafe_code, reason = "Candle takes its number of threads from nowhere else")]
-        // SAFETY: called in `main` once the arguments are parsed, which starts no thread; so none
-        // runs that could read it.
+        #[expect(
+            unsafe_code,
+            reason = "Candle reads its number of threads only from the environment"
+        )]
+        // SAFETY: called at the start of `main`; parsing of arguments starts no thread, so no other
+        // thread reads the environment.
         unsafe {
             std::env::set_var(name, threads.to_string());
         }

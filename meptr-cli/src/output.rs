@@ -1,4 +1,4 @@
-//! Where the two streams go: results to standard output, everything else to standard error.
+//! Standard output for results, standard error for everything else.
 
 use std::fs::Metadata;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -15,7 +15,7 @@ fn colour_is_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Sends log lines to standard error; `MEPTR_LOG` changes which (for example `debug`).
+/// Writes log lines to standard error; `MEPTR_LOG` sets their level (for example `debug`).
 pub fn start_log(quiet: bool) {
     let default = if quiet { "error" } else { "warn" };
     let filter = EnvFilter::try_from_env("MEPTR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
@@ -28,28 +28,28 @@ pub fn start_log(quiet: bool) {
         .init();
 }
 
-/// Whether what is written to `output`, or else to standard output, ends up in this file, by whatever
-/// name; the file need not be there yet.
-pub fn leads_to(output: Option<&Path>, file: &Path) -> bool {
+/// Whether writing to `output`, or else to standard output, writes to this file, by any name; the file
+/// need not exist.
+pub fn writes_to(output: Option<&Path>, file: &Path) -> bool {
     let Some(output) = output else {
         return stdout_file().is_some_and(|out| is_one_file(Some(out), file.metadata().ok()));
     };
-    place(output).is_some_and(|output| place(file) == Some(output))
+    resolved(output).is_some_and(|output| resolved(file) == Some(output))
         || is_one_file(output.metadata().ok(), file.metadata().ok())
 }
 
-/// Refuses to write over a file that the run reads, by whatever names the two go.
+/// Refuses an output that is one of the inputs of the run, by any name.
 ///
 /// # Errors
-/// When `output` is one of `inputs`; a file that is not there is none.
-pub fn must_not_be(
+/// When `output` is one of `inputs`; files that do not exist are ignored.
+pub fn ensure_output_is_not_an_input(
     output: &Path,
     inputs: impl IntoIterator<Item = impl AsRef<Path>>,
 ) -> anyhow::Result<()> {
     for input in inputs {
         let (input, name) = (input.as_ref(), output.display());
         anyhow::ensure!(
-            !input.exists() || !leads_to(Some(output), input),
+            !input.exists() || !writes_to(Some(output), input),
             "`{name}` would be written over, but it is `{}`, which this run reads",
             input.display()
         );
@@ -57,8 +57,8 @@ pub fn must_not_be(
     Ok(())
 }
 
-/// Where a file is, or would be, without links.
-fn place(path: &Path) -> Option<PathBuf> {
+/// Path of a file without links; the file need not exist.
+fn resolved(path: &Path) -> Option<PathBuf> {
     path.canonicalize().ok().or_else(|| {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         Some(folder.unwrap_or(".".as_ref()).canonicalize().ok()?.join(path.file_name()?))
@@ -77,7 +77,7 @@ fn is_one_file(_: Option<Metadata>, _: Option<Metadata>) -> bool {
     false
 }
 
-/// The file that standard output goes to, if it is one.
+/// File that standard output is redirected to, if any.
 #[cfg(unix)]
 fn stdout_file() -> Option<Metadata> {
     use std::os::fd::AsFd;
@@ -90,7 +90,7 @@ fn stdout_file() -> Option<Metadata> {
     None
 }
 
-/// Standard output, for results; marks the error by which its reader says that it has enough.
+/// Standard output, for results; marks the error of a closed pipe.
 pub struct Results(io::Stdout);
 
 impl Results {
@@ -102,44 +102,44 @@ impl Results {
 
 impl Write for Results {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(marked)
+        self.0.write(bytes).map_err(mark_broken_pipe)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush().map_err(marked)
+        self.0.flush().map_err(mark_broken_pipe)
     }
 }
 
-/// Whoever read standard output went away.
+/// The reader of standard output closed the pipe.
 #[derive(Debug)]
-struct ReaderLeft;
+struct BrokenPipe;
 
-impl std::fmt::Display for ReaderLeft {
+impl std::fmt::Display for BrokenPipe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("nothing reads standard output any more")
+        f.write_str("the reader of standard output closed the pipe")
     }
 }
 
-impl std::error::Error for ReaderLeft {}
+impl std::error::Error for BrokenPipe {}
 
-fn marked(error: io::Error) -> io::Error {
+fn mark_broken_pipe(error: io::Error) -> io::Error {
     match error.kind() {
-        ErrorKind::BrokenPipe => io::Error::new(ErrorKind::BrokenPipe, ReaderLeft),
+        ErrorKind::BrokenPipe => io::Error::new(ErrorKind::BrokenPipe, BrokenPipe),
         _ => error,
     }
 }
 
-/// Whether a run ended because the reader of standard output went away, as `head` does when it has
-/// enough: no failure.
-pub fn reader_left(error: &anyhow::Error) -> bool {
+/// Whether a run ended because the reader of standard output closed the pipe, as `head` does: no
+/// failure.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    io_errors.filter_map(io::Error::get_ref).any(|inner| inner.is::<ReaderLeft>())
+    io_errors.filter_map(io::Error::get_ref).any(|inner| inner.is::<BrokenPipe>())
 }
 
 /// Writes a line of a result to standard output.
 ///
 /// # Errors
-/// When standard output takes no more.
+/// When standard output cannot be written.
 pub fn line(text: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(Results::new(), "{text}")
 }
@@ -152,18 +152,18 @@ mod tests {
     fn one_file_of_several_names_is_one() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        assert!(must_not_be(&at("new"), [at("new")]).is_ok());
+        assert!(ensure_output_is_not_an_input(&at("new"), [at("new")]).is_ok());
         for name in ["a", "b"] {
             std::fs::write(at(name), "").unwrap();
         }
-        assert!(must_not_be(&at("a"), [at("b"), at("gone")]).is_ok());
-        assert!(must_not_be(&at("./a"), [at("b"), at("a")]).is_err());
+        assert!(ensure_output_is_not_an_input(&at("a"), [at("b"), at("gone")]).is_ok());
+        assert!(ensure_output_is_not_an_input(&at("./a"), [at("b"), at("a")]).is_err());
         #[cfg(unix)]
         {
             std::os::unix::fs::symlink("a", at("link")).unwrap();
             std::fs::hard_link(at("a"), at("second")).unwrap();
             for name in ["link", "second"] {
-                assert!(must_not_be(&at(name), [at("a")]).is_err(), "{name}");
+                assert!(ensure_output_is_not_an_input(&at(name), [at("a")]).is_err(), "{name}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Progress on standard error: bars for videos, and for trainings.
+//! Progress on standard error: bars for videos and for training.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -11,10 +11,10 @@ use meptr_extract::Progress;
 use meptr_train::experiment::Watch;
 use meptr_train::stage::{Control, EpochReport, StepReport};
 
-/// Cells of a step's bar: hundredths of a per cent.
+/// Length of a step's bar: hundredths of a per cent.
 const STEP_LENGTH: u64 = 10_000;
 
-/// The bars of a run; nothing is drawn when standard error is no terminal.
+/// Progress bars of a run; hidden when standard error is no terminal.
 pub struct Bars {
     current: ProgressBar,
     total: Option<ProgressBar>,
@@ -39,19 +39,19 @@ impl Bars {
         Self { current, total }
     }
 
-    /// A video begins.
+    /// Starts the bar of a video.
     pub fn start(&self, video: &Path) {
         let name = video.file_name().unwrap_or(video.as_os_str()).to_string_lossy();
         self.current.set_prefix(name.chars().filter(|one| !one.is_control()).collect::<String>());
         self.current.set_position(0);
     }
 
-    /// A video is done, or has failed.
+    /// Counts a video that is done or has failed.
     pub fn end(&self) {
         self.total.iter().for_each(|bar| bar.inc(1));
     }
 
-    /// Runs `write` with the bars out of the way of what it writes.
+    /// Runs `write` with the bars hidden.
     pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
         self.current.suspend(write)
     }
@@ -80,22 +80,22 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is well-formed")
 }
 
-/// How a training goes: a bar on a terminal, else a line per epoch; an interrupt ends it.
+/// Progress of training: a bar on a terminal, else a line per epoch; an interrupt ends it.
 pub struct TrainingBars {
     bar: Option<ProgressBar>,
-    says_lines: bool,
+    prints_lines: bool,
     stop: Arc<AtomicBool>,
     most: usize,
     score: String,
 }
 
 impl TrainingBars {
-    /// Bars of a run that ends when `stop` is set.
+    /// Progress of a run that ends when `stop` is set.
     pub fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
         let is_shown = !quiet && std::io::stderr().is_terminal();
         let template = "{prefix} {wide_bar} {pos}/{len} {msg} {elapsed}";
         let bar = is_shown.then(|| ProgressBar::new(1).with_style(style(template)));
-        Self { bar, says_lines: !quiet && !is_shown, stop, most: 0, score: String::new() }
+        Self { bar, prints_lines: !quiet && !is_shown, stop, most: 0, score: String::new() }
     }
 
     fn control(&self) -> Control {
@@ -106,7 +106,7 @@ impl TrainingBars {
     }
 
     fn say(&self, text: std::fmt::Arguments<'_>) {
-        // Progress is not worth failing for.
+        // A failure to write progress does not end the run.
         let _ = writeln!(std::io::stderr(), "{text}");
     }
 }
@@ -119,7 +119,7 @@ impl Watch for TrainingBars {
             bar.reset();
             bar.set_prefix(title.to_owned());
         }
-        if self.says_lines && epochs > 0 {
+        if self.prints_lines && epochs > 0 {
             self.say(format_args!("{title}: goes on after epoch {epochs}"));
         }
     }
@@ -138,7 +138,7 @@ impl Watch for TrainingBars {
         let EpochReport { epoch, loss, seconds, .. } = report;
         let score = report.dev_score.value();
         self.score = format!(" dev {score:.4}");
-        if self.says_lines {
+        if self.prints_lines {
             let best = if report.is_best { ", best" } else { "" };
             self.say(format_args!(
                 "{title}: epoch {epoch}: loss {loss:.4}, dev score {score:.4}{best}, {seconds:.1} s"
@@ -153,7 +153,7 @@ impl Watch for TrainingBars {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         }
-        if self.says_lines && done == 1 {
+        if self.prints_lines && done == 1 {
             self.say(format_args!("{READING} of {all} videos"));
         }
         self.control()

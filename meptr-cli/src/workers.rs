@@ -1,4 +1,4 @@
-//! Several devices at work on one list of videos.
+//! Workers on one or several devices, and the order of their results.
 
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
@@ -9,95 +9,93 @@ use std::sync::{Mutex, mpsc};
 
 use clap::Args;
 use meptr_core::{DeviceChoice, Precision};
-use meptr_extract::extractor::Place;
+use meptr_extract::pipeline::ComputeTarget;
 use meptr_extract::product;
 
-/// Which devices to use, and with which numbers.
+/// Devices and data type of the backbones.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// Where to compute: auto, cpu, or cuda:N; several, with commas between, share the videos
+    /// Device: auto, cpu, or cuda:N; several, separated by commas, share the videos
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_delimiter = ',')]
     pub device: Vec<DeviceChoice>,
-    /// Numbers that the backbones compute with: f32, bf16 on a GPU or a processor with AMX, f16 on
-    /// a GPU
+    /// Data type of the backbones: f32, bf16 on a GPU or a CPU with AMX, f16 on a GPU
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub precision: Precision,
 }
 
 impl DeviceArgs {
-    /// Opens a device.
+    /// Opens all devices, before any weights are loaded.
     ///
     /// # Errors
-    /// When it cannot be had, or not with these numbers.
-    pub fn place(&self, device: DeviceChoice) -> anyhow::Result<Place> {
-        let device = device.open()?;
-        self.check(!device.is_cpu())?;
-        Ok(Place { device, precision: self.precision })
+    /// When a device is not available, or does not support the data type.
+    pub fn open(&self) -> anyhow::Result<Vec<ComputeTarget>> {
+        open_all(self.device.clone(), |choice| {
+            let device = choice.open()?;
+            check_precision(self.precision, !device.is_cpu())?;
+            Ok(ComputeTarget { device, precision: self.precision })
+        })
     }
 
-    /// Threads to decode each video with.
+    /// Threads of the decoder of each video.
     pub fn decoder_threads(&self, is_on_gpu: bool) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         decoder_threads(cores, self.device.len(), is_on_gpu)
     }
+}
 
-    /// Refuses shorter numbers where they are slower and less exact.
-    ///
-    /// # Errors
-    /// When that is what is asked for.
-    pub fn check(&self, is_on_gpu: bool) -> anyhow::Result<()> {
-        let is_fast = match self.precision {
-            Precision::F32 => true,
-            Precision::Bf16 => is_on_gpu || product::has_bf16(),
-            Precision::F16 => is_on_gpu,
-        };
-        anyhow::ensure!(
-            is_fast,
-            "--precision f16 needs a GPU, and bf16 a GPU or a processor with AMX: give f32"
-        );
-        Ok(())
+/// Refuses data types that are slower and less exact than f32 on the device.
+///
+/// # Errors
+/// When the data type is one of those.
+fn check_precision(precision: Precision, is_on_gpu: bool) -> anyhow::Result<()> {
+    match precision {
+        Precision::Bf16 if !is_on_gpu && !product::has_bf16() => {
+            anyhow::bail!("--precision bf16 needs a GPU, or a processor with AMX: give f32")
+        }
+        Precision::F16 if !is_on_gpu => anyhow::bail!("--precision f16 needs a GPU: give f32"),
+        _ => Ok(()),
     }
 }
 
-/// Threads that decode each of the videos which `workers` read at a time on a machine with `cores`.
+/// Decoder threads per video on a machine with `cores`, on which `workers` read one video each.
 ///
-/// A GPU mostly waits for decoders; beside a processor's backbones, more than 2 threads have no core.
+/// A GPU mostly waits for decoders. On a CPU the backbones use all cores, so 2 threads suffice.
 fn decoder_threads(cores: usize, workers: usize, is_on_gpu: bool) -> usize {
     if is_on_gpu { (cores / workers.max(1)).clamp(2, 8) } else { 2 }
 }
 
-/// Opens a worker for each choice, all at the same time.
+/// Opens a worker for each target, all at the same time.
 ///
 /// # Errors
-/// The first choice's that cannot be met.
-pub fn open_all<C: Send, W: Send>(
-    choices: Vec<C>,
-    open: impl Fn(C) -> anyhow::Result<W> + Sync,
+/// The first error, in the order of the targets.
+pub fn open_all<T: Send, W: Send>(
+    targets: Vec<T>,
+    open: impl Fn(T) -> anyhow::Result<W> + Sync,
 ) -> anyhow::Result<Vec<W>> {
     std::thread::scope(|scope| {
         let opening: Vec<_> =
-            choices.into_iter().map(|choice| scope.spawn(|| open(choice))).collect();
+            targets.into_iter().map(|target| scope.spawn(|| open(target))).collect();
         let opened = opening.into_iter();
         opened.map(|worker| worker.join().expect("opening reports failures as errors")).collect()
     })
 }
 
-/// Videos that the processor reads at a time: while one waits for a step that takes one core, the
-/// other has work for all.
+/// Videos that a CPU processes at a time: while one is in a step that takes one core, the other uses
+/// the rest.
 const VIDEOS_ON_CPU: usize = 2;
 
-/// Those who work: one for each opened device, on the processor [`VIDEOS_ON_CPU`].
-pub fn workers_of<W>(opened: &[W], is_on_cpu: impl Fn(&W) -> bool) -> Vec<&W> {
+/// Workers of opened devices: one per GPU, [`VIDEOS_ON_CPU`] per CPU.
+pub fn workers_per_device<W>(opened: &[W], is_on_cpu: impl Fn(&W) -> bool) -> Vec<&W> {
     let count = |one: &W| if is_on_cpu(one) { VIDEOS_ON_CPU } else { 1 };
     opened.iter().flat_map(|one| std::iter::repeat_n(one, count(one))).collect()
 }
 
-/// Hands tasks to workers, each with a thread of its own, as they come free; `take` gets the
-/// results on this thread, in the order of the tasks. Once `stop` is set, no further task is begun.
+/// Runs tasks on workers, each with a thread of its own, and calls `take` with the results, on this
+/// thread and in the order of the tasks. After `stop` is set, no further task starts.
 ///
 /// # Errors
-/// The first error of `take`; what is under way ends first.
-pub fn share_out<W: Send, T: Send, R: Send>(
+/// The first error of `take`; running tasks end first.
+pub fn run_ordered<W: Send, T: Send, R: Send>(
     workers: Vec<W>,
     tasks: Vec<T>,
     stop: &AtomicBool,
@@ -107,7 +105,7 @@ pub fn share_out<W: Send, T: Send, R: Send>(
     let queue: Mutex<VecDeque<(usize, T)>> = Mutex::new(tasks.into_iter().enumerate().collect());
     let next = || match stop.load(Ordering::Relaxed) {
         true => None,
-        false => queue.lock().expect("nothing panics with the lock").pop_front(),
+        false => queue.lock().expect("nothing panics while it holds the lock").pop_front(),
     };
     std::thread::scope(|scope| {
         let (sender, results) = mpsc::channel();
@@ -134,21 +132,24 @@ pub fn share_out<W: Send, T: Send, R: Send>(
     })
 }
 
-/// Does the work on a video; a panic in it, ours or of a library, is that video's failure alone.
+/// Runs the work on a video, and turns a panic in it into an error of that video.
 ///
 /// # Errors
-/// That of the work, or what it panicked with.
-pub fn guarded<R>(video: &Path, work: impl FnOnce() -> anyhow::Result<R>) -> anyhow::Result<R> {
-    let message = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+/// The error of the work, or the message of the panic.
+pub fn catch_panic<R>(video: &Path, work: impl FnOnce() -> anyhow::Result<R>) -> anyhow::Result<R> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let (video, message) = (video.display(), panic_message(panic));
+        anyhow::bail!("`{video}` triggers a defect of meptr, please report it: {message}")
+    })
+}
+
+fn panic_message(panic: Box<dyn Any + Send>) -> String {
+    match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(panic) => {
             panic.downcast::<&str>().map_or_else(|_| String::new(), |text| (*text).into())
         }
-    };
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let (video, message) = (video.display(), message(panic));
-        anyhow::bail!("`{video}` meets a defect of meptr, please report it: {message}")
-    })
+    }
 }
 
 #[cfg(test)]
@@ -175,7 +176,7 @@ mod tests {
             taken.push(result);
             Ok(())
         };
-        share_out(vec![1, 2], (0..20).collect(), &AtomicBool::new(false), work, take).unwrap();
+        run_ordered(vec![1, 2], (0..20).collect(), &AtomicBool::new(false), work, take).unwrap();
         assert!(taken.into_iter().eq((0..20).map(|task| task * 2)));
         let begun = begun.into_inner().unwrap();
         let slow = begun.iter().find(|(_, task)| *task == 0).unwrap().0;
@@ -185,7 +186,7 @@ mod tests {
     #[test]
     fn a_panic_fails_one_task_alone() {
         let work = |_: &(), task: usize| {
-            guarded("a.mp4".as_ref(), || {
+            catch_panic("a.mp4".as_ref(), || {
                 assert_ne!(task, 3, "third time unlucky");
                 Ok(task)
             })
@@ -196,7 +197,7 @@ mod tests {
             Ok(())
         };
         let go_on = AtomicBool::new(false);
-        share_out(vec![(), ()], (0..6).collect(), &go_on, work, take).unwrap();
+        run_ordered(vec![(), ()], (0..6).collect(), &go_on, work, take).unwrap();
         assert_eq!(taken.iter().filter(|result| result.is_ok()).count(), 5);
         let error = taken[3].as_ref().unwrap_err();
         for part in ["a.mp4", "third time unlucky", "report"] {
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_ends_it_and_is_told() {
+    fn a_failure_ends_the_run_and_is_returned() {
         let go_on = AtomicBool::new(false);
         let mut taken = 0;
         let take = |_| {
@@ -213,13 +214,14 @@ mod tests {
             anyhow::ensure!(taken < 4, "the disk is full");
             Ok(())
         };
-        let result = share_out(vec![()], (0..1000).collect(), &go_on, |_, task: usize| task, take);
+        let result =
+            run_ordered(vec![()], (0..1000).collect(), &go_on, |_, task: usize| task, take);
         assert_eq!(result.unwrap_err().to_string(), "the disk is full");
         assert_eq!(taken, 4);
     }
 
     #[test]
-    fn nothing_is_begun_after_a_stop() {
+    fn no_task_starts_after_a_stop() {
         let stop = AtomicBool::new(false);
         let mut taken = 0;
         let work = |_: &(), task: usize| stop.store(task == 4, Ordering::Relaxed);
@@ -227,7 +229,7 @@ mod tests {
             taken += 1;
             Ok(())
         };
-        share_out(vec![()], (0..100).collect(), &stop, work, take).unwrap();
+        run_ordered(vec![()], (0..100).collect(), &stop, work, take).unwrap();
         assert_eq!(taken, 5);
     }
 
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn all_workers_open_or_the_first_failure_is_told() {
+    fn all_workers_open_or_the_first_failure_is_returned() {
         let open = |number: usize| {
             anyhow::ensure!(number < 2, "there is no device {number}");
             Ok(number)
@@ -249,5 +251,15 @@ mod tests {
         assert_eq!(open_all(vec![0, 1, 0], open).unwrap(), [0, 1, 0]);
         let error = open_all(vec![0, 3, 2], open).unwrap_err();
         assert_eq!(error.to_string(), "there is no device 3");
+    }
+
+    #[test]
+    fn types_shorter_than_f32_are_refused_where_they_are_slower() {
+        assert!(check_precision(Precision::F32, false).is_ok());
+        assert!(check_precision(Precision::F16, true).is_ok());
+        assert!(check_precision(Precision::Bf16, true).is_ok());
+        let error = check_precision(Precision::F16, false).unwrap_err().to_string();
+        assert_eq!(error, "--precision f16 needs a GPU: give f32");
+        assert_eq!(check_precision(Precision::Bf16, false).is_ok(), product::has_bf16());
     }
 }

@@ -1,4 +1,4 @@
-//! What a prediction returns: one [`VideoPrediction`] per video, which reports render.
+//! Result of a prediction: one [`VideoPrediction`] per video, which reports render.
 //!
 //! As JSON this is a public format. [`VideoPrediction::SCHEMA`] names its version: fields may be
 //! added under one version, never renamed or removed. `README.md` describes every field.
@@ -8,90 +8,91 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::TrainingStatus;
 use crate::{Emotion, PerModality, PersonalityTrait};
 
-/// Everything found in one video.
+/// Result of one video.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VideoPrediction {
     /// [`VideoPrediction::SCHEMA`].
     pub schema: String,
     /// Path of the video as it was given; bytes that are not UTF-8 are replaced.
     pub video: String,
-    /// What was found in the file.
+    /// Contents of the file.
     pub media: MediaSummary,
-    /// The whole video first, then time windows, then persons, as far as they were asked for.
+    /// Scores of the whole video, then of time windows, then of persons, as far as asked for.
     pub predictions: Vec<Scores>,
-    /// People seen in the chosen frames.
-    pub people: Vec<Person>,
-    /// What is said, and how it was found out; absent when nothing was found.
-    pub transcript: Option<Transcript>,
-    /// Things a reader of the numbers should know.
+    /// Persons in the chosen frames.
+    pub people: Vec<PersonReport>,
+    /// Transcript and its source; absent when there is none.
+    pub transcript: Option<TranscriptReport>,
+    /// Remarks for readers of the scores.
     pub notes: Vec<String>,
-    /// Wall time of each step, in the order they ended. Steps overlap, so they do not add up.
+    /// Wall time of each step, in the order of their first run. Steps overlap, so the times do not add
+    /// up.
     pub steps: Vec<Step>,
-    /// The weights that were used.
+    /// Weights that were used.
     pub weights: WeightsSummary,
 }
 
 impl VideoPrediction {
     /// Version of the JSON format.
-    pub const SCHEMA: &'static str = "meptr-prediction/1";
+    pub const SCHEMA: &'static str = "meptr-prediction/2";
 }
 
-/// What a media file holds.
+/// Contents of a media file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MediaSummary {
-    /// Seconds from the first to the end of the last picture or sound.
+    /// Seconds from time zero to the end of the last frame or sound.
     pub duration_seconds: f64,
-    /// Width and height of a picture as shown, after rotation; absent without a video stream.
+    /// Width and height of a frame after rotation; absent without a video stream.
     pub frame_size: Option<(usize, usize)>,
-    /// Pictures that decode.
+    /// Frames that decode.
     pub frames: u64,
-    /// Packets or pictures that do not decode and were left out.
+    /// Packets or frames that do not decode and were left out.
     pub corrupt: u64,
     /// Seconds of sound; absent without an audio stream.
     pub audio_seconds: Option<f64>,
 }
 
-/// What a row of scores is about.
+/// Scope of a row of scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// The whole video in one pass.
+    /// The whole video as one window.
     Video,
-    /// A stretch of it.
+    /// A time window.
     Window,
-    /// The mean of all windows, weighted by their length.
+    /// The mean of all windows, weighted by their duration.
     Summary,
-    /// One person, over the whole video or a stretch of it.
+    /// One person, in the whole video or in a time window.
     Person,
 }
 
-/// Emotions and traits of a stretch of video.
+/// Emotions and traits of a video, a time window or a person.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Scores {
-    /// What the row is about.
+    /// Scope.
     pub scope: Scope,
-    /// The person, by [`Person::id`], when it is about one.
+    /// Person, by [`PersonReport::id`], in rows of a person.
     pub person: Option<u32>,
-    /// Beginning, in seconds of presentation time.
+    /// Start in seconds of presentation time.
     pub t_start: f64,
-    /// End, in seconds of presentation time.
+    /// End in seconds of presentation time.
     pub t_end: f64,
-    /// Probability of each emotion; they add up to 1.
+    /// Probability of each emotion; the sum is 1.
     pub emotions: Vec<EmotionScore>,
-    /// The emotions the probabilities stand for; none means neutral or undecided.
-    pub decided: Vec<Emotion>,
+    /// Emotions that count as shown, by [`Emotion::decided`]; none means neutral or undecided.
+    pub shown: Vec<Emotion>,
     /// Score of each trait.
     pub traits: Vec<TraitScore>,
-    /// What each modality contributed, or why it is missing.
+    /// Part of each modality, or the reason why it is absent.
     pub modalities: PerModality<ModalityReport>,
-    /// The pictures that were looked at.
+    /// Frames that were used.
     pub frames: Vec<ChosenFrame>,
 }
 
 /// Probability of an emotion.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EmotionScore {
-    /// Which one.
+    /// Emotion.
     pub emotion: Emotion,
     /// 0 to 1.
     pub probability: f32,
@@ -102,7 +103,7 @@ pub struct EmotionScore {
 /// Score of a personality trait.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TraitScore {
-    /// Which one.
+    /// Trait.
     #[serde(rename = "trait")]
     pub personality_trait: PersonalityTrait,
     /// 0 (low) to 1 (high).
@@ -112,13 +113,13 @@ pub struct TraitScore {
 /// Part of one modality in a prediction.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModalityReport {
-    /// Whether the fusion model was given this modality.
+    /// Whether the fusion model used this modality.
     pub available: bool,
-    /// Why not; or, when it is, what a reader should know about how it was found.
+    /// Reason if not; if so, a remark on its input, such as a fall-back.
     pub reason: Option<String>,
-    /// Length of the sequence its model read: crops, 20 ms steps of sound, or tokens.
+    /// Length of its sequence: crops, 20 ms steps of sound, or tokens.
     pub inputs: usize,
-    /// How many of the crops were found how; empty for audio and text.
+    /// Number of crops by source; empty for audio and text.
     #[serde(default)]
     pub sources: Vec<SourceCount>,
     /// Emotion logits of this modality's own model.
@@ -127,88 +128,89 @@ pub struct ModalityReport {
     pub trait_scores: Option<[f32; PersonalityTrait::COUNT]>,
 }
 
-/// Number of crops that were found in one way.
+/// Number of crops from one source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceCount {
-    /// `detected`, `body` (a body stands in for a face) or `frame` (the whole frame does).
+    /// `detected`, `body` (a body instead of a face) or `frame` (the whole frame).
     pub source: String,
     /// Number of crops.
     pub crops: usize,
 }
 
-/// A picture that was looked at.
+/// A frame that was used.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ChosenFrame {
-    /// Its number among the pictures that decode, from 0.
+    /// Index among the frames that decode, from 0.
     pub index: u64,
-    /// Its presentation time in seconds.
+    /// Presentation time in seconds.
     pub time: f64,
 }
 
-/// Somebody seen in the video.
+/// A person in the video.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Person {
-    /// Number of the person, from 1, stable within the video.
+pub struct PersonReport {
+    /// Id of the person, from 1, constant within the video.
     pub id: u32,
-    /// When and where, in the chosen frames.
-    pub sightings: Vec<Sighting>,
+    /// Appearances in the chosen frames.
+    pub sightings: Vec<PersonSighting>,
 }
 
-/// A person in one picture. Boxes are `[x1, y1, x2, y2]` in pixels of the picture as shown.
+/// A person in one frame. Boxes are `[x1, y1, x2, y2]` in pixels of the upright frame.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sighting {
-    /// Number of the picture.
+pub struct PersonSighting {
+    /// Index of the frame.
     pub frame: u64,
-    /// Its presentation time in seconds.
+    /// Presentation time in seconds.
     pub time: f64,
-    /// The face, when one was found.
+    /// Face, if found.
     pub face: Option<[f32; 4]>,
-    /// The body, when one was found.
+    /// Body, if found.
     pub body: Option<[f32; 4]>,
 }
 
-/// What is said in a video.
+/// Transcript of a video.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Transcript {
+pub struct TranscriptReport {
     /// `argument`, `file`, `sidecar`, `subtitles` or `whisper`.
     pub source: String,
-    /// All of it.
+    /// Whole text.
     pub text: String,
-    /// Language code, where it is known.
+    /// Language code, if known.
     pub language: Option<String>,
-    /// Pieces with their times; empty when the source has none.
-    pub segments: Vec<Segment>,
+    /// Segments with times; empty when the source has none.
+    pub segments: Vec<TranscriptSegment>,
 }
 
-/// A piece of a transcript.
+/// A segment of a transcript.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Segment {
-    /// Beginning in seconds.
+pub struct TranscriptSegment {
+    /// Start in seconds.
     pub t_start: f64,
     /// End in seconds.
     pub t_end: f64,
-    /// What is said.
+    /// Text.
     pub text: String,
 }
 
 /// Wall time of a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// What was done.
+    /// Name of the step.
     pub name: String,
-    /// How long it took.
+    /// Wall time.
     pub seconds: f64,
 }
 
-/// The weights behind a prediction.
+/// Weights of a prediction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightsSummary {
     /// Name of the bundle.
     pub name: String,
-    /// What the weights are.
+    /// Description of the weights.
     pub about: String,
-    /// What results made with them are worth.
-    pub standing: TrainingStatus,
+    /// Kind of training, by which results are to be judged.
+    #[serde(alias = "standing")]
+    pub status: TrainingStatus,
     /// Each file with its SHA-256.
     pub files: Vec<WeightFileSummary>,
 }
@@ -220,4 +222,23 @@ pub struct WeightFileSummary {
     pub name: String,
     /// SHA-256 in hexadecimal.
     pub sha256: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::bundle::{Manifest, TrainingStatus};
+
+    #[test]
+    fn files_with_the_former_name_of_the_status_are_read() {
+        let json = include_str!("../../weights/demo/manifest.json");
+        let former = json.replace("\"status\"", "\"standing\"");
+        assert_ne!(json, former);
+        for json in [json, &former] {
+            let manifest: Manifest = serde_json::from_str(json).unwrap();
+            assert_eq!(manifest.status, TrainingStatus::Demonstration);
+        }
+        let json = r#"{"name": "x", "about": "", "standing": "trained", "files": []}"#;
+        let weights: super::WeightsSummary = serde_json::from_str(json).unwrap();
+        assert_eq!(weights.status, TrainingStatus::Trained);
+    }
 }

@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let [bundle, case, repeats] = &arguments[..] else {
         bail!("usage: time_backbones BUNDLE CASE REPEATS");
     };
-    meptr_extract::memory::keep(); // as the program does
+    meptr_extract::allocator::keep(); // as the program does
     let run = runner(Path::new(bundle), case)?;
     run()?; // the first run pays for memory and threads
     for _ in 0..repeats.parse().context("REPEATS is a number")? {
@@ -146,7 +146,7 @@ fn whisper(decodes: bool) -> Result<Runner> {
     }
     let encoded = model.encode(&features)?;
     Ok(Box::new(move || {
-        let mut decoding = model.decoding(&encoded)?;
+        let mut decoding = model.start_decoding(&encoded)?;
         (0..DECODED_TOKENS as u32).try_for_each(|token| {
             decoding.feed(&[vec![token]])?;
             Ok(())

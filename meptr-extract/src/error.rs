@@ -1,4 +1,4 @@
-//! What can go wrong with a video.
+//! Errors of videos, transcripts and weight bundles.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
     /// A file could not be written.
@@ -22,38 +22,38 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// The file is there but FFmpeg cannot make sense of it.
+    /// FFmpeg cannot decode the file.
     #[error("`{}` cannot be decoded: {what}", path.display())]
     Decode {
         /// The file.
         path: PathBuf,
-        /// What failed, and what to do about it where that is known.
+        /// The failure, and its remedy if one is known.
         what: String,
-        /// FFmpeg's word for it, where it gave one.
+        /// FFmpeg's error, if it gave one.
         source: Option<ffmpeg_next::Error>,
     },
-    /// FFmpeg cannot make a video file.
+    /// FFmpeg cannot write a video file.
     #[error(
         "FFmpeg cannot make a file of the kind {what}; it needs its encoders mpeg4, aac and flac"
     )]
     Encode {
         /// Kind of file.
         what: &'static str,
-        /// FFmpeg's word for it.
+        /// FFmpeg's error.
         source: ffmpeg_next::Error,
     },
-    /// The file asks for more than the limits in force allow.
+    /// The file exceeds a limit.
     #[error("`{}` is over the limit: {what}", path.display())]
     OverLimit {
         /// The file.
         path: PathBuf,
-        /// Which limit, its value, and how to raise it.
+        /// The limit, its value, and how to raise it.
         what: String,
     },
-    /// The file decodes, but holds nothing to predict from.
+    /// The file decodes, but has no input for any modality.
     #[error("`{}` holds nothing to predict from: no picture, no sound that can be heard, no words", path.display())]
     NothingToPredict {
         /// The file.
@@ -64,38 +64,38 @@ pub enum Error {
     BackboneFile {
         /// The file.
         path: PathBuf,
-        /// What it should have been.
+        /// Kind of file that it should be.
         what: &'static str,
-        /// What is wrong with it.
+        /// The defect.
         why: String,
     },
-    /// A part of a bundle to be made was not named.
+    /// A part of a new bundle has no source.
     #[error("a bundle needs a part `{part}`, and nothing gives it")]
     MissingPart {
-        /// Which.
+        /// The part.
         part: String,
     },
-    /// Weights or bundle.
+    /// Error of weights or of a bundle.
     #[error(transparent)]
     Core(#[from] meptr_core::Error),
-    /// A model gave what is no number.
+    /// A model gave NaN or infinity.
     #[error("the {what} gives NaN or infinity; check the weights")]
     NotFinite {
-        /// Which model.
+        /// The model.
         what: String,
     },
     /// A tensor computation failed.
     #[error("failed while {doing}")]
     Compute {
-        /// What was being computed.
+        /// The computation.
         doing: String,
-        /// Why.
+        /// Cause.
         source: candle::Error,
     },
 }
 
 impl Error {
-    /// For `map_err`: says what Candle was computing when it failed.
+    /// For `map_err`: names the computation in which Candle failed.
     pub fn doing(what: impl Into<String>) -> impl FnOnce(candle::Error) -> Self {
         let doing = what.into();
         move |source| Self::Compute { doing, source }

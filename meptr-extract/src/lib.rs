@@ -1,28 +1,31 @@
 //! From a raw video to features and predictions.
 //!
-//! [`Predictor`] does all of it in one call. Behind it, [`extractor`] turns a video into the
-//! features of its modalities, by way of [`decode`] (FFmpeg), [`detect`] (faces and bodies) and
-//! [`backbones`] (CLIP, Wav2Vec2, BERT).
+//! [`Predictor`] does all of it in one call. These are its parts, in the order of the data:
+//!
+//! - [`decode`]: FFmpeg, from a file to frames, sound and subtitles; [`windows`]: division by time
+//! - [`detect`]: faces, bodies, tracking, persons; [`speech`]: Whisper; [`image`]: images
+//! - [`backbones`]: CLIP, Wav2Vec2, BERT
+//! - [`pipeline`]: all of these on one video, up to the features of its modalities
+//! - [`predictor`]: heads and fusion, up to emotions and traits
+//! - [`bundle_builder`]: new weight bundles; [`synth`]: synthetic videos
 
-pub mod assemble;
+pub mod allocator;
 pub mod backbones;
-pub mod collect;
+pub mod bundle_builder;
 pub mod decode;
 pub mod detect;
 pub mod error;
-pub mod extractor;
 #[cfg(feature = "cuda")]
 mod gpu;
 pub mod image;
-pub mod init;
-pub mod memory;
+mod load_errors;
+pub mod pipeline;
 pub mod predictor;
 pub mod product;
 pub mod progress;
-pub mod sample;
 pub mod speech;
 pub mod synth;
-mod unfit;
+pub mod windows;
 
 pub use error::{Error, Result};
 pub use image::RgbImage;

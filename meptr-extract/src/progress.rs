@@ -1,17 +1,17 @@
-//! Telling the caller how far a video is.
+//! Progress of a video, reported to the caller.
 
 use std::path::Path;
 
-/// Receives the step under way. Called from the thread that predicts.
+/// Receives progress, in the thread that predicts.
 pub trait Progress {
-    /// A step has begun or moved on. `done` is its finished share, 0 to 1, where that is known.
+    /// Receives the current step. `done` is its finished share, 0 to 1, if known.
     fn step(&self, name: &str, done: Option<f64>);
 
-    /// There is something to know about the results of this video.
+    /// Receives a remark about the results of a video.
     fn note(&self, _video: &Path, _note: &str) {}
 }
 
-/// Nobody is watching.
+/// Ignores all progress.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unwatched;
 

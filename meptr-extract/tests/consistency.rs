@@ -14,10 +14,11 @@ use meptr_core::bundle::Bundle;
 use meptr_core::models::FusionInput;
 use meptr_core::{Modality, PerModality};
 use meptr_extract::decode::Limits;
-use meptr_extract::detect::{BoundingBox, Detection, Detector, people};
-use meptr_extract::extractor::{ExtractRequest, Extractor, TranscriptChoice, Windowing};
+use meptr_extract::detect::{BoundingBox, Detection, Detector, link_persons};
+use meptr_extract::pipeline::{ExtractRequest, Extractor, TranscriptChoice};
 use meptr_extract::predictor::{HeadScores, Scorer};
 use meptr_extract::progress::Unwatched;
+use meptr_extract::windows::SlidingWindow;
 use meptr_extract::{DeviceChoice, Predictor, PredictorOptions, Request, RgbImage};
 use taken::{Outcome, Taken, whole};
 
@@ -91,7 +92,7 @@ fn one_call_does_what_its_parts_do() -> Result<()> {
 #[test]
 fn a_window_over_everything_gives_the_features_of_the_whole() -> Result<()> {
     let setting = Setting::get();
-    let windowing = Windowing { window_seconds: 3600.0, hop_seconds: 3600.0 };
+    let windowing = SlidingWindow { window_seconds: 3600.0, hop_seconds: 3600.0 };
     let request = ExtractRequest { window: Some(windowing), ..ExtractRequest::default() };
     let (window, extraction) = Taken::of(&setting.extractor, &sample(), &request)?;
     ensure!(extraction.windows.len() == 1, "{:?}", extraction.windows);
@@ -197,17 +198,17 @@ fn two_hundred_people_in_every_picture_are_all_seen() -> Result<()> {
     let faces = (0..200).map(|at| detection(around(at, 4.0), 0.9)).collect();
     let bodies = (0..200).map(|at| detection(around(at, 0.0), 0.9)).collect();
     let taken = seen_with(faces, bodies, true)?;
-    let seen = taken.pictures.as_ref().and_then(|pictures| pictures.seen.as_ref());
+    let seen = taken.visual.as_ref().and_then(|visual| visual.features.as_ref());
     let seen = seen.ok_or_else(|| anyhow::anyhow!("nothing was seen"))?;
     for modality in [Modality::Face, Modality::Body] {
-        ensure!(seen.places(modality).count() == 600, "{modality}");
+        ensure!(seen.crop_indices(modality).count() == 600, "{modality}");
         let Some(features) = taken.features(modality)? else { bail!("no {modality}") };
         let sum = features.sum_all()?.to_scalar::<f32>()?;
         ensure!(features.dim(1)? == 600 && sum.is_finite(), "{modality}: {features:?}");
     }
-    let people = people(&seen.crops);
+    let people = link_persons(&seen.crops);
     ensure!(people.len() == 200, "{} people", people.len());
-    ensure!(people.iter().all(|person| person.sightings.len() == 3), "{people:?}");
+    ensure!(people.iter().all(|person| person.appearances.len() == 3), "{people:?}");
     Ok(())
 }
 
@@ -220,7 +221,7 @@ fn bodies_of_another_detector_are_tracked_unless_they_must_not_be() -> Result<()
     ];
     for (is_tracked, expected) in [(true, &bodies[..1]), (false, &bodies[..])] {
         let taken = seen_with(Vec::new(), bodies.clone(), is_tracked)?;
-        let seen = taken.pictures.and_then(|pictures| pictures.seen);
+        let seen = taken.visual.and_then(|visual| visual.features);
         let seen = seen.ok_or_else(|| anyhow::anyhow!("nothing was seen"))?;
         for frame in &seen.boxes {
             ensure!(frame.bodies.len() == expected.len(), "{:?}", frame.bodies);

@@ -9,9 +9,9 @@ use anyhow::Result;
 use clips::{Audio, Clip, Video};
 use ffmpeg_next::format::{Pixel, Sample, sample};
 use meptr_extract::decode::{
-    Cue, DecodeOptions, DecodeReport, Event, FramePlan, Limits, Reader, TimeWindow, length_seconds,
-    probe,
+    Cue, DecodeOptions, DecodeReport, Event, Limits, Reader, length_seconds, probe,
 };
+use meptr_extract::windows::{TimeWindow, WindowPlan};
 use meptr_extract::{Error, RgbImage};
 
 /// A frame that was kept.
@@ -38,7 +38,7 @@ impl Decoded {
 }
 
 #[expect(clippy::result_large_err, reason = "tests look into the error")]
-fn decode_with(path: &Path, plan: FramePlan, options: &DecodeOptions) -> Result<Decoded, Error> {
+fn decode_with(path: &Path, plan: WindowPlan, options: &DecodeOptions) -> Result<Decoded, Error> {
     let mut decoded = Decoded::default();
     for event in Reader::open(path, plan, options)? {
         match event? {
@@ -61,7 +61,7 @@ fn decode_with(path: &Path, plan: FramePlan, options: &DecodeOptions) -> Result<
 
 #[expect(clippy::result_large_err, reason = "tests look into the error")]
 fn decode(path: &Path) -> Result<Decoded, Error> {
-    decode_with(path, FramePlan::Whole, &DecodeOptions::default())
+    decode_with(path, WindowPlan::Whole, &DecodeOptions::default())
 }
 
 struct Folder(tempfile::TempDir);
@@ -109,7 +109,7 @@ fn short_and_long_clips_give_the_right_frames() -> Result<()> {
             let video = Video { b_frames, ..Video::mpeg4(64, 48, count) };
             let path = folder.clip(name, &Clip::of_video(video))?;
             let found = decode(&path)?;
-            let expected = meptr_extract::sample::frame_indices(count, 30);
+            let expected = meptr_extract::decode::frame_indices(count, 30);
             assert_eq!(found.indices(), expected, "{name} of {count}");
             assert_eq!(found.report.frames_decoded, count as u64);
             assert_eq!(found.report.corrupt_packets, 0);
@@ -238,9 +238,9 @@ fn windows_see_what_a_cut_clip_would_hold() -> Result<()> {
             Video { b_frames: if name == "w.avi" { 0 } else { 2 }, ..Video::mpeg4(64, 48, 80) };
         let path = folder.clip(name, &Clip::of_video(video))?;
         let options = DecodeOptions { frames_per_window: 7, ..DecodeOptions::default() };
-        let found = decode_with(&path, FramePlan::Windows(plan.clone()), &options)?;
+        let found = decode_with(&path, WindowPlan::Windows(plan.clone()), &options)?;
         for (number, first, count) in [(0, 0, 50), (1, 25, 50), (2, 50, 30), (3, 80, 0)] {
-            let expected: Vec<(usize, usize)> = meptr_extract::sample::frame_indices(count, 7)
+            let expected: Vec<(usize, usize)> = meptr_extract::decode::frame_indices(count, 7)
                 .into_iter()
                 .map(|index| first + index)
                 .enumerate()
@@ -390,7 +390,7 @@ fn sound_and_pictures_of_different_length_are_both_whole() -> Result<()> {
 
         // A window beyond the end of one still has the other.
         let late = TimeWindow { start_seconds: 0.5, end_seconds: 1.0 };
-        let plan = FramePlan::Windows(vec![late]);
+        let plan = WindowPlan::Windows(vec![late]);
         let found = decode_with(&path, plan, &DecodeOptions::default())?;
         assert_eq!(found.frames.is_empty(), frames == 5, "{:?}", found.indices());
         assert_eq!(found.sound.len() as f64 / 16000.0, seconds);
@@ -498,28 +498,28 @@ fn what_is_over_a_limit_is_refused_and_says_which() -> Result<()> {
     let usual = Limits::default();
     let cases = [
         (Limits { max_pixels: 64 * 48 - 1, ..usual.clone() }, "--max-pixels"),
-        (Limits { max_frames: 49, ..usual.clone() }, "more than 49 pictures"),
+        (Limits { max_frames: 49, ..usual.clone() }, "more than 49 frames"),
         (Limits { max_seconds: 1.0, ..usual.clone() }, "--max-seconds"),
         (Limits { max_audio_channels: 1, ..usual.clone() }, "2 channels"),
         (Limits { max_audio_rate_hz: 44_099, ..usual.clone() }, "44100 samples"),
     ];
     for (limits, name) in cases {
         let options = DecodeOptions { limits, ..DecodeOptions::default() };
-        let error = decode_with(&path, FramePlan::Whole, &options).err().expect("over a limit");
+        let error = decode_with(&path, WindowPlan::Whole, &options).err().expect("over a limit");
         assert!(matches!(error, Error::OverLimit { .. }), "{error}");
         assert!(error.to_string().contains(name), "{error}");
     }
     let pictures = folder.clip("p.mkv", &Clip::of_video(Video::mpeg4(64, 48, 50)))?;
     let limits = Limits { max_seconds: 1.0, ..usual.clone() };
     let options = DecodeOptions { limits: limits.clone(), ..DecodeOptions::default() };
-    let refused = decode_with(&pictures, FramePlan::Whole, &options);
+    let refused = decode_with(&pictures, WindowPlan::Whole, &options);
     assert!(matches!(refused, Err(Error::OverLimit { .. })), "pictures alone are held to it too");
     let media = probe(&pictures, &limits)?;
     assert!(matches!(length_seconds(&pictures, &media, &limits), Err(Error::OverLimit { .. })));
     assert_eq!(length_seconds(&pictures, &media, &usual)?, Some(2.0));
     let limits = Limits { max_pixels: 64 * 48, max_frames: 50, max_audio_channels: 2, ..usual };
     let options = DecodeOptions { limits, ..DecodeOptions::default() };
-    assert_eq!(decode_with(&path, FramePlan::Whole, &options)?.report.frames_decoded, 50);
+    assert_eq!(decode_with(&path, WindowPlan::Whole, &options)?.report.frames_decoded, 50);
     Ok(())
 }
 
@@ -534,7 +534,7 @@ fn truncated_files_give_what_decodes() -> Result<()> {
             let found = decode(&path)?;
             let frames = found.report.frames_decoded as usize;
             assert!((least..100).contains(&frames), "{name}, {part}: {frames}");
-            let expected = meptr_extract::sample::frame_indices(frames, 30);
+            let expected = meptr_extract::decode::frame_indices(frames, 30);
             assert_eq!(found.indices(), expected, "{name}, {part}");
         }
     }
@@ -564,7 +564,7 @@ fn headers_that_lie_about_the_frame_count_cost_a_second_pass() -> Result<()> {
         std::fs::write(&path, &lie)?;
         let claimed = probe(&path, &Limits::default())?.video.expect("a video").claimed_frames;
         let found = decode(&path)?;
-        assert_eq!(found.indices(), meptr_extract::sample::frame_indices(100, 30));
+        assert_eq!(found.indices(), meptr_extract::decode::frame_indices(100, 30));
         let places: Vec<usize> = found.frames.iter().map(|frame| frame.index_in_window).collect();
         assert_eq!(places, (0..30).collect::<Vec<_>>());
         let is_believed = claimed.is_some_and(|claim| claim != 100 && claim <= 10_000_000);
@@ -594,13 +594,13 @@ fn corrupt_bytes_in_the_middle_are_skipped_up_to_the_limit() -> Result<()> {
     let report = &found.report;
     assert!(report.corrupt_packets + report.frames_damaged > 0, "{report:?}");
     assert!((80..100).contains(&report.frames_decoded), "{report:?}");
-    let expected = meptr_extract::sample::frame_indices(report.frames_decoded as usize, 30);
+    let expected = meptr_extract::decode::frame_indices(report.frames_decoded as usize, 30);
     assert_eq!(found.indices(), expected);
     assert!(report.second_pass, "{report:?}");
 
     let limits = Limits { max_corrupt_packets: 1, ..Limits::default() };
     let options = DecodeOptions { limits, ..DecodeOptions::default() };
-    let error = decode_with(&path, FramePlan::Whole, &options).err().expect("over the limit");
+    let error = decode_with(&path, WindowPlan::Whole, &options).err().expect("over the limit");
     assert!(error.to_string().contains("--max-corrupt-packets"), "{error}");
     Ok(())
 }
@@ -612,7 +612,7 @@ fn a_frame_larger_than_allowed_in_mid_stream_is_skipped() -> Result<()> {
     let path = folder.clip("s.avi", &Clip::of_video(video))?;
     let limits = Limits { max_pixels: 64 * 48, ..Limits::default() };
     let options = DecodeOptions { limits, ..DecodeOptions::default() };
-    let found = decode_with(&path, FramePlan::Whole, &options)?;
+    let found = decode_with(&path, WindowPlan::Whole, &options)?;
     assert!(found.frames.iter().all(|frame| frame.image.width() == 64));
     assert_eq!((found.report.frames_decoded, found.report.corrupt_packets > 0), (4, true));
     Ok(())
@@ -649,7 +649,7 @@ fn flipped_bytes_never_panic_and_never_take_long() -> Result<()> {
             }
             std::fs::write(&path, &bad)?;
             let started = std::time::Instant::now();
-            if let Err(error) = decode_with(&path, FramePlan::Whole, &options) {
+            if let Err(error) = decode_with(&path, WindowPlan::Whole, &options) {
                 assert!(error.to_string().contains(name), "{error}");
             }
             assert!(started.elapsed().as_secs() < 20);
@@ -675,7 +675,7 @@ fn the_number_of_threads_changes_nothing_even_in_damaged_files() -> Result<()> {
         std::fs::write(&path, &data)?;
         let decoded = |threads| -> Result<Decoded> {
             let options = DecodeOptions { threads, ..DecodeOptions::default() };
-            Ok(decode_with(&path, FramePlan::Whole, &options)?)
+            Ok(decode_with(&path, WindowPlan::Whole, &options)?)
         };
         let alone = decoded(1)?;
         assert_eq!(alone.report.frames_damaged > 0, flips > 0, "{flips} flips");

@@ -13,8 +13,9 @@ use meptr_extract::detect::tracker::{BotSort, BotSortConfig};
 use meptr_extract::detect::yolo::YoloConfig;
 use meptr_extract::detect::{
     BodyConfig, BodyDetector, BoundingBox, Crop, Detection, Detector, FaceDetector, FaceModel,
-    FrameBoxes, PersonClass, crops,
+    FrameBoxes, PersonClass,
 };
+use meptr_extract::pipeline::fallback::crops;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use support::{clip, frames, list, number, numbers};
@@ -105,7 +106,7 @@ fn crops_around_our_own_bodies_equal_the_reference() -> Result<()> {
         let images: Vec<&RgbImage> = frames.iter().map(|(_, image)| image).collect();
         let shift = case.json["class_bias_shift"].as_f64().unwrap_or(0.0);
         let bodies = body_detector(shift)?.detect(&images)?;
-        let bodies = BotSort::new(BotSortConfig::default()).follow(&images, bodies);
+        let bodies = BotSort::new(BotSortConfig::default()).track(&images, bodies);
         let mut off = 0f32;
         for (index, (found, expected)) in bodies.iter().zip(results).enumerate() {
             let expected = list(&expected["boxes"])?;

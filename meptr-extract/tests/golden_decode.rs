@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle::{Device, Tensor};
 use meptr_extract::RgbImage;
-use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Limits, Reader, probe};
+use meptr_extract::decode::{DecodeOptions, Event, Limits, Reader, probe};
+use meptr_extract::windows::WindowPlan;
 use sha2::{Digest, Sha256};
 
 /// What a file holds: frames with their numbers, and the sound.
@@ -18,7 +19,7 @@ type Decoded = (Vec<(usize, RgbImage)>, Vec<f32>);
 fn decode(path: &Path, wanted: usize) -> Result<Decoded> {
     let (mut frames, mut sound) = (Vec::new(), Vec::new());
     let options = DecodeOptions { frames_per_window: wanted, ..DecodeOptions::default() };
-    for event in Reader::open(path, FramePlan::Whole, &options)? {
+    for event in Reader::open(path, WindowPlan::Whole, &options)? {
         match event? {
             Event::Frame { index, image, .. } => frames.push((index, image)),
             Event::Audio { samples, .. } => sound.extend(samples),

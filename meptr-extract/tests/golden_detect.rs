@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use candle::Tensor;
 use meptr_extract::detect::blazeface::Letterbox;
 use meptr_extract::detect::{
-    BoundingBox, Detection, Detector, FaceDetector, FaceModel, merge_overlaps,
+    BoundingBox, Detection, Detector, FaceDetector, FaceModel, weighted_nms,
 };
 use serde_json::Value;
 use support::{list, number, numbers, picture};
@@ -63,7 +63,7 @@ fn merged_face_proposals_equal_the_reference() -> Result<()> {
                 let score = number(&candidate["score"])?;
                 Ok(Detection { bounds, score, keypoints: Vec::new() })
             });
-            let merged = merge_overlaps(proposals.collect::<Result<_>>()?, 0.3);
+            let merged = weighted_nms(proposals.collect::<Result<_>>()?, 0.3);
             let letterbox = letterbox_of(expected)?;
             let size = numbers(&expected["size_wh"])?;
             let expected = list(&lower["weighted_nms_of_those"])?;

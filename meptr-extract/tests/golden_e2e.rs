@@ -26,12 +26,13 @@ use meptr_core::models::{FusionInput, ModalityInput, ScoreTransform};
 use meptr_core::{Modality, PerModality, Precision, VideoPrediction};
 use meptr_extract::RgbImage;
 use meptr_extract::backbones::TextInput;
-use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Limits, Reader};
+use meptr_extract::decode::{DecodeOptions, Event, Limits, Reader};
 use meptr_extract::detect::{BoundingBox, Crop, Detection, Detector};
-use meptr_extract::extractor::{ExtractRequest, Extractor, TranscriptChoice};
 use meptr_extract::image::ClipInput;
+use meptr_extract::pipeline::{ExtractRequest, Extractor, TranscriptChoice};
 use meptr_extract::predictor::Scorer;
 use meptr_extract::progress::Unwatched;
+use meptr_extract::windows::WindowPlan;
 use meptr_extract::{DeviceChoice, Predictor, PredictorOptions, Request};
 use sha2::{Digest, Sha256};
 use support::{clip, list, number, numbers};
@@ -164,7 +165,7 @@ impl Run {
     /// The frames and the sound as the extractor gets them.
     fn decoded(&self) -> Result<(Vec<RgbImage>, Vec<f32>)> {
         let (mut indices, mut frames, mut waveform) = (Vec::new(), Vec::new(), Vec::new());
-        for event in Reader::open(&self.video, FramePlan::Whole, &DecodeOptions::default())? {
+        for event in Reader::open(&self.video, WindowPlan::Whole, &DecodeOptions::default())? {
             match event? {
                 Event::Frame { index, image, .. } => {
                     indices.push(index);
@@ -187,14 +188,14 @@ impl Run {
     }
 
     fn check_pictures(&self, bundle: &Bundle, taken: &Taken, frames: &[RgbImage]) -> Result<()> {
-        let pictures = taken.pictures.as_ref().context("there are pictures")?;
-        let chosen: Vec<usize> = pictures.frames.iter().map(|one| one.index as usize).collect();
+        let visual = taken.visual.as_ref().context("there are frames")?;
+        let chosen: Vec<usize> = visual.frames.iter().map(|one| one.index as usize).collect();
         ensure!(chosen == self.sampled_frames()?, "frames {chosen:?}");
-        let seen = pictures.seen.as_ref().context("something is seen")?;
+        let features = visual.features.as_ref().context("there are features")?;
         let image = |crop: &Crop| crop.bounds.crop(&frames[crop.frame]);
         let expected = list(&self.case.json["crops_in_processing_order"])?;
-        ensure!(seen.crops.len() == expected.len(), "{} crops", seen.crops.len());
-        for (index, (crop, expected)) in seen.crops.iter().zip(expected).enumerate() {
+        ensure!(features.crops.len() == expected.len(), "{} crops", features.crops.len());
+        for (index, (crop, expected)) in features.crops.iter().zip(expected).enumerate() {
             let image = image(crop);
             let size = (image.width() as u64, image.height() as u64);
             let expected_size = (expected["width"].as_u64(), expected["height"].as_u64());
@@ -205,17 +206,17 @@ impl Run {
         eprintln!("{}: all {} crops equal to the byte", self.case.name, expected.len());
         let input = ClipInput::open(&bundle.path(&bundle.manifest().parts.clip.folder))?;
         for modality in [Modality::Body, Modality::Face, Modality::Scene] {
-            let crops = seen.crops.iter().filter(|crop| crop.modality == modality);
+            let crops = features.crops.iter().filter(|crop| crop.modality == modality);
             let images: Vec<RgbImage> = crops.map(image).collect();
             let rows = self.case.json["tensor_rows"][modality.name()].as_u64().unwrap_or(0);
             ensure!(images.len() as u64 == rows, "{} {modality} rows", images.len());
-            let Some(features) = taken.features(modality)? else { continue };
+            let Some(sequence) = taken.features(modality)? else { continue };
             let pixels = input.prepare(&images, &Device::Cpu)?;
             self.close(&format!("{modality}.pixel_values_row0"), &pixels.get(0)?, INPUT)?;
             let means = pixels.to_dtype(DType::F64)?.flatten_from(1)?.mean(1)?;
             let means = means.to_dtype(DType::F32)?;
             self.close(&format!("{modality}.pixel_values_mean_per_row"), &means, INPUT)?;
-            self.close(&format!("{modality}.clip_features"), &features.squeeze(0)?, LONG_CHAIN)?;
+            self.close(&format!("{modality}.clip_features"), &sequence.squeeze(0)?, LONG_CHAIN)?;
         }
         Ok(())
     }

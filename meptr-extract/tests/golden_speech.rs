@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle::Tensor;
 use meptr_extract::speech::{
-    LogMel, Task, TokenTranscript, TranscribeConfig, Whisper, mel_filters,
+    LogMel, TokenTranscript, TranscribeConfig, Whisper, WhisperTask, mel_filters,
 };
 use serde_json::Value;
 
@@ -108,7 +108,7 @@ fn encoder_and_teacher_forced_logits_equal_the_reference() -> Result<()> {
             eprintln!("{name}: off by {:e}", ensure_close(name, &found, expected, 1e-4)?);
         }
         let prompt = case.tensor("teacher.decoder_input_ids")?.to_dtype(candle::DType::U32)?;
-        let mut decoding = whisper.model().decoding(&encoded)?;
+        let mut decoding = whisper.model().start_decoding(&encoded)?;
         let mut logits = Vec::new();
         for token in prompt.flatten_all()?.to_vec1::<u32>()? {
             logits.append(&mut decoding.feed(&[vec![token]])?);
@@ -133,7 +133,7 @@ fn greedy_tokens_equal_the_reference() -> Result<()> {
                 .find_map(|word| word.parse().ok())
                 .context("`suppressed` names the first suppressed token")?;
             let expected = ids(&run["tokens"])?;
-            let mut decoding = whisper.model().decoding(&encoded)?;
+            let mut decoding = whisper.model().start_decoding(&encoded)?;
             let mut logits = decoding.feed(&[ids(&run["prefix"])?])?.remove(0);
             let mut said: Vec<u32> = Vec::new();
             while said.len() < expected.len() {
@@ -158,9 +158,9 @@ fn config_of(kwargs: &Value, case: &Case) -> TranscribeConfig {
     TranscribeConfig {
         language: kwargs["language"].as_str().map(str::to_owned),
         task: match (kwargs["task"].as_str(), kwargs["language"].as_str()) {
-            (Some("translate"), _) => Some(Task::Translate),
+            (Some("translate"), _) => Some(WhisperTask::Translate),
             (None, None) => None,
-            _ => Some(Task::Transcribe),
+            _ => Some(WhisperTask::Transcribe),
         },
         timestamps: kwargs["return_timestamps"].as_bool().unwrap_or(false),
         temperatures: vec![0.0],

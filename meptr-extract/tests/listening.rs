@@ -9,9 +9,10 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use meptr_core::bundle::sha256_of;
 use meptr_core::prediction::VideoPrediction;
-use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing};
-use meptr_extract::init::{Preset, init_bundle};
+use meptr_extract::bundle_builder::{Preset, init_bundle};
+use meptr_extract::pipeline::{ExtractRequest, TranscriptChoice};
 use meptr_extract::progress::Unwatched;
+use meptr_extract::windows::SlidingWindow;
 use meptr_extract::{Predictor, PredictorOptions, Request};
 use serde_json::{Value, json};
 
@@ -82,7 +83,7 @@ fn speech_is_recognised_only_where_no_words_come_with_the_video() -> Result<()> 
     let folder = tempfile::tempdir()?;
     let bundle = folder.path().join("bundle");
     bundle_with_whisper(&bundle)?;
-    let listening = PredictorOptions { listens: true, ..PredictorOptions::default() };
+    let listening = PredictorOptions { transcribes: true, ..PredictorOptions::default() };
     let predictor = Predictor::open_with(&bundle, &listening)?;
     let voice = recording(folder.path())?;
 
@@ -124,7 +125,7 @@ fn every_window_gets_what_is_said_in_it() -> Result<()> {
     let bundle = folder.path().join("bundle");
     init_bundle(&bundle, Preset::Demo, 3)?;
     let predictor = Predictor::open(&bundle)?;
-    let window = Some(Windowing { window_seconds: 2.0, hop_seconds: 2.0 });
+    let window = Some(SlidingWindow { window_seconds: 2.0, hop_seconds: 2.0 });
     let request = ExtractRequest { window, ..ExtractRequest::default() };
     let found = predict(&predictor, &project("samples/portrait.mp4"), request)?;
     // Three cues over 8 s, and a fourth stretch in which the last one ends.

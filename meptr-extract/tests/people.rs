@@ -8,14 +8,16 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use candle::Device;
 use meptr_extract::RgbImage;
-use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Reader};
-use meptr_extract::detect::{Detector, FaceDetector, FaceModel, FrameBoxes, Person, crops, people};
+use meptr_extract::decode::{DecodeOptions, Event, Reader};
+use meptr_extract::detect::{Detector, FaceDetector, FaceModel, FrameBoxes, Person, link_persons};
+use meptr_extract::pipeline::fallback::crops;
+use meptr_extract::windows::WindowPlan;
 
 /// The frames that a prediction of the sample clip looks at.
 fn sample_frames() -> Result<Vec<RgbImage>> {
     let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/portrait.mp4");
     let mut frames = Vec::new();
-    for event in Reader::open(&clip, FramePlan::Whole, &DecodeOptions::default())? {
+    for event in Reader::open(&clip, WindowPlan::Whole, &DecodeOptions::default())? {
         match event? {
             Event::Frame { image, .. } => frames.push(image),
             Event::Restart { .. } => frames.clear(),
@@ -35,7 +37,7 @@ fn people_in(frames: &[RgbImage]) -> Result<Vec<Person>> {
         faces: faces.into_iter().map(|face| face.bounds).collect(),
         bodies: Vec::new(),
     });
-    Ok(people(&crops(&boxes.collect::<Vec<_>>())))
+    Ok(link_persons(&crops(&boxes.collect::<Vec<_>>())))
 }
 
 #[test]
@@ -43,7 +45,7 @@ fn the_face_of_the_sample_clip_is_one_person_in_every_frame() -> Result<()> {
     let frames = sample_frames()?;
     let people = people_in(&frames)?;
     ensure!(people.len() == 1, "{people:?}");
-    let seen = people[0].sightings.iter().filter(|sighting| sighting.face.is_some()).count();
+    let seen = people[0].appearances.iter().filter(|appearance| appearance.face.is_some()).count();
     ensure!((frames.len(), seen) == (30, 30), "a face in {seen} of {} frames", frames.len());
     Ok(())
 }
@@ -56,9 +58,9 @@ fn two_people_side_by_side_have_two_stable_ids() -> Result<()> {
     let people = people_in(&pairs.map(|(left, right)| beside(left, right)).collect::<Vec<_>>())?;
     ensure!(people.len() == 2, "{} people", people.len());
     for person in &people {
-        ensure!(person.sightings.len() == 30, "person {} {:?}", person.id, person.sightings);
+        ensure!(person.appearances.len() == 30, "person {} {:?}", person.id, person.appearances);
         let is_left = |x: usize| x < frames[0].width();
-        let sides = person.sightings.iter().filter_map(|sighting| sighting.face);
+        let sides = person.appearances.iter().filter_map(|appearance| appearance.face);
         let on_the_left = sides.filter(|face| is_left(face.x1)).count();
         ensure!([0, 30].contains(&on_the_left), "person {} changes sides", person.id);
     }
@@ -81,9 +83,9 @@ fn two_people_in_a_photograph_have_two_stable_ids() -> Result<()> {
     ensure!(people.len() == 2, "{people:?}");
     for person in &people {
         let on_picture: Vec<usize> = person
-            .sightings
+            .appearances
             .iter()
-            .filter_map(|sighting| Some(sighting.face?.x1 + lefts[sighting.frame]))
+            .filter_map(|appearance| Some(appearance.face?.x1 + lefts[appearance.frame]))
             .collect();
         let (first, last) = (on_picture.iter().min(), on_picture.iter().max());
         ensure!(first.zip(last).is_some_and(|(a, b)| b - a < 60), "{on_picture:?}");

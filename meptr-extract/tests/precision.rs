@@ -36,8 +36,8 @@ fn fewer_bits_move_the_result_within_bounds() -> Result<()> {
         eprintln!("{precision:?}: off by {off:.1e}");
         ensure!(off > 0.0, "{precision:?} computes as f32 does");
         ensure!(off <= bound, "{precision:?}: off by {off}, more than {bound}");
-        let decided = |prediction: &VideoPrediction| prediction.predictions[0].decided.clone();
-        ensure!(decided(&found) == decided(&exact), "{precision:?} decides otherwise");
+        let shown = |prediction: &VideoPrediction| prediction.predictions[0].shown.clone();
+        ensure!(shown(&found) == shown(&exact), "{precision:?} decides otherwise");
     }
     Ok(())
 }

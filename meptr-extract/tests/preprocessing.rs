@@ -1,6 +1,6 @@
 //! Input of the backbones against the reference.
 //!
-//! Pictures: `backbones/*/clip_input.json` (Pillow on synthetic pictures) and
+//! VisualWindow: `backbones/*/clip_input.json` (Pillow on synthetic pictures) and
 //! `backbones/*/clip_pixel_values.safetensors` (transformers' processor on the PNG files beside
 //! it). Sound: `wav2vec2_normalised.NAME` beside `librosa16k.NAME` in `backbones/*/audio.*`.
 

@@ -162,7 +162,7 @@ const NETWORKS: [(&str, Compute); 6] = [
         let features = models::wave(&[1, config.num_mel_bins, config.window_frames()], device)?;
         let model = models::whisper(is_quick, precision, device)?;
         let encoded = model.encode(&features)?;
-        let mut decoding = model.decoding(&encoded)?;
+        let mut decoding = model.start_decoding(&encoded)?;
         decoding.feed(&[vec![50, 60, 70]])?;
         let logits = decoding.feed(&[vec![80]])?;
         Ok(Tensor::new(logits, &Device::Cpu)?)

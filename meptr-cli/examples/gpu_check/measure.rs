@@ -194,7 +194,7 @@ impl Measuring<'_> {
         self.report("whisper-encoder", precision, seconds, Some(work));
         let encoded = model.encode(&features)?;
         let seconds = self.seconds(|| {
-            let mut decoding = model.decoding(&encoded)?;
+            let mut decoding = model.start_decoding(&encoded)?;
             for token in 0..DECODED_TOKENS {
                 decoding.feed(&[vec![token]])?;
             }

@@ -19,7 +19,7 @@ use meptr_train::evaluate::{
 use super::experiment::StageArg;
 use super::train::SummaryFormat;
 use super::weights::{FirstUseArgs, asked};
-use crate::output::must_not_be;
+use crate::output::ensure_output_is_not_an_input;
 use crate::progress::Bars;
 use crate::{Finish, output};
 
@@ -134,7 +134,7 @@ impl EvaluateArgs {
         let tables = corpus.splits().iter().map(|split| split.table.clone());
         let named = [Some(self.corpus.clone()), self.truth.clone(), Some(manifest)];
         let named = named.into_iter().flatten();
-        must_not_be(csv, named.chain(files).chain(tables).chain(clips.files()))
+        ensure_output_is_not_an_input(csv, named.chain(files).chain(tables).chain(clips.files()))
     }
 
     fn open<S: Split>(

@@ -1,9 +1,8 @@
-//! `meptr extract`: the features of a corpus, kept in a store.
+//! `meptr extract`: features of a corpus, written to a feature store.
 
 use std::collections::BTreeMap;
 use std::iter;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
@@ -13,53 +12,56 @@ use meptr_core::store::{
     FeatureFile, Provenance, SourceFile, Storage, Store, VideoRecord, digest_of, weights_digests,
     write_features,
 };
-use meptr_extract::collect::{VideoParts, collect_features, settings_digest};
+use meptr_extract::allocator;
 use meptr_extract::decode::Limits;
-use meptr_extract::extractor::{Extractor, TranscriptChoice};
-use meptr_extract::{DeviceChoice, memory};
+use meptr_extract::pipeline::{
+    ComputeTarget, Extractor, TranscriptChoice, VideoSources, collect_features, settings_digest,
+};
 use meptr_train::data::{Clip, DescribedCorpus, Media};
 
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::extraction::{Entry, ExtractionReport, Outcome};
-use crate::workers::{DeviceArgs, guarded, open_all, share_out, workers_of};
+use crate::workers::{DeviceArgs, catch_panic, open_all, run_ordered, workers_per_device};
 use crate::{Finish, interrupt, output};
 
 /// Extract the features of a corpus into a store, to train on
 ///
-/// A second run does what is missing or no longer holds, and leaves the rest.
+/// A second run extracts only what is missing or no longer valid.
 #[derive(Debug, Args)]
 pub struct ExtractArgs {
     /// Description of the corpus; configs/corpus.toml explains every key
     #[arg(value_name = "CORPUS.toml")]
     corpus: PathBuf,
-    /// Folder of the feature store; made where needed, and shared by any number of corpora
+    /// Folder of the feature store; created if needed, and shared by any number of corpora
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
     /// Weight bundle, named as for `meptr predict`
     #[arg(long, value_name = "DIR|NAME")]
     weights: Option<PathBuf>,
-    /// Number type of stored features: f32, or f16 for half the space
+    /// Data type of stored features: f32, or f16 for half the space
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     storage: Storage,
     #[command(flatten)]
     devices: DeviceArgs,
-    /// List of all videos and what became of them, to write at the end: .json or .csv
+    /// File for a list of all videos and their outcomes, written at the end: .json or .csv
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     #[command(flatten)]
     first_use: FirstUseArgs,
 }
 
-/// Extracts every video whose stored features do not hold; one that fails does not stop the others.
+/// Extracts every video without valid stored features; one that fails does not stop the others.
 ///
 /// # Errors
-/// When the corpus, the weights or the store cannot be used, or the disk takes no more.
+/// When an argument cannot work, the corpus, the weights or the store cannot be used, or the store
+/// cannot be written.
 pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
-    memory::keep();
+    allocator::keep();
+    let targets = args.devices.open()?;
     let mut report = ExtractionReport::new(args.report.clone())?;
     let corpus = DescribedCorpus::read_with_media(&args.corpus)?;
-    args.spare_inputs(&corpus)?;
+    args.check_report(&corpus)?;
     for warning in &corpus.warnings {
         tracing::warn!("{warning}");
     }
@@ -78,15 +80,14 @@ pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
     let result = match todo.is_empty() {
         true => Ok(()),
         false => {
-            let open = |device: DeviceChoice| {
-                let place = args.devices.place(device)?;
-                let mut extractor = Extractor::open_at(&bundle, &place, Limits::default(), false)
+            let open = |target: ComputeTarget| {
+                let mut extractor = Extractor::open_at(&bundle, &target, Limits::default(), false)
                     .with_context(in_folder)?;
                 extractor.set_decoder_threads(args.devices.decoder_threads(extractor.is_on_gpu()));
                 Ok(extractor)
             };
-            let extractors = open_all(args.devices.device.clone(), open)?;
-            job.run(extractors, todo, &mut report, (&stop, quiet))
+            let extractors = open_all(targets, open)?;
+            job.run(extractors, todo, &mut report, RunControl { stop: &stop, quiet })
         }
     };
     let name = &corpus.name;
@@ -97,26 +98,38 @@ pub fn run(args: &ExtractArgs, quiet: bool) -> anyhow::Result<Finish> {
 }
 
 impl ExtractArgs {
-    /// Refuses a report that would replace a file of the corpus.
-    fn spare_inputs(&self, corpus: &DescribedCorpus) -> anyhow::Result<()> {
+    /// Refuses a report that would overwrite a file of the corpus.
+    fn check_report(&self, corpus: &DescribedCorpus) -> anyhow::Result<()> {
         let Some(report) = &self.report else { return Ok(()) };
         let media = corpus.splits().iter().flat_map(|split| &split.media).flatten();
         let media = media.flat_map(|media| iter::once(&media.video).chain(&media.audio));
         let tables = corpus.splits().iter().map(|split| &split.table);
-        output::must_not_be(report, iter::once(&self.corpus).chain(tables).chain(media))
+        output::ensure_output_is_not_an_input(
+            report,
+            iter::once(&self.corpus).chain(tables).chain(media),
+        )
     }
 }
 
-/// What makes features of one video differ from those of another run.
+/// Weights and settings of the run, on which features depend.
 struct Job {
     weights: BTreeMap<String, String>,
     settings_sha256: String,
     storage: Storage,
 }
 
+/// Control of a run.
+#[derive(Clone, Copy)]
+struct RunControl<'a> {
+    /// Set when the run shall end.
+    stop: &'a AtomicBool,
+    /// Whether progress is hidden.
+    quiet: bool,
+}
+
 /// A video to extract.
 struct Task<'a> {
-    /// Its entry in the report.
+    /// Index of its entry in the report.
     entry: usize,
     split: &'static str,
     clip: &'a Clip,
@@ -125,7 +138,7 @@ struct Task<'a> {
 }
 
 impl Job {
-    /// Enters every video into the report; returns those to extract.
+    /// Adds every video to the report; returns those to extract.
     fn todo<'a>(
         &self,
         corpus: &'a DescribedCorpus,
@@ -163,7 +176,7 @@ impl Job {
         todo
     }
 
-    /// Why the features in `path` do not hold; `None` when they do.
+    /// Reason why the features in `path` are not valid; `None` when they are.
     fn stale(&self, path: &Path, clip: &Clip, media: &Media) -> Option<String> {
         if !path.exists() {
             return Some("new".to_owned());
@@ -192,23 +205,23 @@ impl Job {
     /// Extracts videos until all are done or `stop` is set, with the extractors of all devices.
     ///
     /// # Errors
-    /// When the store takes no more.
+    /// When the store cannot be written.
     fn run(
         &self,
         extractors: Vec<Extractor>,
         todo: Vec<Task<'_>>,
         report: &mut ExtractionReport,
-        (stop, quiet): (&Arc<AtomicBool>, bool),
+        control: RunControl<'_>,
     ) -> anyhow::Result<()> {
-        let bars = Bars::new(todo.len(), quiet);
+        let bars = Bars::new(todo.len(), control.quiet);
         let extract = |extractor: &&Extractor, task: Task<'_>| {
             bars.start(&task.media.video);
             let result = self.extract(extractor, &task, &bars);
             bars.end();
-            (task.entry, result.map_err(|failure| failure.of(&task, &bars)))
+            (task.entry, result.map_err(|failure| failure.report(&task, &bars)))
         };
-        let workers = workers_of(&extractors, |extractor| !extractor.is_on_gpu());
-        share_out(workers, todo, stop, extract, |(entry, result)| match result {
+        let workers = workers_per_device(&extractors, |extractor| !extractor.is_on_gpu());
+        run_ordered(workers, todo, control.stop, extract, |(entry, result)| match result {
             Ok(()) => {
                 report.set(entry, Outcome::Extracted, None);
                 Ok(())
@@ -228,9 +241,11 @@ impl Job {
             Some(text) => TranscriptChoice::Text(text.clone()),
             None => TranscriptChoice::Find,
         };
-        let parts = VideoParts { video: &media.video, audio: media.audio.as_deref(), transcript };
-        let features = guarded(&media.video, || Ok(collect_features(extractor, &parts, bars)?))
-            .map_err(Failure::Video)?;
+        let sources =
+            VideoSources { video: &media.video, audio: media.audio.as_deref(), transcript };
+        let features =
+            catch_panic(&media.video, || Ok(collect_features(extractor, &sources, bars)?))
+                .map_err(Failure::Video)?;
         let record = VideoRecord {
             schema: VideoRecord::SCHEMA.to_owned(),
             video: clip.name.clone(),
@@ -246,7 +261,8 @@ impl Job {
         }
     }
 
-    /// Measured before extraction, so that a file that changes meanwhile is read again next time.
+    /// State of the source files, taken before extraction, so that a file that changes meanwhile is
+    /// extracted again next time.
     fn provenance(&self, clip: &Clip, media: &Media) -> anyhow::Result<Provenance> {
         let measure = |path: &Path| {
             SourceFile::of(path).with_context(|| format!("cannot read `{}`", path.display()))
@@ -261,19 +277,19 @@ impl Job {
     }
 }
 
-/// Why a video has no features now.
+/// Reason why a video has no features.
 enum Failure {
-    /// Because of the video: the others may fare better.
+    /// Failure of the video: the others may succeed.
     Video(anyhow::Error),
-    /// Because of the store: the others will fare no better.
+    /// Failure of the store: the others will fail too.
     Store(anyhow::Error),
 }
 
 impl Failure {
-    /// Tells of a failed video at once, and leaves nothing of it.
-    fn of(self, task: &Task<'_>, bars: &Bars) -> Self {
+    /// Reports a failed video at once, and deletes its old features.
+    fn report(self, task: &Task<'_>, bars: &Bars) -> Self {
         if let Self::Video(error) = &self {
-            // What an earlier version of the video gave must not be trained on.
+            // Features of an earlier version of the video must not be used for training.
             let _ = std::fs::remove_file(&task.path); // there may be none
             bars.aside(|| tracing::error!("failed: {}/{}: {error:#}", task.split, task.clip.name));
         }

@@ -7,14 +7,17 @@ use std::sync::atomic::AtomicBool;
 use clap::{Args, ValueEnum};
 use meptr_extract::decode::{Dump, Limits, read_transcript};
 use meptr_extract::detect::FaceModel;
-use meptr_extract::extractor::{ExtractRequest, TranscriptChoice, Windowing, files_beside};
-use meptr_extract::{DeviceChoice, PersonChoice, Predictor, PredictorOptions, Request, memory};
+use meptr_extract::pipeline::{
+    ComputeTarget, ExtractRequest, TranscriptChoice, sidecar_transcripts,
+};
+use meptr_extract::windows::SlidingWindow;
+use meptr_extract::{PersonChoice, Predictor, PredictorOptions, Request, allocator};
 
 use super::weights::{FirstUseArgs, asked};
 use crate::progress::Bars;
 use crate::report::{Format, Report};
-use crate::workers::{DeviceArgs, guarded, open_all, share_out, workers_of};
-use crate::{Finish, output, videos};
+use crate::workers::{DeviceArgs, catch_panic, open_all, run_ordered, workers_per_device};
+use crate::{Finish, inputs, output};
 
 /// Predict emotions and personality traits of the people in videos
 #[derive(Debug, Args)]
@@ -27,7 +30,7 @@ pub struct PredictArgs {
     /// offer to pull one, else `demo`]
     #[arg(long, value_name = "DIR|NAME", overrides_with = "weights")]
     weights: Option<PathBuf>,
-    /// How results are written [default: by the ending of --output, else table]
+    /// Format of the results [default: by the extension of --output, else table]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// File to write results to, instead of standard output
@@ -38,12 +41,12 @@ pub struct PredictArgs {
     /// Face detector to use instead of that of the weights
     #[arg(long, value_enum, value_name = "MODEL")]
     face_detector: Option<FaceDetectorArg>,
-    /// Write what the models saw into this folder: chosen frames and crops as PNG, sound as WAV;
-    /// a folder below it for each video when there are several; it must be new or empty
+    /// Write the inputs of the models into this folder: frames and crops as PNG, sound as WAV; with
+    /// several videos, each into a folder of its own below it; it must be new or empty
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
     #[command(flatten)]
-    words: WordsArgs,
+    transcript: TranscriptArgs,
     #[command(flatten)]
     split: SplitArgs,
     #[command(flatten)]
@@ -60,59 +63,59 @@ enum FaceDetectorArg {
     ShortRange,
 }
 
-/// Where words come from.
+/// Source of the transcript.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Words")]
-struct WordsArgs {
-    /// What is said in the video
+#[command(next_help_heading = "Transcript")]
+struct TranscriptArgs {
+    /// Text of what is said in the video
     #[arg(long, value_name = "TEXT", conflicts_with = "transcript_file")]
     transcript: Option<String>,
-    /// File with what is said: .txt, .srt or .vtt
+    /// Transcript file: .txt, .srt or .vtt
     #[arg(long, value_name = "FILE")]
     transcript_file: Option<PathBuf>,
-    /// What to do when no transcript is given, lies beside the video or is embedded in it
+    /// Speech recognition, if no transcript is given, lies beside the video or is embedded in it
     #[arg(long, value_enum, default_value_t = Transcriber::Whisper)]
     transcriber: Transcriber,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Transcriber {
-    /// Leave the text modality out
+    /// None: the text modality is then absent
     None,
-    /// Listen, if the weights hold Whisper
+    /// Whisper, if the weights hold it
     Whisper,
 }
 
-/// Which stretches and which people get scores of their own.
+/// Time windows and persons with scores of their own.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Time and people")]
+#[command(next_help_heading = "Windows and persons")]
 struct SplitArgs {
-    /// Predict stretches of this many seconds, and a summary of them
+    /// Predict windows of this many seconds, and their mean
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     window: Option<f64>,
-    /// Seconds from the start of one stretch to the next [default: that of --window]
+    /// Seconds from the start of one window to the next [default: that of --window]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "window")]
     hop: Option<f64>,
-    /// Whose faces and bodies count: all, largest, or a number from the list of people
+    /// Persons whose faces and bodies are used: all, largest, or an id from the list of persons
     #[arg(long, value_name = "WHO", default_value = "all")]
     person: PersonChoice,
-    /// Predict each person on their own too
+    /// Also predict each person separately
     #[arg(long)]
     per_person: bool,
 }
 
-/// Bounds on what a file may ask for.
+/// Limits on the resources that a file may use.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
-    /// Most pixels in a picture
+    /// Most pixels in a frame
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels)]
     max_pixels: u64,
     /// Longest video or recording, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().max_seconds,
         value_parser = positive)]
     max_seconds: f64,
-    /// Most unreadable packets in a file before it counts as broken
+    /// Most unreadable packets in a file before it is refused
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_corrupt_packets)]
     max_corrupt_packets: u64,
 }
@@ -134,25 +137,26 @@ fn positive(text: &str) -> Result<f64, String> {
 /// Predicts every video; one that fails does not stop the others.
 ///
 /// # Errors
-/// When the weights cannot be used or the results cannot be written.
+/// When an argument cannot work, the weights cannot be used, or the results cannot be written.
 pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
-    memory::keep();
+    allocator::keep();
+    let targets = args.devices.open()?;
     let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
-    let (videos, unreadable) = videos::find(&args.inputs);
-    args.spare_inputs(&videos)?;
-    if let Some(file) = &args.words.transcript_file {
+    let (videos, unreadable) = inputs::find(&args.inputs);
+    args.check_output(&videos)?;
+    if let Some(file) = &args.transcript.transcript_file {
         read_transcript(file, &args.limits())?;
     }
     if let Some(dump) = args.dump.as_ref().filter(|dump| dump.is_dir()) {
         Dump::ensure_empty(dump)?;
     }
-    let open = |device| {
-        let mut predictor = Predictor::open_with(&folder, &args.options(device))?;
-        args.devices.check(predictor.is_on_gpu())?;
+    let options = args.options();
+    let open = |target: ComputeTarget| {
+        let mut predictor = Predictor::open_at(&folder, &target, &options)?;
         predictor.set_decoder_threads(args.devices.decoder_threads(predictor.is_on_gpu()));
         Ok(predictor)
     };
-    let predictors = open_all(args.devices.device.clone(), open)?;
+    let predictors = open_all(targets, open)?;
     let mut report = Report::open(args.format, args.output.as_ref())?;
     for (folder, error) in unreadable {
         report.add_failure(&folder, &error)?;
@@ -165,14 +169,14 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
                 args.dump.as_ref().map(|dump| dump.join(dump_name(number, &video)));
         }
         bars.start(&video);
-        let result = guarded(&video, || Ok(predictor.predict_with(&video, &request, &bars)?));
+        let result = catch_panic(&video, || Ok(predictor.predict_with(&video, &request, &bars)?));
         bars.end();
         (video, result)
     };
     let tasks = videos.iter().cloned().enumerate().collect();
-    let go_on = AtomicBool::new(false);
-    let workers = workers_of(&predictors, |predictor| !predictor.is_on_gpu());
-    share_out(workers, tasks, &go_on, predict, |(video, result)| {
+    let never_stop = AtomicBool::new(false);
+    let workers = workers_per_device(&predictors, |predictor| !predictor.is_on_gpu());
+    run_ordered(workers, tasks, &never_stop, predict, |(video, result)| {
         bars.aside(|| match result {
             Ok(prediction) => report.add(&prediction),
             Err(error) => report.add_failure(&video, &error),
@@ -182,7 +186,7 @@ pub fn run(args: &PredictArgs, quiet: bool) -> anyhow::Result<Finish> {
     Ok(if report.finish()? == 0 { Finish::Complete } else { Finish::SomeFailed })
 }
 
-/// Folder of one of several videos; the number tells files of the same name apart.
+/// Folder of one of several videos; the number makes it unique.
 fn dump_name(number: usize, video: &Path) -> OsString {
     let mut name = OsString::from(format!("{:04}-", number + 1));
     name.push(video.file_stem().unwrap_or_default());
@@ -190,13 +194,12 @@ fn dump_name(number: usize, video: &Path) -> OsString {
 }
 
 impl PredictArgs {
-    /// Refuses an output that is a video or a transcript of one, or that the next run would take for
-    /// a transcript.
-    fn spare_inputs(&self, videos: &[PathBuf]) -> anyhow::Result<()> {
-        let beside = videos.iter().flat_map(|video| files_beside(video));
-        let given = self.words.transcript_file.clone();
+    /// Refuses an output that is an input, or that the next run would read as a transcript.
+    fn check_output(&self, videos: &[PathBuf]) -> anyhow::Result<()> {
+        let beside = videos.iter().flat_map(|video| sidecar_transcripts(video));
+        let given = self.transcript.transcript_file.clone();
         let mut inputs = videos.iter().cloned().chain(beside).chain(given);
-        let Some(input) = inputs.find(|input| output::leads_to(self.output.as_deref(), input))
+        let Some(input) = inputs.find(|input| output::writes_to(self.output.as_deref(), input))
         else {
             return Ok(());
         };
@@ -219,26 +222,25 @@ impl PredictArgs {
         }
     }
 
-    fn options(&self, device: DeviceChoice) -> PredictorOptions {
+    fn options(&self) -> PredictorOptions {
         PredictorOptions {
-            device,
-            precision: self.devices.precision,
             face_model: self.face_detector.map(|model| match model {
                 FaceDetectorArg::FullRange => FaceModel::FullRange,
                 FaceDetectorArg::ShortRange => FaceModel::ShortRange,
             }),
-            listens: self.words.transcriber == Transcriber::Whisper,
+            transcribes: self.transcript.transcriber == Transcriber::Whisper,
             limits: self.limits(),
+            ..PredictorOptions::default()
         }
     }
 
     fn request(&self) -> Request {
-        let transcript = match (&self.words.transcript, &self.words.transcript_file) {
+        let transcript = match (&self.transcript.transcript, &self.transcript.transcript_file) {
             (Some(text), _) => TranscriptChoice::Text(text.clone()),
             (None, Some(file)) => TranscriptChoice::File(file.clone()),
             (None, None) => TranscriptChoice::Find,
         };
-        let window = self.split.window.map(|window_seconds| Windowing {
+        let window = self.split.window.map(|window_seconds| SlidingWindow {
             window_seconds,
             hop_seconds: self.split.hop.unwrap_or(window_seconds),
         });

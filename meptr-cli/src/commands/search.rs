@@ -16,7 +16,7 @@ use meptr_train::stage::FusionData;
 
 use super::experiment::{ExperimentArgs, Prepared, StageArg, modality, task};
 use super::weights::asked;
-use crate::output::must_not_be;
+use crate::output::ensure_output_is_not_an_input;
 use crate::progress::TrainingBars;
 use crate::{Finish, interrupt, output};
 
@@ -98,7 +98,7 @@ pub fn run(args: &SearchArgs, quiet: bool) -> anyhow::Result<Finish> {
     problems.extend(grid.strangers(stage[0].name()));
     for file in Search::files(&args.out) {
         let files = args.experiment.files().into_iter().chain(config.corpora.clone());
-        must_not_be(&file, files.chain([args.grid.clone()]))?;
+        ensure_output_is_not_an_input(&file, files.chain([args.grid.clone()]))?;
     }
     let bundle = |base: Option<&Path>| args.experiment.first_use.bundle(base, quiet, &asked);
     let prepared = Prepared::open((config, problems), &args.out, &stage, args.device, bundle)?;

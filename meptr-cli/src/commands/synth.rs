@@ -1,4 +1,4 @@
-//! `meptr synth`: two small corpora to try training on.
+//! `meptr synth`: two small synthetic corpora to try training on.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -13,17 +13,17 @@ use crate::{Finish, interrupt, output};
 
 /// Make two small corpora of synthetic videos, to see that training works
 ///
-/// One tells emotions, the other traits; what each does not tell stands in `hidden/`, for evaluation
-/// alone. Drawn people, synthetic voices: nothing learned from them says anything about real people.
+/// One has labels of emotions, the other of traits; the other labels of each are in `hidden/`, for
+/// evaluation only. Drawn people, synthetic voices: nothing learned from them applies to real people.
 #[derive(Debug, Args)]
 pub struct SynthArgs {
-    /// Folder to write to; made where needed, must be empty
+    /// Folder to write to; created if needed, must be empty
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Videos of each corpus, at least 5, about 3 s each
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = videos)]
     videos: usize,
-    /// Number that everything follows from: the same one gives the same files
+    /// Seed: the same one gives the same files
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
 }

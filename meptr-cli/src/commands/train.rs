@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use meptr_core::bundle::{Manifest, Origin, TrainingStatus, sha256_of};
 use meptr_core::{Bundle, PerModality};
 use meptr_extract::DeviceChoice;
-use meptr_extract::assemble::{Source, Sources, assemble};
+use meptr_extract::bundle_builder::{Source, Sources, assemble};
 use meptr_train::evaluate::Stage;
 use meptr_train::experiment::{BundleText, Experiment, ExperimentConfig, RunSummary, TrainedFile};
 use meptr_train::run::files::lock_folder;
@@ -181,7 +181,7 @@ fn bundle(
     Sources {
         name: name.clone(),
         about: about(config, corpora, &base, (heads, fusion)),
-        standing: standing(config, &base),
+        status: standing(config, &base),
         base: Some(base),
         clip: None,
         wav2vec2: None,
@@ -243,7 +243,7 @@ fn is_made_of(sources: &Sources, target: &Path) -> bool {
         let mut kept = files.iter().filter(|(file, _)| !replaced.contains(file));
         kept.all(|(_, entry)| hashes.contains(entry.sha256.as_str()))
     });
-    (name, about, *status) == (&sources.name, &sources.about, sources.standing)
+    (name, about, *status) == (&sources.name, &sources.about, sources.status)
         && heads.all(|(file, origin, source)| is_from(file, origin, source))
         && is_from(&parts.fusion.file, &parts.fusion.origin, &sources.fusion)
         && is_of_base

@@ -1,4 +1,4 @@
-//! CSV: a row for the whole video, each window and each person; a failed video has a row too.
+//! CSV: a row for the whole video, each window and each person; a failed video also has a row.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use meptr_core::{Emotion, Modality, PersonalityTrait, VideoPrediction};
 
 use super::{Failure, Renderer};
 
-/// Writes the heading with the first row.
+/// Renderer of rows; the heading is written before the first.
 pub struct Rows {
     sink: Box<dyn Write>,
     has_heading: bool,
@@ -19,7 +19,7 @@ impl Rows {
     }
 
     fn row(&mut self, fields: Vec<String>) -> anyhow::Result<()> {
-        // Rows go out whole, so that a run stopped at any time leaves no half of one.
+        // One write per row, so that a run stopped at any time leaves no partial row.
         let mut lines = csv::Writer::from_writer(Vec::new());
         if !std::mem::replace(&mut self.has_heading, true) {
             lines.write_record(heading())?;
@@ -35,7 +35,7 @@ fn heading() -> Vec<String> {
         ["video", "scope", "person", "t_start", "t_end"].map(str::to_owned).to_vec();
     names.extend(Emotion::ALL.map(|emotion| emotion.name().to_owned()));
     names.extend(PersonalityTrait::ALL.map(|one| one.name().to_owned()));
-    names.extend(["decided", "missing_modalities", "weights", "error"].map(str::to_owned));
+    names.extend(["shown", "missing_modalities", "weights", "error"].map(str::to_owned));
     names
 }
 
@@ -56,7 +56,7 @@ fn row_of(prediction: &VideoPrediction, scores: &Scores) -> Vec<String> {
     ];
     fields.extend(scores.emotions.iter().map(|one| one.probability.to_string()));
     fields.extend(scores.traits.iter().map(|one| one.score.to_string()));
-    fields.push(joined(scores.decided.iter().map(|emotion| emotion.name())));
+    fields.push(joined(scores.shown.iter().map(|emotion| emotion.name())));
     fields.push(joined(missing.map(Modality::name)));
     fields.push(prediction.weights.name.clone());
     fields.push(String::new());

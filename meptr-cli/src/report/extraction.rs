@@ -1,4 +1,4 @@
-//! What became of the videos of a corpus, as JSON or CSV.
+//! Outcome of the extraction of a corpus, as JSON or CSV.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,43 +6,43 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::{Serialize, Serializer};
 
-/// What became of a video.
+/// Outcome of a video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Its features are new.
+    /// Its features were extracted.
     Extracted,
-    /// Its features from an earlier run hold.
+    /// Its features from an earlier run are valid.
     UpToDate,
-    /// It gave none; the note says why.
+    /// It has no features; the note says why.
     Failed,
-    /// The corpus names it, but there is no file.
+    /// The corpus lists it, but there is no file.
     Missing,
-    /// The run ended before its turn; the note says why it has one.
+    /// The run ended before it; the note says why it is not up to date.
     Left,
 }
 
-/// One video.
+/// Entry of one video.
 #[derive(Debug, Clone, Serialize)]
 pub struct Entry {
     /// Split of the corpus.
     pub split: &'static str,
     /// Name in the corpus.
     pub video: String,
-    /// What became of it.
+    /// Outcome.
     pub outcome: Outcome,
-    /// What there is to say about it.
+    /// Remark.
     pub note: Option<String>,
-    /// Where its features are; the report names it if they are there.
-    #[serde(serialize_with = "if_there")]
+    /// File of its features; in the report only if it exists.
+    #[serde(serialize_with = "if_it_exists")]
     pub file: PathBuf,
 }
 
-fn if_there<S: Serializer>(file: &Path, to: S) -> Result<S::Ok, S::Error> {
+fn if_it_exists<S: Serializer>(file: &Path, to: S) -> Result<S::Ok, S::Error> {
     file.exists().then(|| file.display().to_string()).serialize(to)
 }
 
-/// All videos of a run.
+/// Report on all videos of a run.
 #[derive(Debug)]
 pub struct ExtractionReport {
     path: Option<PathBuf>,
@@ -51,10 +51,10 @@ pub struct ExtractionReport {
 }
 
 impl ExtractionReport {
-    /// A report that is written to `path` at the end, in the format that its ending says.
+    /// Report that is written to `path` at the end, in the format of its extension.
     ///
     /// # Errors
-    /// When it ends in neither `.json` nor `.csv`, or its folder does not exist.
+    /// When the extension is neither `.json` nor `.csv`, or the folder does not exist.
     pub fn new(path: Option<PathBuf>) -> anyhow::Result<Self> {
         let ending = path.as_ref().map(|path| path.extension().unwrap_or_default().to_owned());
         let is_csv = ending.as_ref().is_some_and(|ending| ending == "csv");
@@ -70,19 +70,19 @@ impl ExtractionReport {
         Ok(Self { path, is_csv, entries: Vec::new() })
     }
 
-    /// Adds a video; returns its place.
+    /// Adds a video; returns its index.
     pub fn add(&mut self, entry: Entry) -> usize {
         self.entries.push(entry);
         self.entries.len() - 1
     }
 
-    /// Says what became of the video at a place.
-    pub fn set(&mut self, place: usize, outcome: Outcome, note: Option<String>) {
-        self.entries[place].outcome = outcome;
-        self.entries[place].note = note;
+    /// Sets the outcome of the video at an index.
+    pub fn set(&mut self, index: usize, outcome: Outcome, note: Option<String>) {
+        self.entries[index].outcome = outcome;
+        self.entries[index].note = note;
     }
 
-    /// The counts, in words.
+    /// Counts, in words.
     pub fn summary(&self) -> String {
         let words = [
             (Outcome::Extracted, "extracted"),
@@ -93,12 +93,12 @@ impl ExtractionReport {
         ];
         let counts = words.map(|(outcome, word)| (self.with(outcome).count(), word));
         let shown =
-            counts.iter().enumerate().filter(|(place, (count, _))| *place < 2 || *count > 0);
+            counts.iter().enumerate().filter(|(index, (count, _))| *index < 2 || *count > 0);
         let shown = shown.map(|(_, (count, word))| format!("{count} {word}"));
         shown.collect::<Vec<_>>().join(", ")
     }
 
-    /// Writes the report. Says whether every video that is there has its features.
+    /// Writes the report. Returns whether every video whose file exists has features.
     ///
     /// # Errors
     /// When the report cannot be written.

@@ -1,4 +1,4 @@
-//! JSON: one document, or one line a video.
+//! JSON: one document, or one line per video.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Failure, Renderer};
 
-/// `{"schema": .., "videos": [..], "failures": [..]}`, written as it grows.
+/// Document `{"schema": .., "videos": [..], "failures": [..]}`, written result by result.
 pub struct Document {
     sink: Box<dyn Write>,
     videos: usize,
@@ -15,14 +15,14 @@ pub struct Document {
 }
 
 impl Document {
-    /// Version of the document's own fields; those of a video have a version of their own.
+    /// Version of the document's own fields; a video has its own.
     const SCHEMA: &'static str = "meptr-report/1";
 
     pub fn new(sink: Box<dyn Write>) -> Self {
         Self { sink, videos: 0, failures: Vec::new() }
     }
 
-    /// What goes before the next video.
+    /// Text before the next video.
     fn lead(&self) -> String {
         if self.videos == 0 {
             format!("{{\"schema\": \"{}\",\n\"videos\": [\n", Self::SCHEMA)
@@ -53,7 +53,7 @@ impl Renderer for Document {
     }
 }
 
-/// One JSON value a line: a result, or `{"video": .., "error": ..}`.
+/// One JSON value per line: a result, or `{"video": .., "error": ..}`.
 pub struct Lines {
     sink: Box<dyn Write>,
 }
@@ -64,7 +64,7 @@ impl Lines {
     }
 
     fn line(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
-        // One write, so that a run stopped at any time leaves no half of a line.
+        // One write per line, so that a run stopped at any time leaves no partial line.
         self.sink.write_all((serde_json::to_string(value)? + "\n").as_bytes())?;
         Ok(self.sink.flush()?)
     }

@@ -1,7 +1,6 @@
 //! Renderers of predictions; nothing is computed here.
 //!
-//! Each result is written and flushed as soon as it is there, so that a stopped run keeps what it
-//! has finished.
+//! Each result is written and flushed at once, so that a stopped run keeps its finished results.
 
 mod csv;
 pub mod extraction;
@@ -16,10 +15,10 @@ use clap::ValueEnum;
 use meptr_core::VideoPrediction;
 use serde::{Deserialize, Serialize};
 
-/// How results are written.
+/// Format of the results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For reading
+    /// Table for reading
     Table,
     /// One document with all results
     Json,
@@ -30,7 +29,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that a file's ending asks for.
+    /// Format of a file, by its extension.
     fn of_file(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "json" => Some(Self::Json),
@@ -46,31 +45,31 @@ impl Format {
 pub struct Failure {
     /// Path as it was given; bytes that are not UTF-8 are replaced.
     pub video: String,
-    /// What went wrong, with its causes.
+    /// Error, with its causes.
     pub error: String,
 }
 
-/// Takes results one by one.
+/// Renderer of results, one by one.
 trait Renderer {
     fn prediction(&mut self, prediction: &VideoPrediction) -> anyhow::Result<()>;
     fn failure(&mut self, failure: &Failure) -> anyhow::Result<()>;
     fn finish(&mut self) -> anyhow::Result<()>;
 }
 
-/// The results of a run, on their way to standard output or a file.
+/// Results of a run, written to standard output or a file.
 pub struct Report {
     renderer: Box<dyn Renderer>,
     destination: String,
     failures: usize,
-    /// The file that is written, and what it is called once it is whole.
+    /// Path of the file that is written, and its final path.
     unfinished: Option<(PathBuf, PathBuf)>,
 }
 
 impl Report {
-    /// Opens the destination: `output`, or standard output. Without a `format`, the ending of
+    /// Opens the destination: `output`, or standard output. Without a `format`, the extension of
     /// `output` decides, else it is a table.
     ///
-    /// A JSON document is nothing until it is whole, so it is written to `FILE.part` and renamed.
+    /// An incomplete JSON document is invalid, so it is written to `FILE.part` and renamed.
     ///
     /// # Errors
     /// When the file cannot be created.
@@ -105,15 +104,15 @@ impl Report {
     /// Writes one result.
     ///
     /// # Errors
-    /// When the destination takes no more.
+    /// When the destination cannot be written.
     pub fn add(&mut self, prediction: &VideoPrediction) -> anyhow::Result<()> {
         self.renderer.prediction(prediction).with_context(|| self.cannot_write())
     }
 
-    /// Writes that a video failed; the reason also goes to standard error.
+    /// Writes the failure of a video, also to standard error.
     ///
     /// # Errors
-    /// When the destination takes no more.
+    /// When the destination cannot be written.
     pub fn add_failure(&mut self, video: &Path, error: &anyhow::Error) -> anyhow::Result<()> {
         self.failures += 1;
         let failure = Failure { video: video.display().to_string(), error: format!("{error:#}") };
@@ -124,10 +123,10 @@ impl Report {
         self.renderer.failure(&failure).with_context(|| self.cannot_write())
     }
 
-    /// Closes the report; returns how many videos failed.
+    /// Closes the report; returns the number of failed videos.
     ///
     /// # Errors
-    /// When the destination takes no more.
+    /// When the destination cannot be written.
     pub fn finish(mut self) -> anyhow::Result<usize> {
         self.renderer.finish().with_context(|| self.cannot_write())?;
         if let Some((part, path)) = &self.unfinished {
@@ -141,8 +140,8 @@ impl Report {
     }
 }
 
-/// Where a file is written before it is whole, and where it goes then, past links; `None` for what
-/// is no plain file.
+/// Path to which a file is written first, and its final path without links; `None` for anything but a
+/// plain file.
 fn part_of(path: &Path) -> Option<(PathBuf, PathBuf)> {
     if path.exists() && !path.is_file() {
         return None;

@@ -1,4 +1,4 @@
-//! A table for reading: bars for emotions and traits, a line for each modality.
+//! Table for reading: bars for emotions and traits, a line for each modality.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -11,7 +11,7 @@ use super::{Failure, Renderer};
 
 const BAR_CELLS: usize = 30;
 
-/// Writes one block a video.
+/// Renderer of one block per video.
 pub struct Table {
     sink: Box<dyn Write>,
     colour: bool,
@@ -47,21 +47,22 @@ impl Renderer for Table {
         for person in &prediction.people {
             let times: Vec<f64> = person.sightings.iter().map(|sighting| sighting.time).collect();
             let (first, last) = (times.first().unwrap_or(&0.0), times.last().unwrap_or(&0.0));
-            let pictures = times.len();
-            writeln!(
-                text,
-                "  person {}: in {pictures} pictures, {first:.1}-{last:.1} s",
-                person.id
-            )?;
+            let frames = times.len();
+            writeln!(text, "  person {}: in {frames} frames, {first:.1}-{last:.1} s", person.id)?;
         }
         if let Some(transcript) = &prediction.transcript {
-            writeln!(text, "\n  said ({}): {}", transcript.source, visible(&transcript.text))?;
+            writeln!(
+                text,
+                "\n  transcript ({}): {}",
+                transcript.source,
+                visible(&transcript.text)
+            )?;
         }
         for note in &prediction.notes {
             writeln!(text, "  note: {note}")?;
         }
         let weights = &prediction.weights;
-        let warning = match weights.standing {
+        let warning = match weights.status {
             TrainingStatus::Untrained => " - UNTRAINED: the numbers mean nothing",
             TrainingStatus::Demonstration => {
                 " - DEMONSTRATION: the numbers mean nothing about people"
@@ -85,13 +86,13 @@ impl Renderer for Table {
 
 impl Table {
     fn scores(&self, text: &mut String, scores: &Scores, detailed: bool) -> anyhow::Result<()> {
-        let decided: Vec<&str> = scores.decided.iter().map(|emotion| emotion.name()).collect();
-        let decided = if decided.is_empty() { "none".to_owned() } else { decided.join(", ") };
-        writeln!(text, "\n  emotions (decided: {decided})")?;
+        let shown: Vec<&str> = scores.shown.iter().map(|emotion| emotion.name()).collect();
+        let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
+        writeln!(text, "\n  emotions (shown: {shown})")?;
         for one in &scores.emotions {
-            let is_on = scores.decided.contains(&one.emotion);
+            let is_shown = scores.shown.contains(&one.emotion);
             let line = bar_line(one.emotion.name(), one.probability);
-            writeln!(text, "{}", if is_on { self.painted("1", &line) } else { line })?;
+            writeln!(text, "{}", if is_shown { self.painted("1", &line) } else { line })?;
         }
         writeln!(text, "\n  personality traits (0 low, 1 high)")?;
         for one in &scores.traits {
@@ -136,7 +137,7 @@ fn modality_line(report: &ModalityReport) -> String {
     line
 }
 
-/// Text with control characters shown, so that a file name cannot steer the terminal.
+/// Text with control characters replaced, so that a file name cannot control the terminal.
 fn visible(text: &str) -> String {
     let shown = |one: char| if one.is_control() { '\u{FFFD}' } else { one };
     text.chars().map(shown).collect()

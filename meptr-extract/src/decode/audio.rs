@@ -1,4 +1,4 @@
-//! Decoded sound to mono 16 kHz.
+//! Decoding of sound to mono 16 kHz.
 
 use std::collections::VecDeque;
 
@@ -7,21 +7,21 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg::format::context::Input;
 use ffmpeg::{ChannelLayout, Packet, decoder, filter, format, frame};
 
-use super::clock::Clock;
-use super::reader::Event;
-use super::video::{MAX_ERRORS_AT_ONCE, is_dry};
+use super::event::Event;
+use super::timestamps::TimeBase;
+use super::video::{MAX_ERRORS_AT_ONCE, needs_input};
 
-/// Samples a second of everything the models hear.
+/// Sample rate of the sound that all models read, in Hz.
 pub const SAMPLE_RATE_HZ: u32 = 16_000;
 
-/// Most samples of silence that are fed at once.
+/// Samples of silence per frame that fills a gap, at most.
 const SILENCE_SAMPLES: u32 = 48_000;
 
-/// Longest hole in the timestamps that swresample fills by itself; longer ones are fed as silence
-/// in pieces, so that memory stays flat.
+/// Longest gap in the timestamps that swresample fills by itself. Longer gaps are filled with frames
+/// of silence, so that memory does not grow with them.
 const LONGEST_GAP_SECONDS: i64 = 5;
 
-/// What the filter graph was built for.
+/// Sample format that the filter graph was built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shape {
     format: format::Sample,
@@ -33,11 +33,11 @@ struct Shape {
 /// Resamples to 16 kHz, then takes the mean of the channels, as the reference does.
 ///
 /// The reference runs `ffmpeg -async 1 -vn -acodec pcm_s16le -ar 16000`, which inserts
-/// `aresample=async=1:first_pts=0`: sound that starts late is preceded by silence, holes above 0.1 s
+/// `aresample=async=1:first_pts=0`: sound that starts late is preceded by silence, gaps above 0.1 s
 /// are filled and overlaps trimmed. 16-bit samples `s` of all channels come out; librosa then takes
 /// the mean of `s / 32768` over the channels in f32.
 pub(super) struct Resampler {
-    clock: Clock,
+    time_base: TimeBase,
     longest_seconds: f64,
     max_rate_hz: u32,
     waiting: VecDeque<frame::Audio>,
@@ -51,11 +51,11 @@ pub(super) struct Resampler {
 }
 
 impl Resampler {
-    /// For a stream that counts time by `clock`; timestamps beyond `longest_seconds`
-    /// are not believed, and frames of more than `max_rate_hz` samples a second left out.
-    pub(super) fn new(clock: Clock, longest_seconds: f64, max_rate_hz: u32) -> Self {
+    /// A resampler for a stream with this time base. Timestamps beyond `longest_seconds` are ignored,
+    /// and frames of more than `max_rate_hz` samples per second are dropped.
+    pub(super) fn new(time_base: TimeBase, longest_seconds: f64, max_rate_hz: u32) -> Self {
         Self {
-            clock,
+            time_base,
             longest_seconds,
             max_rate_hz,
             waiting: VecDeque::new(),
@@ -74,16 +74,16 @@ impl Resampler {
         }
     }
 
-    /// Works on the oldest waiting frame, or on a piece of the hole before it, and appends what
-    /// comes out, mono 16 kHz, -1 to 1; `false` when nothing waits.
+    /// Resamples the oldest waiting frame, or a part of the gap before it, and appends the output,
+    /// mono 16 kHz, -1 to 1; `false` when nothing waits.
     pub(super) fn advance(&mut self, out: &mut Vec<f32>) -> Result<bool, ffmpeg::Error> {
         let Some(frame) = self.waiting.pop_front() else { return Ok(false) };
         self.rebuild_on_change(&frame, out)?;
         let rate = i64::from(frame.rate());
         let wanted = self.timestamp(frame.timestamp().or(frame.pts()), rate);
         let next = self.next.unwrap_or(0);
-        let hole = wanted.saturating_sub(next);
-        let is_long = hole > LONGEST_GAP_SECONDS * rate;
+        let gap = wanted.saturating_sub(next);
+        let is_long = gap > LONGEST_GAP_SECONDS * rate;
         let silence = || silence_like(&frame, frame.rate().min(SILENCE_SAMPLES) as usize);
         let silence = is_long.then(silence).flatten();
         let (mut frame, at) = match silence {
@@ -92,7 +92,7 @@ impl Resampler {
                 (silence, next)
             }
             None if is_long => {
-                self.offset = self.offset.saturating_sub(hole); // it is left out
+                self.offset = self.offset.saturating_sub(gap); // it is left out
                 (frame, next)
             }
             None => (frame, wanted),
@@ -103,19 +103,19 @@ impl Resampler {
         Ok(true)
     }
 
-    /// Gives out what the filters still hold.
+    /// Appends the samples that the filters still hold.
     pub(super) fn finish(&mut self, out: &mut Vec<f32>) -> Result<(), ffmpeg::Error> {
         let Some((mut graph, shape)) = self.graph.take() else { return Ok(()) };
         source(&mut graph)?.source().flush()?;
         drain(&mut graph, shape.channels, out)
     }
 
-    /// A frame's place in samples since time zero; continues where the last one ended when the file
-    /// does not say or says what cannot be, or when its clock jumped back by seconds.
+    /// Position of a frame in samples since time zero. Continues where the last frame ended when the
+    /// file states no time or an impossible one, or when its timestamps jump back by seconds.
     fn timestamp(&mut self, ticks: Option<i64>, rate: i64) -> i64 {
         let next = self.next.unwrap_or(0);
         let Some(ticks) = ticks else { return next };
-        let seconds = self.clock.seconds(ticks);
+        let seconds = self.time_base.seconds(ticks);
         if seconds.abs() > self.longest_seconds {
             return next;
         }
@@ -174,7 +174,7 @@ impl AudioTrack {
     pub(super) fn open(
         input: &Input,
         stream: usize,
-        clock: Clock,
+        time_base: TimeBase,
         longest_seconds: f64,
         max_rate_hz: u32,
     ) -> Result<Self, ffmpeg::Error> {
@@ -182,14 +182,13 @@ impl AudioTrack {
         Ok(Self {
             stream,
             decoder: decoder.audio()?,
-            resampler: Resampler::new(clock, longest_seconds, max_rate_hz),
+            resampler: Resampler::new(time_base, longest_seconds, max_rate_hz),
             samples_out: 0,
             is_drained: false,
         })
     }
 
-    /// Decodes one packet, or what is left in the decoder after the last; returns how many errors
-    /// that gave.
+    /// Decodes one packet, or (`None`) what is left in the decoder; returns the number of errors.
     pub(super) fn send(&mut self, packet: Option<&Packet>) -> u64 {
         self.is_drained = packet.is_none();
         let sent = match packet {
@@ -201,40 +200,40 @@ impl AudioTrack {
             let mut frame = frame::Audio::empty();
             match self.decoder.receive_frame(&mut frame) {
                 Ok(()) => self.resampler.push(frame),
-                Err(error) if is_dry(error) => break,
+                Err(error) if needs_input(error) => break,
                 Err(_) => errors += 1,
             }
         }
         errors
     }
 
-    /// Whether the decoder has been told that nothing follows.
+    /// Whether the decoder was told that no packet follows.
     pub(super) fn is_drained(&self) -> bool {
         self.is_drained
     }
 
-    /// Seconds of sound given out so far.
+    /// Seconds of sound output so far.
     pub(super) fn seconds(&self) -> f64 {
         self.samples_out as f64 / f64::from(SAMPLE_RATE_HZ)
     }
 
-    /// Turns some of the decoded sound into events; `false` when none was waiting.
+    /// Turns some of the decoded sound into events; `false` when none waits.
     pub(super) fn advance(&mut self, events: &mut VecDeque<Event>) -> Result<bool, ffmpeg::Error> {
         let mut samples = Vec::new();
         let had_work = self.resampler.advance(&mut samples);
-        self.give(samples, events);
+        self.emit(samples, events);
         had_work
     }
 
-    /// Gives out the last samples; returns how many errors that gave.
+    /// Outputs the last samples; returns the number of errors.
     pub(super) fn finish(&mut self, events: &mut VecDeque<Event>) -> u64 {
         let mut samples = Vec::new();
         let finished = self.resampler.finish(&mut samples);
-        self.give(samples, events);
+        self.emit(samples, events);
         u64::from(finished.is_err())
     }
 
-    fn give(&mut self, samples: Vec<f32>, events: &mut VecDeque<Event>) {
+    fn emit(&mut self, samples: Vec<f32>, events: &mut VecDeque<Event>) {
         if samples.is_empty() {
             return;
         }
@@ -252,7 +251,7 @@ fn source(graph: &mut filter::Graph) -> Result<filter::Context, ffmpeg::Error> {
 fn new_graph(shape: Shape, is_first: bool) -> Result<filter::Graph, ffmpeg::Error> {
     let Shape { format, rate, channels, .. } = shape;
     let filter_named = |name| filter::find(name).ok_or(ffmpeg::Error::FilterNotFound);
-    // The wrapper knows fewer speakers than FFmpeg and drops the others from a layout.
+    // The FFmpeg wrapper has fewer channel names than FFmpeg and drops the others from a layout.
     let is_whole = |layout: &ChannelLayout| layout.channels() == i32::from(channels);
     let usual = ChannelLayout::default(i32::from(channels));
     let layout = match [shape.layout, usual].into_iter().find(is_whole) {
@@ -276,7 +275,7 @@ fn new_graph(shape: Shape, is_first: bool) -> Result<filter::Graph, ffmpeg::Erro
     Ok(graph)
 }
 
-/// Reads everything the graph has ready.
+/// Reads all output that the graph has ready.
 fn drain(
     graph: &mut filter::Graph,
     channels: u16,
@@ -301,8 +300,8 @@ fn mean_of_channels(samples: &[i16], channels: usize, out: &mut Vec<f32>) {
     out.extend(samples.chunks_exact(channels).map(mean));
 }
 
-/// A frame of digital silence of the same kind as `like`; `None` when that has more channels than
-/// any layout of speakers, or the memory does not suffice.
+/// A frame of digital silence in the format of `like`; `None` when that has more channels than any
+/// channel layout, or when there is no memory.
 fn silence_like(like: &frame::Audio, samples: usize) -> Option<frame::Audio> {
     let layout = match like.channel_layout() {
         layout if layout.is_empty() => ChannelLayout::default(i32::from(like.channels())),

@@ -1,4 +1,4 @@
-//! What the models saw and heard, as files to look at.
+//! Inputs of the models, written to files for inspection.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::audio::SAMPLE_RATE_HZ;
 use crate::{Error, Result, RgbImage};
 
-/// Writes pictures as PNG and the sound as `audio.wav` into a folder.
+/// Writes images as PNG and the sound as `audio.wav` into a folder.
 ///
-/// The WAV file has 16 bits: exact where the sound came from one channel; a mean of channels is
-/// rounded to the nearest step. It is written as it comes, never held in memory.
+/// The WAV file has 16 bits: exact for sound of one channel; a mean of channels is rounded to the
+/// nearest value. It is written while the video is decoded, never held in memory.
 pub struct Dump {
     folder: PathBuf,
     audio: Option<hound::WavWriter<BufWriter<File>>>,
@@ -23,8 +23,7 @@ impl std::fmt::Debug for Dump {
 }
 
 impl Dump {
-    /// Makes the folder, and those above it, if need be; what an earlier dump left there would mix
-    /// with this one.
+    /// Creates the folder, and those above it. It must be empty, so that two dumps do not mix.
     ///
     /// # Errors
     /// When the folder cannot be made, or holds anything.
@@ -35,7 +34,7 @@ impl Dump {
         Ok(Self { folder: folder.to_owned(), audio: None })
     }
 
-    /// Refuses a folder that holds anything; one that is not there is empty.
+    /// Refuses a folder that is not empty; one that does not exist counts as empty.
     ///
     /// # Errors
     /// When it does, or cannot be read.

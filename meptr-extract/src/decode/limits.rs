@@ -1,26 +1,26 @@
-//! How much of the machine one file may ask for.
+//! Limits on the resources that one file may use.
 
 use serde::{Deserialize, Serialize};
 
-/// Bounds on one file, each checked before the memory it guards is asked for.
+/// Limits on one file, each checked before the memory that it guards is allocated.
 ///
-/// The defaults let through anything a camera, a phone or a conference recorder makes. Every field
-/// can be raised.
+/// The defaults accept any file of a camera, a phone or a conference recorder. Every field can be
+/// raised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Pixels of one coded frame; 67 108 864 (8192 x 8192).
     pub max_pixels: u64,
-    /// Frames that may be decoded, also the largest claim of a header that is believed;
+    /// Frames that may be decoded, also the largest number in a header that is accepted;
     /// 10 000 000 (46 hours at 60 frames a second).
     pub max_frames: u64,
-    /// Length in seconds, of sound as well as of pictures; 172 800 (two days).
+    /// Length in seconds, of sound as well as of video; 172 800 (two days).
     pub max_seconds: f64,
     /// Packets that may be unreadable or undecodable before the file counts as broken; 1000.
     pub max_corrupt_packets: u64,
-    /// Channels of sound; 64.
+    /// Audio channels; 64.
     pub max_audio_channels: u16,
-    /// Samples of sound a second; 768 000.
+    /// Audio samples per second; 768 000.
     pub max_audio_rate_hz: u32,
     /// Bytes of a transcript file; 16 777 216 (16 MiB).
     pub max_transcript_bytes: u64,

@@ -1,10 +1,10 @@
-//! How a stored picture has to be turned to be seen upright.
+//! Orientation of stored frames.
 
 use serde::{Deserialize, Serialize};
 
 use crate::RgbImage;
 
-/// A quarter-turn orientation with or without mirroring: one of eight.
+/// Rotation by quarter turns with or without mirroring: one of eight.
 ///
 /// Applied as: exchange rows and columns if `transpose`, then mirror left-right if `flip_x`, then
 /// top-bottom if `flip_y`.
@@ -55,7 +55,7 @@ impl Orientation {
         }
     }
 
-    /// Turns a stored picture upright.
+    /// Turns a stored frame upright.
     pub fn apply(self, image: RgbImage) -> RgbImage {
         if self == Self::default() {
             return image;

@@ -1,4 +1,4 @@
-//! What a file holds, told without decoding it.
+//! Streams of a file, read without decoding.
 
 use std::path::Path;
 
@@ -14,62 +14,69 @@ use super::orientation::Orientation;
 use super::source;
 use crate::{Error, Result};
 
-/// The streams of a file that are used, as its headers describe them.
+/// Streams of a file that are used, as its headers describe them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MediaInfo {
     /// FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
     pub container: String,
-    /// Length in seconds, if the container knows.
+    /// Length in seconds, if the container states it.
     pub duration_seconds: Option<f64>,
     /// Time zero in the container's own clock: the earliest first timestamp of its streams.
     /// Every time this crate reports counts from here.
     pub start_seconds: f64,
-    /// The moving picture; a cover picture is none.
+    /// Video stream; a cover image does not count.
     pub video: Option<VideoInfo>,
-    /// The sound.
+    /// Audio stream.
     pub audio: Option<AudioInfo>,
     /// Subtitle streams that hold text, in file order.
     pub subtitles: Vec<SubtitleInfo>,
 }
 
+impl MediaInfo {
+    /// Whether a subtitle stream holds text.
+    pub fn has_subtitles(&self) -> bool {
+        !self.subtitles.is_empty()
+    }
+}
+
 /// A video stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VideoInfo {
-    /// Position among the streams of the file.
+    /// Index among the streams of the file.
     pub stream: usize,
     /// FFmpeg's name of the codec.
     pub codec: String,
-    /// Pixels in a row as stored, before turning.
+    /// Pixels per row as stored, before rotation.
     pub width: usize,
-    /// Rows as stored, before turning.
+    /// Rows as stored, before rotation.
     pub height: usize,
-    /// How to turn stored pictures upright.
+    /// Rotation and mirroring that turn stored frames upright.
     pub orientation: Orientation,
-    /// Frames the container claims to hold; a claim only.
+    /// Number of frames that the container states; may be wrong.
     pub claimed_frames: Option<u64>,
-    /// Average frames a second, if the container knows.
+    /// Average frames per second, if the container states it.
     pub frame_rate: Option<f64>,
 }
 
 /// An audio stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AudioInfo {
-    /// Position among the streams of the file.
+    /// Index among the streams of the file.
     pub stream: usize,
     /// FFmpeg's name of the codec.
     pub codec: String,
-    /// Samples a second as stored.
+    /// Samples per second as stored.
     pub rate_hz: u32,
     /// Channels as stored.
     pub channels: u16,
-    /// FFmpeg's bit mask of speakers; 0 when the file does not say.
+    /// FFmpeg's channel layout as a bit mask; 0 when the file does not state it.
     pub layout_mask: u64,
 }
 
 /// A subtitle stream that holds text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubtitleInfo {
-    /// Position among the streams of the file.
+    /// Index among the streams of the file.
     pub stream: usize,
     /// FFmpeg's name of the codec: `subrip`, `mov_text`, `ass`, `ssa`, `webvtt` or `text`.
     pub codec: String,
@@ -77,7 +84,7 @@ pub struct SubtitleInfo {
     pub language: Option<String>,
 }
 
-/// Reads what a file holds.
+/// Reads the streams of a file.
 ///
 /// # Errors
 /// When the file cannot be read, is no known container, holds neither video nor audio, or is over
@@ -86,7 +93,7 @@ pub fn probe(path: &Path, limits: &Limits) -> Result<MediaInfo> {
     media_info(path, &source::open(path)?, limits)
 }
 
-/// [`probe`] of a file that is already open.
+/// Like [`probe`], for a file that is already open.
 pub(super) fn media_info(path: &Path, input: &Input, limits: &Limits) -> Result<MediaInfo> {
     let duration = input.duration() as f64 / f64::from(ffmpeg::ffi::AV_TIME_BASE);
     let info = MediaInfo {
@@ -131,7 +138,7 @@ fn video_info(path: &Path, input: &Input, limits: &Limits) -> Result<Option<Vide
     }))
 }
 
-/// The orientation that the container states for the whole stream.
+/// Orientation that the container states for the whole stream.
 fn stream_orientation(stream: &ffmpeg::Stream) -> Option<Orientation> {
     let matrix = stream.side_data().find(|data| data.kind() == side_data::Type::DisplayMatrix)?;
     Orientation::from_display_matrix(matrix.data())
@@ -185,7 +192,7 @@ fn subtitle_info(stream: &ffmpeg::Stream) -> Option<SubtitleInfo> {
     })
 }
 
-/// For `map_err`: a stream that no decoder of this FFmpeg can read.
+/// For `map_err`: error of a stream that no decoder of this FFmpeg can read.
 pub(super) fn cannot_open(path: &Path, kind: &str) -> impl FnOnce(ffmpeg::Error) -> Error {
     let (path, what) = (path.to_owned(), format!("no decoder can read its {kind} stream"));
     move |source| Error::Decode { path, what, source: Some(source) }

@@ -1,4 +1,4 @@
-//! A file as a stream of frames, sound and subtitles, in file order and flat memory.
+//! Decoding of a file to a stream of events, in file order and constant memory.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -7,116 +7,40 @@ use ffmpeg_next as ffmpeg;
 
 use ffmpeg::Packet;
 use ffmpeg::format::context::Input;
-use serde::{Deserialize, Serialize};
 
 use super::audio::AudioTrack;
-use super::clock::Clock;
+use super::event::{DecodeOptions, DecodeReport, Event};
+use super::frame_selection::{FrameKey, FrameSchedule, FrameTimes};
 use super::limits::Limits;
-use super::plan::{FramePlan, Schedule};
 use super::probe::{self, MediaInfo, VideoInfo};
 use super::subtitle::SubtitleTrack;
+use super::timestamps::TimeBase;
 use super::video::VideoTrack;
-use super::{scan, source, transcript::Cue};
-use crate::sample::FRAMES_PER_CLIP;
-use crate::{Error, Result, RgbImage};
+use super::{packet_scan, source};
+use crate::windows::WindowPlan;
+use crate::{Error, Result};
 
-/// How far beyond the stated length of a file a timestamp of its sound is believed. What lies
-/// before a timestamp is filled with silence, so a lie would cost time and memory.
+/// Seconds beyond the stated length of a file up to which timestamps of its sound are accepted. The
+/// time before a timestamp is filled with silence, so a false one would cost time and memory.
 const TRUSTED_OVERRUN_SECONDS: f64 = 60.0;
 
-/// How to decode.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DecodeOptions {
-    /// Frames to keep of each window, at least 1; 30.
-    pub frames_per_window: usize,
-    /// Frame threads of the video decoder, 1 for none; 2. Memory grows with each. Pictures are the
-    /// same with any number: at the first flaw, they are decoded anew with one. (Of flipped bytes
-    /// that FFmpeg 5.1's decoder of HEVC did not notice, 1 file in 20 came out otherwise.)
-    pub threads: usize,
-    /// What one file may ask for.
-    pub limits: Limits,
-}
-
-impl Default for DecodeOptions {
-    fn default() -> Self {
-        Self { frames_per_window: FRAMES_PER_CLIP, threads: 2, limits: Limits::default() }
-    }
-}
-
-/// Something that a file holds.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A frame to keep, upright, at its own size.
-    Frame {
-        /// Number of the window in the [`FramePlan`].
-        window: usize,
-        /// Place among the frames kept of that window, from 0.
-        index_in_window: usize,
-        /// Number of the frame among all that decode, from 0.
-        index: usize,
-        /// Presentation time since time zero of the file.
-        time_seconds: f64,
-        /// The picture.
-        image: RgbImage,
-    },
-    /// The next stretch of sound; stretches follow one another without holes.
-    Audio {
-        /// Mono, 16 kHz, -1 to 1.
-        samples: Vec<f32>,
-        /// Time of the first sample since time zero of the file.
-        start_seconds: f64,
-    },
-    /// A subtitle of the chosen embedded stream.
-    Subtitle(Cue),
-    /// The file is damaged or held other frames than its headers said: forget all frames of these
-    /// windows, they come again. Sound and subtitles do not.
-    Restart {
-        /// Numbers of the windows.
-        windows: Vec<usize>,
-    },
-    /// Nothing comes after this.
-    End(DecodeReport),
-}
-
-/// What decoding a file came to.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct DecodeReport {
-    /// Frames that decoded.
-    pub frames_decoded: u64,
-    /// Of these, frames that the decoder marked as damaged; they are used all the same.
-    pub frames_damaged: u64,
-    /// Packets that could not be read or decoded, of all streams; skipped.
-    pub corrupt_packets: u64,
-    /// How often the size or pixel format changed from one frame to the next.
-    pub size_changes: u64,
-    /// Whether the frames had to be decoded twice because the file held others than it said.
-    pub second_pass: bool,
-    /// Length of the sound, including silence put where the file has holes.
-    pub audio_seconds: f64,
-    /// Presentation time of the first frame since time zero of the file.
-    pub first_frame_seconds: Option<f64>,
-    /// Presentation time of the last frame since time zero of the file.
-    pub last_frame_seconds: Option<f64>,
-}
-
-/// Decodes a file once, front to back, and hands out [`Event`]s when asked.
+/// Decodes a file once, front to back, as an iterator over `Result<Event>`.
 ///
-/// Memory does not grow with length but for 8 bytes a frame. Not `Send`: open it in the thread that
-/// reads from it. Iterates over `Result<Event>`; nothing comes after the first error.
+/// Memory grows with the length of the file by 8 bytes per frame only. Not `Send`: open it in the
+/// thread that reads from it. The first error is the last item.
 pub struct Reader {
     path: PathBuf,
     options: DecodeOptions,
-    plan: FramePlan,
+    plan: WindowPlan,
     info: MediaInfo,
     input: Input,
     video: Option<VideoTrack>,
     audio: Option<AudioTrack>,
     subtitle: Option<SubtitleTrack>,
     expected: Expected,
-    /// A decoder with several threads met a flaw.
+    /// Whether a decoder with several threads met damaged data.
     is_flawed: bool,
-    /// Corrupt packets of the sound, which is read once however often the pictures are.
+    /// Corrupt packets of the sound, which is read once even if the frames are decoded twice.
     corrupt_sound: u64,
     events: VecDeque<Event>,
     report: DecodeReport,
@@ -130,14 +54,14 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Opens a file and decides which frames to keep.
+    /// Opens a file and selects the frames to keep.
     ///
-    /// How many frames there are is taken from the container if it says and a whole video is
-    /// asked for, else from reading the file once without decoding.
+    /// The number of frames is the one that the container states, if it does and the whole video is
+    /// asked for; else the packets are counted in a pass without decoding.
     ///
     /// # Errors
     /// As [`probe`](super::probe::probe).
-    pub fn open(path: &Path, plan: FramePlan, options: &DecodeOptions) -> Result<Self> {
+    pub fn open(path: &Path, plan: WindowPlan, options: &DecodeOptions) -> Result<Self> {
         let input = source::open(path)?;
         let info = probe::media_info(path, &input, &options.limits)?;
         let mut reader = Self {
@@ -160,7 +84,7 @@ impl Reader {
         Ok(reader)
     }
 
-    /// What the file says it holds.
+    /// Streams of the file, as its headers describe them.
     pub fn info(&self) -> &MediaInfo {
         &self.info
     }
@@ -168,24 +92,25 @@ impl Reader {
     fn open_tracks(&mut self) -> Result<()> {
         let limits = &self.options.limits;
         if let Some(audio) = &self.info.audio {
-            let clock = self.clock(audio.stream);
+            let time_base = self.time_base(audio.stream);
             let stated =
                 self.info.duration_seconds.map(|seconds| seconds + TRUSTED_OVERRUN_SECONDS);
             let longest =
                 stated.map_or(limits.max_seconds, |stated| stated.min(limits.max_seconds));
             let max_rate = limits.max_audio_rate_hz;
-            let track = AudioTrack::open(&self.input, audio.stream, clock, longest, max_rate);
+            let track = AudioTrack::open(&self.input, audio.stream, time_base, longest, max_rate);
             self.audio = Some(track.map_err(probe::cannot_open(&self.path, "audio"))?);
         }
-        self.subtitle = SubtitleTrack::choose(&self.info.subtitles, |stream| self.clock(stream));
+        self.subtitle =
+            SubtitleTrack::choose(&self.info.subtitles, |stream| self.time_base(stream));
         self.start_first_pass()
     }
 
     fn start_first_pass(&mut self) -> Result<()> {
         if let Some(video) = self.info.video.clone() {
-            let clock = self.clock(video.stream);
-            let schedule = self.first_schedule(&video, clock)?;
-            self.video = Some(self.open_video(&video, clock, schedule)?);
+            let time_base = self.time_base(video.stream);
+            let schedule = self.first_schedule(&video, time_base)?;
+            self.video = Some(self.open_video(&video, time_base, schedule)?);
         }
         Ok(())
     }
@@ -193,43 +118,44 @@ impl Reader {
     fn open_video(
         &self,
         video: &VideoInfo,
-        clock: Clock,
-        schedule: Schedule,
+        time_base: TimeBase,
+        schedule: FrameSchedule,
     ) -> Result<VideoTrack> {
-        VideoTrack::open(&self.input, video, clock, schedule, &self.options)
+        VideoTrack::open(&self.input, video, time_base, schedule, &self.options)
             .map_err(probe::cannot_open(&self.path, "video"))
     }
 
-    fn clock(&self, stream: usize) -> Clock {
+    fn time_base(&self, stream: usize) -> TimeBase {
         let stream = self.input.stream(stream).expect("named by the probe of this file");
-        Clock::of(&stream, source::start_microseconds(&self.input))
+        TimeBase::of(&stream, source::start_microseconds(&self.input))
     }
 
-    /// Chooses frames by what the file says before anything is decoded.
-    fn first_schedule(&mut self, video: &VideoInfo, clock: Clock) -> Result<Schedule> {
+    /// Selects frames by the headers and packets, before anything is decoded.
+    fn first_schedule(&mut self, video: &VideoInfo, time_base: TimeBase) -> Result<FrameSchedule> {
         let per_window = self.options.frames_per_window;
-        let believed =
+        let accepted =
             video.claimed_frames.filter(|&claim| claim <= self.options.limits.max_frames);
-        if let (FramePlan::Whole, Some(claim)) = (&self.plan, believed) {
+        if let (WindowPlan::Whole, Some(claim)) = (&self.plan, accepted) {
             let claim = usize::try_from(claim).expect("within the limit on frames");
             self.expected = Expected::Count(claim);
-            return Ok(Schedule::whole(claim, per_window));
+            return Ok(FrameSchedule::whole(claim, per_window));
         }
-        let ticks = scan::ticks(&self.path, video, clock, &self.options.limits)?;
+        let ticks = packet_scan::ticks(&self.path, video, time_base, &self.options.limits)?;
         let schedule = match &self.plan {
-            FramePlan::Whole => Schedule::whole(ticks.len(), per_window),
-            plan @ FramePlan::Windows(windows) => {
-                Schedule::windows(plan, 0..windows.len(), &ticks, clock, per_window, true)
+            WindowPlan::Whole => FrameSchedule::whole(ticks.len(), per_window),
+            plan @ WindowPlan::Windows(windows) => {
+                let times = FrameTimes { ticks: &ticks, time_base };
+                FrameSchedule::windows(plan, 0..windows.len(), times, per_window, FrameKey::Tick)
             }
         };
         self.expected = match &self.plan {
-            FramePlan::Whole => Expected::Count(ticks.len()),
-            FramePlan::Windows(_) => Expected::Ticks(ticks),
+            WindowPlan::Whole => Expected::Count(ticks.len()),
+            WindowPlan::Windows(_) => Expected::Ticks(ticks),
         };
         Ok(schedule)
     }
 
-    /// Reads on until there is an event to hand out.
+    /// Decodes until there is an event.
     fn next_event(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -238,14 +164,14 @@ impl Reader {
             if self.is_finished {
                 return Ok(None);
             }
-            if !self.hear()? {
+            if !self.resample_audio()? {
                 self.read_packet()?;
             }
         }
     }
 
-    /// Works on sound that was decoded; `false` when there is none.
-    fn hear(&mut self) -> Result<bool> {
+    /// Resamples sound that was decoded; `false` when there is none.
+    fn resample_audio(&mut self) -> Result<bool> {
         let Some(audio) = &mut self.audio else { return Ok(false) };
         let had_work = audio.advance(&mut self.events);
         let seconds = audio.seconds();
@@ -270,7 +196,7 @@ impl Reader {
     }
 
     fn route(&mut self, packet: &Packet) -> Result<()> {
-        // An empty packet would tell a decoder that nothing follows.
+        // An empty packet would signal the end of the stream to a decoder.
         if packet.size() == 0 {
             return Ok(());
         }
@@ -279,7 +205,7 @@ impl Reader {
         if let Some(video) = self.video.as_mut().filter(|video| video.stream == stream) {
             errors = errors.max(video.send(Some(packet), &mut self.events));
             self.check_length()?;
-            if self.is_set_aside(errors) {
+            if self.suspends_video(errors) {
                 return Ok(());
             }
         } else if let Some(audio) = self.audio.as_mut().filter(|audio| audio.stream == stream) {
@@ -291,11 +217,11 @@ impl Reader {
         self.count_corrupt(errors)
     }
 
-    /// Whether the pictures are given up for now, because of these errors or a damaged picture.
+    /// Whether decoding of frames is suspended, because of these errors or a damaged frame.
     ///
-    /// What several threads make of a flaw depends on which was faster, so that one decodes all again
-    /// once the sound is through.
-    fn is_set_aside(&mut self, errors: u64) -> bool {
+    /// The result of several threads on damaged data depends on timing. So one thread decodes all
+    /// frames again after the sound is complete.
+    fn suspends_video(&mut self, errors: u64) -> bool {
         let is_flawed = |video: &mut VideoTrack| video.has_threads && errors + video.damaged > 0;
         self.is_flawed |= self.video.take_if(is_flawed).is_some();
         self.is_flawed
@@ -319,30 +245,30 @@ impl Reader {
         Err(source::over_limit(&self.path, what))
     }
 
-    /// Holds the pictures so far to the limits.
+    /// Checks the frames so far against the limits.
     fn check_length(&self) -> Result<()> {
         let Some(video) = &self.video else { return Ok(()) };
         let Limits { max_frames, max_seconds, .. } = self.options.limits;
         if video.ticks.len() as u64 > max_frames {
-            let what = format!("it holds more than {max_frames} pictures; cut it into parts");
+            let what = format!("it has more than {max_frames} frames; cut it into parts");
             return Err(source::over_limit(&self.path, what));
         }
         match video.ticks.last() {
-            Some(last) if video.clock.seconds(*last) > max_seconds => Err(self.too_long()),
+            Some(last) if video.time_base.seconds(*last) > max_seconds => Err(self.too_long()),
             _ => Ok(()),
         }
     }
 
     fn too_long(&self) -> Error {
-        scan::too_long(&self.path, &self.options.limits)
+        packet_scan::too_long(&self.path, &self.options.limits)
     }
 
-    /// After the last packet: drains the decoders, then checks whether the right frames were kept.
+    /// Drains the decoders after the last packet, then checks that the right frames were kept.
     fn reach_end(&mut self) -> Result<()> {
         if let Some(audio) = &mut self.audio {
             if !audio.is_drained() {
                 let errors = audio.send(None);
-                return self.count_corrupt_sound(errors); // heard before this is reached again
+                return self.count_corrupt_sound(errors); // resampled before this is reached again
             }
             let errors = audio.finish(&mut self.events);
             self.report.audio_seconds = audio.seconds();
@@ -351,8 +277,8 @@ impl Reader {
         }
         self.subtitle = None;
         let errors = self.video.as_mut().map_or(0, |video| video.send(None, &mut self.events));
-        if self.is_set_aside(errors) {
-            return self.start_careful_pass();
+        if self.suspends_video(errors) {
+            return self.start_single_threaded_pass();
         }
         self.count_corrupt(errors)?;
         self.check_length()?;
@@ -362,8 +288,8 @@ impl Reader {
         }
     }
 
-    /// Decodes a damaged video from its start, with one thread.
-    fn start_careful_pass(&mut self) -> Result<()> {
+    /// Decodes a damaged video again from its start, with one thread.
+    fn start_single_threaded_pass(&mut self) -> Result<()> {
         (self.is_flawed, self.options.threads) = (false, 1);
         self.rewind()?;
         self.start_first_pass()?;
@@ -376,39 +302,41 @@ impl Reader {
         let report = &mut self.report;
         let windows = match report.second_pass {
             true => Vec::new(),
-            false => self.expected.differing(&self.plan, &video.ticks, video.clock),
+            false => self.expected.differing(&self.plan, &video.ticks, video.time_base),
         };
         report.frames_decoded = video.ticks.len() as u64;
         report.frames_damaged = video.damaged;
         report.size_changes = video.changes;
-        let seconds = |tick: &i64| video.clock.seconds(*tick);
+        let seconds = |tick: &i64| video.time_base.seconds(*tick);
         report.first_frame_seconds = video.ticks.first().map(seconds);
         report.last_frame_seconds = video.ticks.last().map(seconds);
         if windows.is_empty() || video.ticks.is_empty() {
             return self.finish();
         }
-        self.start_second_pass(windows, &video.ticks, video.clock)
+        self.start_second_pass(windows, &video.ticks, video.time_base)
     }
 
-    /// Decodes the video again, now that its frames are known.
+    /// Decodes the video again, with its real frames known.
     fn start_second_pass(
         &mut self,
         windows: Vec<usize>,
         ticks: &[i64],
-        clock: Clock,
+        time_base: TimeBase,
     ) -> Result<()> {
         let per_window = self.options.frames_per_window;
         let again = windows.iter().copied();
-        let schedule = Schedule::windows(&self.plan, again, ticks, clock, per_window, false);
+        let times = FrameTimes { ticks, time_base };
+        let schedule =
+            FrameSchedule::windows(&self.plan, again, times, per_window, FrameKey::Ordinal);
         self.rewind()?;
         let video = self.info.video.clone().expect("frames were decoded");
-        self.video = Some(self.open_video(&video, clock, schedule)?);
+        self.video = Some(self.open_video(&video, time_base, schedule)?);
         self.report.second_pass = true;
         self.events.push_back(Event::Restart { windows });
         Ok(())
     }
 
-    /// Back to the start of the file, for its pictures.
+    /// Opens the file again, for its frames.
     fn rewind(&mut self) -> Result<()> {
         self.input = source::open(&self.path)?;
         self.report.corrupt_packets = self.corrupt_sound;
@@ -424,7 +352,7 @@ impl Reader {
             );
             return Err(source::decode_error(&self.path, what));
         }
-        // Decoders keep a dozen frames each; what follows the end needs the room.
+        // Decoders keep a dozen frames each; the steps after the end need the memory.
         (self.video, self.audio, self.subtitle) = (None, None, None);
         self.events.push_back(Event::End(self.report.clone()));
         Ok(())
@@ -444,21 +372,23 @@ impl Iterator for Reader {
     }
 }
 
-/// What a file seems to hold before it is decoded.
+/// Frames that a file should have, before it is decoded.
 enum Expected {
-    /// So many frames of a whole video.
+    /// Number of frames of a whole video.
     Count(usize),
-    /// Frames at these ticks, ascending.
+    /// Timestamps of the frames, ascending.
     Ticks(Vec<i64>),
 }
 
 impl Expected {
-    /// The windows of which other frames were found than expected.
-    fn differing(&self, plan: &FramePlan, found: &[i64], clock: Clock) -> Vec<usize> {
+    /// Windows that have other frames than expected.
+    fn differing(&self, plan: &WindowPlan, found: &[i64], time_base: TimeBase) -> Vec<usize> {
         match self {
             Self::Count(count) if *count == found.len() => Vec::new(),
             Self::Count(_) => (0..plan.window_count()).collect(),
-            Self::Ticks(ticks) => plan.differing(ticks, found, clock),
+            Self::Ticks(ticks) => {
+                FrameTimes { ticks: found, time_base }.differing_windows(plan, ticks)
+            }
         }
     }
 }

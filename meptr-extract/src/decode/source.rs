@@ -1,4 +1,4 @@
-//! Opening a file: what may be opened, which streams are used, which decoders read them.
+//! Opening of files: accepted containers, choice of streams, and decoders.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,31 +10,31 @@ use ffmpeg::format::context::{Input, StreamIo};
 use ffmpeg::format::stream::Disposition;
 use ffmpeg::{codec, decoder, media, threading};
 
-use super::clock::Clock;
+use super::timestamps::TimeBase;
 use crate::{Error, Result};
 
 /// Containers that hold their own media. Playlists and other lists of files or addresses (HLS,
 /// DASH, concat, image sequences, SDP) are left out on purpose, so that a file can never make the
-/// program read another; so are the exotic formats no camera writes.
+/// program read another; so are exotic formats that no camera writes.
 const CONTAINERS: &str = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,kux,asf,\
     asf_o,ogg,nut,mxf,gxf,rm,dv,ivf,yuv4mpegpipe,gif,apng,mjpeg,mjpeg_2000,h264,hevc,obu,av1,vc1,\
     wtv,wav,w64,aiff,au,caf,mp3,aac,flac,ac3,eac3,dts,amr,wv,tta,ape,3gp,3g2,mj2,swf,h263,h261,\
     truehd,mlp,voc,xwma,smjpeg,r3d,bink,film_cpk,roq,nsv,ea,dirac,lavf,jpeg_pipe,png_pipe";
 
-/// Whether FFmpeg's own messages go to stderr.
+/// Amount of FFmpeg's own messages on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FfmpegLog {
-    /// No line at all; what matters comes back in errors and reports.
+    /// None; what matters is returned in errors and reports.
     Silent,
-    /// Warnings and errors, for looking into a broken file.
+    /// Warnings and errors, to examine a broken file.
     Warnings,
-    /// Everything FFmpeg has to say.
+    /// All messages.
     Debug,
 }
 
 static PREPARED: Once = Once::new();
 
-/// Sets what FFmpeg writes to stderr, for the whole process; silent until this is called.
+/// Sets the messages that FFmpeg writes to stderr, for the whole process; none until this is called.
 pub fn set_ffmpeg_log(log: FfmpegLog) {
     prepare_ffmpeg();
     ffmpeg::log::set_level(match log {
@@ -55,8 +55,8 @@ pub(crate) fn prepare_ffmpeg() {
 
 /// Opens a regular file for demuxing.
 ///
-/// The file is opened by us and handed to FFmpeg as a stream: no name is parsed as a protocol or a
-/// pattern, names may hold any bytes, and FFmpeg has no protocol left to open anything else with.
+/// The file is opened here and handed to FFmpeg as a stream. So no name is parsed as a protocol or
+/// pattern, names may hold any bytes, and FFmpeg has no protocol to open another file with.
 pub(super) fn open(path: &Path) -> Result<Input> {
     prepare_ffmpeg();
     let file = open_regular_file(path)?;
@@ -73,7 +73,7 @@ pub(super) fn open(path: &Path) -> Result<Input> {
         .map_err(failed(what))
 }
 
-/// Refuses what is no regular file before opening it: a FIFO would block for ever.
+/// Refuses anything but a regular file before opening it: a FIFO would block for ever.
 fn open_regular_file(path: &Path) -> Result<File> {
     let read = |source| Error::Read { path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(read)?;
@@ -87,8 +87,8 @@ fn open_regular_file(path: &Path) -> Result<File> {
     File::open(path).map_err(read)
 }
 
-/// A harmless name with the extension of the file, which helps FFmpeg to tell raw streams apart; by
-/// that of a JPEG picture, FFmpeg would take it for one of a series of files.
+/// Neutral file name with the extension of the file, by which FFmpeg tells raw streams apart. The
+/// extension of JPEG is left out: FFmpeg would expect a series of files.
 fn format_hint(path: &Path) -> String {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some(extension)
@@ -101,17 +101,17 @@ fn format_hint(path: &Path) -> String {
     }
 }
 
-/// A failure that FFmpeg has no error value for.
+/// Decoding error without an FFmpeg error value.
 pub(super) fn decode_error(path: &Path, what: impl Into<String>) -> Error {
     Error::Decode { path: path.to_owned(), what: what.into(), source: None }
 }
 
-/// A limit that a file went over.
+/// Error of a file that exceeds a limit.
 pub(super) fn over_limit(path: &Path, what: String) -> Error {
     Error::OverLimit { path: PathBuf::from(path), what }
 }
 
-/// The stream FFmpeg would play, if it is a real one: a cover picture is no video.
+/// Stream that FFmpeg would play. A cover image does not count as video.
 pub(super) fn best_stream(input: &Input, kind: media::Type) -> Option<usize> {
     let is_picture =
         |stream: &ffmpeg::Stream| stream.disposition().contains(Disposition::ATTACHED_PIC);
@@ -124,9 +124,10 @@ pub(super) fn best_stream(input: &Input, kind: media::Type) -> Option<usize> {
     input.streams().find(real).map(|stream| stream.index())
 }
 
-/// How many threads may decode the pictures of a stream: several only with decoders that return
-/// errors for flaws when they are told to, and do so without harm. FFmpeg 5.1's decoder of MPEG-4
-/// aborts the program then.
+/// Number of threads that may decode a video stream, at most `most`.
+///
+/// Several only with decoders that can be set to return errors for damaged data. With that setting,
+/// FFmpeg 5.1's MPEG-4 decoder aborts the program, so MPEG-4 gets one thread.
 pub(super) fn video_threads(input: &Input, stream: usize, most: usize) -> usize {
     let codec = input.stream(stream).map(|stream| stream.parameters().id());
     match codec {
@@ -135,9 +136,7 @@ pub(super) fn video_threads(input: &Input, stream: usize, most: usize) -> usize 
     }
 }
 
-/// A decoder for a stream, not yet open.
-///
-/// `threads` frame threads, 1 for none; must be set before opening.
+/// Opens a decoder for a stream with `threads` frame threads, 1 for none.
 pub(super) fn decoder_of(
     input: &Input,
     stream: usize,
@@ -165,7 +164,7 @@ pub(super) fn start_microseconds(input: &Input) -> i64 {
         if stream.start_time() == ffmpeg::ffi::AV_NOPTS_VALUE {
             continue;
         }
-        let seconds = Clock::of(&stream, 0).seconds(stream.start_time());
+        let seconds = TimeBase::of(&stream, 0).seconds(stream.start_time());
         let microseconds = (seconds * 1e6).round() as i64;
         let earliest = match stream.parameters().medium() {
             media::Type::Subtitle | media::Type::Data => &mut text_start,

@@ -1,14 +1,14 @@
-//! Subtitle streams that hold text.
+//! Embedded subtitle streams that hold text.
 
 use ffmpeg_next as ffmpeg;
 
 use ffmpeg::Packet;
 
-use super::clock::Clock;
 use super::probe::SubtitleInfo;
+use super::timestamps::TimeBase;
 use super::transcript::{self, Cue};
 
-/// How the packets of a subtitle codec hold their text.
+/// Encoding of the text in the packets of a subtitle codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Coding {
     /// The text itself, perhaps with markup: SubRip, WebVTT, plain text.
@@ -19,36 +19,39 @@ enum Coding {
     Ass,
 }
 
-/// The subtitle stream whose text is used.
+/// Embedded subtitle stream that is read.
 ///
 /// Packets of these codecs are plain text, so they are read here rather than by FFmpeg's subtitle
 /// decoders.
 pub(super) struct SubtitleTrack {
     stream: usize,
-    clock: Clock,
+    time_base: TimeBase,
     coding: Coding,
 }
 
 impl SubtitleTrack {
-    /// Takes the first text stream of the file.
-    pub(super) fn choose(streams: &[SubtitleInfo], clock: impl Fn(usize) -> Clock) -> Option<Self> {
+    /// Chooses the first text stream of the file.
+    pub(super) fn choose(
+        streams: &[SubtitleInfo],
+        time_base: impl Fn(usize) -> TimeBase,
+    ) -> Option<Self> {
         let chosen = streams.first()?;
         let coding = match chosen.codec.as_str() {
             "mov_text" => Coding::MovText,
             "ass" | "ssa" => Coding::Ass,
             _ => Coding::Text,
         };
-        Some(Self { stream: chosen.stream, clock: clock(chosen.stream), coding })
+        Some(Self { stream: chosen.stream, time_base: time_base(chosen.stream), coding })
     }
 
-    /// The subtitle in a packet, if it is one of this stream, is timed and holds any text.
+    /// Subtitle in a packet, if the packet belongs to this stream, has a time and holds text.
     pub(super) fn read(&self, packet: &Packet) -> Option<Cue> {
         let data = packet.data().filter(|_| packet.stream() == self.stream)?;
         let text = text_of(self.coding, data)?;
         let start = packet.pts()?;
         Some(Cue {
-            start_seconds: self.clock.seconds(start),
-            end_seconds: self.clock.seconds(start.saturating_add(packet.duration().max(0))),
+            start_seconds: self.time_base.seconds(start),
+            end_seconds: self.time_base.seconds(start.saturating_add(packet.duration().max(0))),
             text,
         })
     }

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
 use super::source;
+use crate::windows::TimeWindow;
 use crate::{Error, Result};
 
-/// A piece of text with the time at which it is said.
+/// Text with the time at which it is said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cue {
     /// Seconds since time zero of the file.
@@ -21,38 +22,37 @@ pub struct Cue {
     pub text: String,
 }
 
-/// What is said, with times where they are known.
+/// Text of what is said, with times where they are known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Transcript {
     /// Everything said, one space between cues.
     pub text: String,
-    /// Timed pieces in the order of the file; empty for plain text.
+    /// Timed text in the order of the file; empty for plain text.
     pub cues: Vec<Cue>,
-    /// Cues of the file that could not be understood and were left out.
+    /// Malformed cues of the file, which were left out.
     pub skipped: usize,
 }
 
 impl Transcript {
-    /// Joins timed pieces.
+    /// Transcript of timed text.
     pub fn from_cues(cues: Vec<Cue>) -> Self {
         let texts: Vec<&str> = cues.iter().map(|cue| cue.text.as_str()).collect();
         Self { text: texts.join(" "), cues, skipped: 0 }
     }
 
-    /// The text of cues that overlap a stretch of time.
-    pub fn between(&self, start_seconds: f64, end_seconds: f64) -> String {
-        let overlaps =
-            |cue: &&Cue| cue.start_seconds < end_seconds && cue.end_seconds > start_seconds;
+    /// Text of the cues that overlap a time window.
+    pub fn text_in(&self, window: &TimeWindow) -> String {
+        let overlaps = |cue: &&Cue| window.overlaps(cue.start_seconds, cue.end_seconds);
         let texts: Vec<&str> =
             self.cues.iter().filter(overlaps).map(|cue| cue.text.as_str()).collect();
         texts.join(" ")
     }
 }
 
-/// Reads a transcript: SubRip or WebVTT, told by what the file holds, else plain text.
+/// Reads a transcript: SubRip or WebVTT, recognised by the content of the file, else plain text.
 ///
-/// UTF-8 and UTF-16 with or without a byte order mark are known; what is neither is taken for
-/// Latin-1, in which every byte means something. In a file called `.srt` or `.vtt`, what is no cue
+/// UTF-8 and UTF-16 are recognised, with or without a byte order mark; anything else is read as
+/// Latin-1, in which every byte has a meaning. In a file called `.srt` or `.vtt`, text that is no cue
 /// is left out.
 ///
 /// # Errors
@@ -80,8 +80,8 @@ pub fn read_transcript(path: &Path, limits: &Limits) -> Result<Transcript> {
     Ok(parse(&text, ending == "srt" || ending == "vtt"))
 }
 
-/// Whether this was no text: it holds zeros, or more than one in a hundred characters are control
-/// characters or make no sense as UTF-16.
+/// Whether the file is no text: it holds zeros, or more than one in a hundred characters are control
+/// characters or invalid UTF-16.
 fn is_binary(text: &str) -> bool {
     let is_odd = |one: &char| {
         one.is_ascii_control() && !one.is_ascii_whitespace() || *one == char::REPLACEMENT_CHARACTER
@@ -90,7 +90,7 @@ fn is_binary(text: &str) -> bool {
     text.contains('\0') || odd * 100 > text.chars().count()
 }
 
-/// Text in an unknown encoding.
+/// Decodes text of unknown encoding.
 fn decode_text(bytes: &[u8]) -> String {
     let utf16 = |bytes: &[u8], of: fn([u8; 2]) -> u16| {
         let units = bytes.chunks_exact(2).map(|pair| of([pair[0], pair[1]]));
@@ -109,7 +109,7 @@ fn decode_text(bytes: &[u8]) -> String {
     }
 }
 
-/// `has_cues` says that the text is subtitles even where none of them can be understood.
+/// Parses a transcript; `has_cues` says that it is subtitles even if all of them are malformed.
 fn parse(text: &str, has_cues: bool) -> Transcript {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let is_vtt = text.starts_with("WEBVTT");
@@ -132,7 +132,7 @@ fn parse(text: &str, has_cues: bool) -> Transcript {
     Transcript { skipped, ..Transcript::from_cues(cues) }
 }
 
-/// A block of lines: perhaps a number or name, the times, the text.
+/// Parses a block of lines: an optional number or name, the times, the text.
 fn parse_cue(block: &str) -> Option<Cue> {
     let mut lines = block.lines();
     let (start_seconds, end_seconds) = lines.by_ref().take(2).find_map(parse_times)?;
@@ -140,7 +140,8 @@ fn parse_cue(block: &str) -> Option<Cue> {
     Some(Cue { start_seconds, end_seconds, text: plain_text(&text.join("\n")) })
 }
 
-/// `00:00:01,000 --> 00:00:02.500 settings`, hours optional; `None` when it ends before it starts.
+/// Parses `00:00:01,000 --> 00:00:02.500 settings`, hours optional; `None` when it ends before it
+/// starts.
 fn parse_times(line: &str) -> Option<(f64, f64)> {
     let (start, rest) = line.split_once("-->")?;
     let start = parse_time(start.trim())?;
@@ -197,8 +198,8 @@ pub(super) fn plain_text(text: &str) -> String {
     one_line(&plain)
 }
 
-/// The length of the markup at the start of `text`, which begins with `<` or `{`; `None` when that
-/// is only a character.
+/// Length of the markup at the start of `text`, which begins with `<` or `{`; `None` when that is an
+/// ordinary character.
 fn markup_length(text: &str) -> Option<usize> {
     let (close, is_markup) = match text.as_bytes() {
         [b'{', b'\\', ..] => ('}', true),
@@ -291,11 +292,12 @@ mod tests {
     }
 
     #[test]
-    fn text_between_two_times_is_that_of_overlapping_cues() {
+    fn text_of_a_window_is_that_of_overlapping_cues() {
+        let window = |start_seconds, end_seconds| TimeWindow { start_seconds, end_seconds };
         let found =
             Transcript::from_cues(vec![cue(0.0, 1.0, "a"), cue(1.0, 2.0, "b"), cue(3.0, 4.0, "c")]);
-        assert_eq!(found.between(1.0, 3.0), "b");
-        assert_eq!(found.between(0.5, 3.5), "a b c");
+        assert_eq!(found.text_in(&window(1.0, 3.0)), "b");
+        assert_eq!(found.text_in(&window(0.5, 3.5)), "a b c");
     }
 
     #[test]

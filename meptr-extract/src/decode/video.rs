@@ -1,4 +1,4 @@
-//! One pass over a video stream: decodes every frame, converts the wanted ones.
+//! One pass over a video stream: decodes every frame, converts those to keep.
 
 use std::collections::VecDeque;
 
@@ -9,35 +9,35 @@ use ffmpeg::format::context::Input;
 use ffmpeg::frame::{self, side_data};
 use ffmpeg::{Packet, decoder};
 
-use super::clock::Clock;
+use super::event::{DecodeOptions, Event};
+use super::frame_convert::FrameConverter;
+use super::frame_selection::FrameSchedule;
 use super::orientation::Orientation;
-use super::picture::Converter;
-use super::plan::Schedule;
 use super::probe::VideoInfo;
-use super::reader::{DecodeOptions, Event};
 use super::source;
+use super::timestamps::TimeBase;
 
-/// Errors from one packet after which the next packet is tried; a bound, as no decoder should give
-/// more than one for each packet under way.
+/// Errors from one packet after which the next packet is tried. Only a bound: a decoder gives at
+/// most one error per packet that it holds.
 pub(super) const MAX_ERRORS_AT_ONCE: u64 = 256;
 
 pub(super) struct VideoTrack {
     pub(super) stream: usize,
-    pub(super) clock: Clock,
+    pub(super) time_base: TimeBase,
     /// Timestamp of every frame that decoded, in the order of decoding (presentation order).
     pub(super) ticks: Vec<i64>,
-    /// Frames the decoder itself marks as damaged; they are kept, as the reference keeps them.
+    /// Frames that the decoder marks as damaged; they are kept, as in the reference.
     pub(super) damaged: u64,
     /// Frames of another size or pixel format than the one before.
     pub(super) changes: u64,
-    /// Whether several threads decode.
+    /// Whether several threads decode the stream.
     pub(super) has_threads: bool,
     decoder: decoder::Video,
     frame: frame::Video,
     ticks_per_frame: i64,
     orientation: Orientation,
-    converter: Converter,
-    schedule: Schedule,
+    converter: FrameConverter,
+    schedule: FrameSchedule,
     max_pixels: u64,
     last_shape: Option<(Pixel, u32, u32)>,
 }
@@ -46,40 +46,39 @@ impl VideoTrack {
     pub(super) fn open(
         input: &Input,
         info: &VideoInfo,
-        clock: Clock,
-        schedule: Schedule,
+        time_base: TimeBase,
+        schedule: FrameSchedule,
         options: &DecodeOptions,
     ) -> Result<Self, ffmpeg::Error> {
         let mut codec_options = ffmpeg::Dictionary::new();
-        // The decoder compares this with its buffers, which are larger than the picture.
+        // The decoder compares this with its buffers, which are larger than the frame.
         let buffer_pixels = options.limits.max_pixels.saturating_mul(2).saturating_add(1 << 16);
         codec_options.set("max_pixels", &buffer_pixels.min(1 << 30).to_string());
         let threads = source::video_threads(input, info.stream, options.threads);
         if threads > 1 {
-            // Marks of damage may come too late when threads work side by side; errors do not.
+            // With several threads, marks of damage may come too late; errors do not.
             codec_options.set("err_detect", "explode");
         }
         let decoder = source::decoder_of(input, info.stream, threads, codec_options)?;
         Ok(Self {
             stream: info.stream,
-            clock,
+            time_base,
             ticks: Vec::new(),
             damaged: 0,
             changes: 0,
             has_threads: threads > 1,
             decoder: decoder.video()?,
             frame: frame::Video::empty(),
-            ticks_per_frame: clock.ticks_per_frame(info.frame_rate.unwrap_or(25.0)),
+            ticks_per_frame: time_base.ticks_per_frame(info.frame_rate.unwrap_or(25.0)),
             orientation: info.orientation,
-            converter: Converter::default(),
+            converter: FrameConverter::default(),
             schedule,
             max_pixels: options.limits.max_pixels,
             last_shape: None,
         })
     }
 
-    /// Decodes one packet, or what is left in the decoder after the last; returns how many errors
-    /// that gave.
+    /// Decodes one packet, or (`None`) what is left in the decoder; returns the number of errors.
     pub(super) fn send(&mut self, packet: Option<&Packet>, events: &mut VecDeque<Event>) -> u64 {
         let sent = match packet {
             Some(packet) => self.decoder.send_packet(packet),
@@ -89,7 +88,7 @@ impl VideoTrack {
         while errors < MAX_ERRORS_AT_ONCE {
             match self.decoder.receive_frame(&mut self.frame) {
                 Ok(()) => errors += u64::from(self.take_frame(events).is_err()),
-                Err(error) if is_dry(error) => break,
+                Err(error) if needs_input(error) => break,
                 Err(_) => errors += 1,
             }
         }
@@ -101,7 +100,7 @@ impl VideoTrack {
             return Err(ffmpeg::Error::InvalidData);
         }
         let following = |last: &i64| last.saturating_add(self.ticks_per_frame);
-        let expected = self.ticks.last().map_or(self.clock.start_ticks(), following);
+        let expected = self.ticks.last().map_or(self.time_base.start_ticks(), following);
         let tick = self.frame.timestamp().unwrap_or(expected);
         let ordinal = self.ticks.len();
         self.ticks.push(tick);
@@ -110,22 +109,22 @@ impl VideoTrack {
         self.changes += u64::from(self.last_shape.is_some_and(|last| last != shape));
         self.last_shape = Some(shape);
 
-        let wanted = self.schedule.take(ordinal, tick);
-        if wanted.is_empty() {
+        let scheduled = self.schedule.take(ordinal, tick);
+        if scheduled.is_empty() {
             return Ok(());
         }
         let image = self.orientation().apply(self.converter.convert(&self.frame)?);
-        events.extend(wanted.into_iter().map(|wanted| Event::Frame {
-            window: wanted.window,
-            index_in_window: wanted.index_in_window,
+        events.extend(scheduled.into_iter().map(|frame| Event::Frame {
+            window: frame.window,
+            index_in_window: frame.index_in_window,
             index: ordinal,
-            time_seconds: self.clock.seconds(tick),
+            time_seconds: self.time_base.seconds(tick),
             image: image.clone(),
         }));
         Ok(())
     }
 
-    /// What the container says of the stream, else what this frame says of itself.
+    /// Orientation that the container states, else the one in the side data of this frame.
     fn orientation(&self) -> Orientation {
         if self.orientation != Orientation::default() {
             return self.orientation;
@@ -135,7 +134,7 @@ impl VideoTrack {
     }
 }
 
-/// Whether a decoder only wants more input, or is at its end.
-pub(super) fn is_dry(error: ffmpeg::Error) -> bool {
+/// Whether a decoder needs more input, or is at its end.
+pub(super) fn needs_input(error: ffmpeg::Error) -> bool {
     error == ffmpeg::Error::Eof || error == (ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN })
 }

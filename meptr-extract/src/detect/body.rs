@@ -1,4 +1,4 @@
-//! Bodies, found as Ultralytics finds them.
+//! Detection of bodies, as in Ultralytics.
 
 use candle::{DType, Device, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -7,46 +7,45 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::yolo::{Yolo, YoloConfig, YoloLetterbox};
-use super::{BoundingBox, Detection, Detector, suppress_overlaps};
+use super::{BoundingBox, Detection, Detector, nms};
 #[cfg(feature = "cuda")]
 use crate::gpu;
 use crate::{Error, Result, RgbImage};
 
 /// Longer side of the network's input, pixels.
 const INPUT_SIZE: usize = 640;
-/// Detections must be more probable than this; the reference leaves the choice to its tracker.
+/// Lowest score of a detection; low, because the tracker of the reference makes the choice.
 const MIN_SCORE: f32 = 0.01;
-/// Of detections that overlap by more than this, the best stays.
+/// Largest IoU of two detections that are both kept.
 const MAX_IOU: f32 = 0.5;
-/// Most detections of one picture.
+/// Detections per image, at most.
 const MAX_DETECTIONS: usize = 300;
-/// Pictures looked at together; bounds the memory to about 500 MB for the largest network.
+/// Images per batch; limits the memory to about 500 MB for the largest network.
 const MAX_BATCH: usize = 8;
-/// The same on a GPU with memory to spare.
+/// Images per batch on a GPU with enough free memory.
 const MAX_GPU_BATCH: usize = 32;
-/// Bytes that a picture takes on a GPU at the fullest moment, roughly: there, a convolution copies
-/// out the windows that it multiplies.
+/// Approximate peak of bytes per image on a GPU, where a convolution copies its input with im2col.
 const BYTES_PER_PICTURE: u64 = 256 << 20;
 
-/// A body detector: its network, and which of its classes is a person.
+/// Body detector: its network, and its class of persons.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BodyConfig {
-    /// The network's size.
+    /// Size of the network.
     pub network: YoloConfig,
-    /// What the network's classes are called, in their order; empty when the file does not say.
+    /// Names of the classes in their order; empty when the file does not state them.
     #[serde(default)]
     pub class_names: Vec<String>,
-    /// The class of persons.
+    /// Class of persons.
     #[serde(default)]
     pub person: PersonClass,
 }
 
-/// The class of persons, by its place or its name.
+/// Class of persons, by index or name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PersonClass {
-    /// Place among the network's classes, from 0.
+    /// Index among the classes, from 0.
     Index(usize),
     /// Name among `class_names`.
     Name(String),
@@ -59,7 +58,7 @@ impl Default for PersonClass {
 }
 
 impl BodyConfig {
-    /// The place of persons among the classes; `None` when there is none.
+    /// Index of the class of persons; `None` when there is none.
     pub fn person_index(&self) -> Option<usize> {
         let index = match &self.person {
             PersonClass::Index(index) => Some(*index),
@@ -69,10 +68,10 @@ impl BodyConfig {
     }
 }
 
-/// Ultralytics' detection of persons: letterbox, [`Yolo`], suppression of overlaps.
+/// Ultralytics' detection of persons: letterbox, [`Yolo`], NMS.
 ///
-/// Pictures are RGB, but the network sees BGR: the reference hands RGB arrays to a library that
-/// takes them for BGR and turns them round.
+/// Images are RGB, but the network is given BGR: the reference passes RGB arrays to a library that
+/// expects BGR and swaps the channels.
 #[derive(Debug)]
 pub struct BodyDetector {
     network: Yolo,
@@ -82,7 +81,7 @@ pub struct BodyDetector {
 }
 
 impl BodyDetector {
-    /// Takes the weights of [`Yolo`].
+    /// Loads the weights of [`Yolo`].
     ///
     /// # Errors
     /// When one is missing or has another shape, or the configuration has no class of persons.
@@ -99,7 +98,7 @@ impl BodyDetector {
         Ok(Self { network: Yolo::load(&config.network, vb)?, person, batch, device })
     }
 
-    /// The network's output for letterboxed pictures of one size, see [`Yolo::forward`].
+    /// Output of the network for letterboxed images of one size, see [`Yolo::forward`].
     ///
     /// - `inputs`: `(batch, height, width, 3)`, u8, RGB
     ///
@@ -116,7 +115,7 @@ impl BodyDetector {
     }
 
     fn detect_batch(&self, images: &[&RgbImage]) -> candle::Result<Vec<Vec<Detection>>> {
-        let first = images.first().expect("a batch has pictures");
+        let first = images.first().expect("a batch has images");
         let letterbox = YoloLetterbox::new(first.width(), first.height(), INPUT_SIZE, true);
         let inputs = self.letterboxed(images, &letterbox)?;
         let output = self.raw_output(&inputs)?.to_device(&Device::Cpu)?;
@@ -125,7 +124,7 @@ impl BodyDetector {
             .collect()
     }
 
-    /// Pictures of the letterbox's size as [`BodyDetector::raw_output`] takes them, on the device.
+    /// Letterboxes images of one size, as the input of [`BodyDetector::raw_output`], on the device.
     ///
     /// # Errors
     /// When the device fails.
@@ -149,7 +148,7 @@ impl Detector for BodyDetector {
         let mut found = Vec::with_capacity(images.len());
         for same in images.chunk_by(|a, b| a.size() == b.size()) {
             let batches = self.batch.run(same.len(), |batch| {
-                self.detect_batch(&same[batch]).map_err(Error::doing("looking for bodies"))
+                self.detect_batch(&same[batch]).map_err(Error::doing("detecting bodies"))
             })?;
             found.extend(batches.into_iter().flatten());
         }
@@ -157,8 +156,8 @@ impl Detector for BodyDetector {
     }
 }
 
-/// Bytes `(batch, height, width, 3)` as the network's input, BGR in 0 to 1; its channels still lie
-/// last, where the CPU wants them.
+/// Converts bytes `(batch, height, width, 3)` to the network's input, BGR in 0 to 1, `(batch, 3,
+/// height, width)` over channels-last memory, the layout of the CPU kernels.
 fn pictures_on_cpu(inputs: &Tensor) -> candle::Result<Tensor> {
     let dims = inputs.dims4()?;
     if dims.3 != 3 {
@@ -177,11 +176,11 @@ fn pictures_on_cpu(inputs: &Tensor) -> candle::Result<Tensor> {
     Tensor::from_vec(values, dims, inputs.device())?.permute((0, 3, 1, 2))
 }
 
-/// The persons of one picture, best first, in pixels of the picture.
+/// Persons of one image, best first, in pixels of the image.
 ///
 /// - `output`: `(4 + classes, anchors)`, f32, as [`BodyDetector::raw_output`] gives it
 /// - `person`: the class of persons
-/// - `letterbox`: how the picture became the network's input
+/// - `letterbox`: the letterbox of the image
 ///
 /// # Errors
 /// When the shape differs.
@@ -204,7 +203,7 @@ pub fn persons(
         let bounds = BoundingBox::around(center, widths[anchor], heights[anchor]);
         Detection { bounds, score: scores[anchor], keypoints: Vec::new() }
     });
-    let mut persons = suppress_overlaps(persons.collect(), MAX_IOU);
+    let mut persons = nms(persons.collect(), MAX_IOU);
     persons.truncate(MAX_DETECTIONS);
     for person in &mut persons {
         person.bounds = letterbox.to_picture(&person.bounds);

@@ -1,10 +1,10 @@
-//! What every detector gives: boxes with scores.
+//! Detectors, and their output: boxes with scores.
 
 use crate::{Result, RgbImage};
 
-/// An axis-parallel box in pixels, from (`x1`, `y1`) to (`x2`, `y2`), ends not included.
+/// An axis-parallel box in pixels, from (`x1`, `y1`) to (`x2`, `y2`), ends excluded.
 ///
-/// A box may reach beyond the picture; one without area has `x2 <= x1` or `y2 <= y1`.
+/// A box may extend beyond the image; one without area has `x2 <= x1` or `y2 <= y1`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BoundingBox {
     /// Left edge.
@@ -18,12 +18,12 @@ pub struct BoundingBox {
 }
 
 impl BoundingBox {
-    /// The box of these edges.
+    /// A box with these edges.
     pub fn new(x1: f32, y1: f32, x2: f32, y2: f32) -> Self {
         Self { x1, y1, x2, y2 }
     }
 
-    /// The box of that centre and size.
+    /// A box with this centre and size.
     pub fn around(center: [f32; 2], width: f32, height: f32) -> Self {
         let [x, y] = center;
         Self::new(x - width / 2.0, y - height / 2.0, x + width / 2.0, y + height / 2.0)
@@ -44,12 +44,12 @@ impl BoundingBox {
         self.width() * self.height()
     }
 
-    /// The middle.
+    /// Centre (x, y).
     pub fn center(&self) -> [f32; 2] {
         [(self.x1 + self.x2) / 2.0, (self.y1 + self.y2) / 2.0]
     }
 
-    /// The part that lies in the other box too; without area when they do not overlap.
+    /// Overlap with another box; without area when there is none.
     pub fn intersection(&self, other: &Self) -> Self {
         Self {
             x1: self.x1.max(other.x1),
@@ -66,7 +66,7 @@ impl BoundingBox {
         if union > 0.0 { shared / union } else { 0.0 }
     }
 
-    /// The part inside a picture of that size.
+    /// Part inside an image of this size.
     pub fn clamped(&self, width: usize, height: usize) -> Self {
         let (width, height) = (width as f32, height as f32);
         Self {
@@ -78,23 +78,23 @@ impl BoundingBox {
     }
 }
 
-/// One thing found in one picture.
+/// One object found in one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detection {
-    /// Where, in pixels of the picture.
+    /// Box in pixels of the image.
     pub bounds: BoundingBox,
-    /// How sure the detector is, 0 to 1.
+    /// Confidence of the detector, 0 to 1.
     pub score: f32,
     /// Landmarks (x, y) in pixels, in the detector's order; empty when it finds none.
     pub keypoints: Vec<[f32; 2]>,
 }
 
-/// Finds faces, bodies or whatever it was trained for.
+/// Detects faces, bodies or other objects.
 ///
-/// Each picture is looked at by itself. A tracker joins the bodies of a clip's frames afterwards,
-/// see [`crate::extractor::Extractor::set_body_detector`]; a detector needs none of its own.
+/// Each image is processed independently. A tracker links the bodies of a clip's frames afterwards,
+/// see [`crate::pipeline::Extractor::set_body_detector`]; a detector needs none of its own.
 pub trait Detector: std::fmt::Debug + Send + Sync {
-    /// The detections of each picture, best first. The pictures may differ in size.
+    /// Detections of each image, best first. The images may differ in size.
     ///
     /// # Errors
     /// When the device fails.

@@ -1,4 +1,4 @@
-//! Faces, found as MediaPipe finds them.
+//! Detection of faces, as in MediaPipe.
 
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -7,20 +7,20 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::blazeface::{FullRange, Letterbox, RawOutput, ShortRange};
-use super::{BoundingBox, Detection, Detector, merge_overlaps};
+use super::{BoundingBox, Detection, Detector, weighted_nms};
 #[cfg(feature = "cuda")]
 use crate::gpu;
 use crate::{Error, Result, RgbImage};
 
-/// Proposals that overlap by more than this are one face.
+/// IoU from which on proposals are merged to one face.
 const MIN_MERGED_IOU: f32 = 0.3;
-/// Logits beyond this are cut off before the sigmoid.
+/// Absolute value to which logits are clamped before the sigmoid.
 const MAX_LOGIT: f32 = 100.0;
-/// Box and six keypoints of an anchor.
+/// Values per anchor: box and six keypoints.
 const VALUES: usize = 16;
-/// Bytes that a picture takes on the device at the fullest moment, roughly.
+/// Approximate peak of bytes per image on the device.
 const BYTES_PER_PICTURE: u64 = 20 << 20;
-/// Pictures looked at together on a GPU with memory to spare.
+/// Images per batch on a GPU with enough free memory.
 const MAX_BATCH: usize = 64;
 
 /// The two face detectors of MediaPipe.
@@ -35,7 +35,19 @@ pub enum FaceModel {
 }
 
 impl FaceModel {
-    /// Side of the network's input, pixels.
+    /// Published weights, a safetensors file in f16; part of the program.
+    pub(crate) fn weights(self) -> &'static [u8] {
+        match self {
+            Self::FullRange => {
+                include_bytes!("../../../weights/face_detector/full_range.safetensors")
+            }
+            Self::ShortRange => {
+                include_bytes!("../../../weights/face_detector/short_range.safetensors")
+            }
+        }
+    }
+
+    /// Side of the network's input, in pixels.
     pub fn input_size(self) -> usize {
         match self {
             Self::FullRange => FullRange::INPUT_SIZE,
@@ -43,7 +55,7 @@ impl FaceModel {
         }
     }
 
-    /// Lowest score of a face; fixed in MediaPipe's graphs, whatever a caller asks for.
+    /// Lowest score of a face; fixed in MediaPipe's graphs.
     pub fn min_score(self) -> f32 {
         match self {
             Self::FullRange => 0.6,
@@ -88,7 +100,7 @@ enum Network {
 }
 
 impl FaceDetector {
-    /// Takes the weights of [`FullRange`] or [`ShortRange`].
+    /// Loads the weights of [`FullRange`] or [`ShortRange`].
     ///
     /// # Errors
     /// When one is missing or has another shape.
@@ -102,25 +114,17 @@ impl FaceDetector {
         Ok(Self { model, network, anchors: model.anchors(), batch, device })
     }
 
-    /// Takes the published weights, which are part of the program.
+    /// Loads the published weights, which are part of the program.
     ///
     /// # Errors
     /// When the device has no memory for them.
     pub fn bundled(model: FaceModel, device: &Device) -> Result<Self> {
-        let bytes: &[u8] = match model {
-            FaceModel::FullRange => {
-                include_bytes!("../../../weights/face_detector/full_range.safetensors")
-            }
-            FaceModel::ShortRange => {
-                include_bytes!("../../../weights/face_detector/short_range.safetensors")
-            }
-        };
-        VarBuilder::from_slice_safetensors(bytes, DType::F32, device)
+        VarBuilder::from_slice_safetensors(model.weights(), DType::F32, device)
             .and_then(|vb| Self::load(model, vb))
             .map_err(Error::doing("loading the face detector"))
     }
 
-    /// The network's output for letterboxed pictures.
+    /// Output of the network for letterboxed images.
     ///
     /// - `squares`: `(batch, size, size, 3)`, u8, RGB, with the model's input size
     ///
@@ -141,7 +145,7 @@ impl FaceDetector {
             .iter()
             .zip(regressors.iter().zip(&scores))
             .map(|(image, (regressors, scores))| {
-                merge_overlaps(self.proposals(regressors, scores), MIN_MERGED_IOU)
+                weighted_nms(self.proposals(regressors, scores), MIN_MERGED_IOU)
                     .into_iter()
                     .map(|face| in_pixels(&face, image))
                     .collect()
@@ -149,7 +153,7 @@ impl FaceDetector {
             .collect())
     }
 
-    /// Pictures as [`FaceDetector::raw_output`] takes them, on the device.
+    /// Letterboxes images, as the input of [`FaceDetector::raw_output`], on the device.
     ///
     /// # Errors
     /// When the device fails.
@@ -161,17 +165,17 @@ impl FaceDetector {
                 let (width, height) = images[0].size();
                 let letterbox = Letterbox::around(width, height);
                 if letterbox.has_ties(size) {
-                    return self.letterboxed_here(images);
+                    return self.letterboxed_on_cpu(images);
                 }
                 gpu::sample(images, &letterbox.sampling((width, height), size), &self.device)
             });
             return Tensor::cat(&of_one_size.collect::<candle::Result<Vec<_>>>()?, 0);
         }
-        self.letterboxed_here(images)
+        self.letterboxed_on_cpu(images)
     }
 
-    /// The same, sampled on the processor.
-    fn letterboxed_here(&self, images: &[&RgbImage]) -> candle::Result<Tensor> {
+    /// Like [`Self::letterboxed`], sampled on the CPU.
+    fn letterboxed_on_cpu(&self, images: &[&RgbImage]) -> candle::Result<Tensor> {
         let size = self.model.input_size();
         let mut squares = Vec::with_capacity(images.len() * size * size * 3);
         for image in images {
@@ -181,7 +185,7 @@ impl FaceDetector {
         Tensor::from_vec(squares, (images.len(), size, size, 3), &self.device)
     }
 
-    /// What the anchors of one picture say, in the unit square of the letterbox.
+    /// Proposals of the anchors of one image, in the unit square of the letterbox.
     fn proposals(&self, regressors: &[f32], scores: &[f32]) -> Vec<Detection> {
         let size = self.model.input_size() as f32;
         let score = |logit: f32| 1.0 / (1.0 + (-logit.clamp(-MAX_LOGIT, MAX_LOGIT)).exp());
@@ -204,10 +208,10 @@ impl FaceDetector {
 impl Detector for FaceDetector {
     fn detect(&self, images: &[&RgbImage]) -> Result<Vec<Vec<Detection>>> {
         let batch = |images: &[&RgbImage]| {
-            self.detect_batch(images).map_err(Error::doing("looking for faces"))
+            self.detect_batch(images).map_err(Error::doing("detecting faces"))
         };
         if self.device.is_cpu() {
-            // Each thread has pictures of its own.
+            // One image per task, so that all threads are busy.
             let found: Result<Vec<_>> = images.par_chunks(1).map(batch).collect();
             return Ok(found?.concat());
         }
@@ -216,10 +220,10 @@ impl Detector for FaceDetector {
     }
 }
 
-/// From the unit square of the letterbox to pixels of the picture.
+/// Converts a detection from the unit square of the letterbox to pixels of the image.
 ///
-/// MediaPipe hands out corner and size relative to the picture, as f32, and the reference works out
-/// pixels from those; the same roundings are made here, since the pixels are then truncated.
+/// MediaPipe returns corner and size relative to the image, as f32, and the reference computes pixels
+/// from those. The same roundings are made here, because the pixels are then truncated.
 fn in_pixels(face: &Detection, image: &RgbImage) -> Detection {
     let letterbox = Letterbox::around(image.width(), image.height());
     let (width, height) = (image.width() as f32, image.height() as f32);

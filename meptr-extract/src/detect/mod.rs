@@ -1,4 +1,4 @@
-//! Who is in a picture: faces, bodies and the regions of a frame that the backbones look at.
+//! Detection of faces and bodies, tracking, crops, and linking of crops to persons.
 
 pub mod blazeface;
 mod body;
@@ -6,15 +6,15 @@ mod convolution;
 mod crop;
 mod detector;
 mod face;
-mod people;
+mod nms;
+mod person_linking;
 mod scaling;
-mod suppression;
 pub mod tracker;
 pub mod yolo;
 
 pub use body::{BodyConfig, BodyDetector, PersonClass, persons};
-pub use crop::{Crop, CropSource, FrameBoxes, PixelBox, crops};
+pub use crop::{Crop, CropSource, FrameBoxes, PixelBox};
 pub use detector::{BoundingBox, Detection, Detector};
 pub use face::{FaceDetector, FaceModel};
-pub use people::{Crowd, Person, Sighting, largest_person, people};
-pub use suppression::{merge_overlaps, suppress_overlaps};
+pub use nms::{nms, weighted_nms};
+pub use person_linking::{Appearance, Person, PersonLinker, largest_person, link_persons};

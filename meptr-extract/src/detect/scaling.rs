@@ -1,4 +1,4 @@
-//! OpenCV's way to another size.
+//! Bilinear resizing, as in OpenCV.
 
 #[cfg(any(test, feature = "cuda"))]
 use crate::image::sampling::{Blending, Pair};

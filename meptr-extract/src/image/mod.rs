@@ -1,4 +1,4 @@
-//! Pictures in memory, and the way from a picture to CLIP's input.
+//! Images in memory.
 
 mod clip_input;
 mod resize;
@@ -16,7 +16,7 @@ pub use clip_input::ClipInput;
 #[cfg(feature = "cuda")]
 pub(crate) use resize::Taps;
 
-/// An 8-bit RGB picture, rows from the top, no padding; clones share its bytes.
+/// 8-bit RGB image, rows from the top, without padding; clones share the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: usize,
@@ -26,7 +26,7 @@ pub struct RgbImage {
     on_gpu: OnGpu,
 }
 
-/// A picture's bytes on a GPU, once they were needed there.
+/// Copy of an image's bytes on a GPU, made on first use.
 #[cfg(feature = "cuda")]
 #[derive(Debug, Clone, Default)]
 struct OnGpu(Arc<OnceLock<Tensor>>);
@@ -34,7 +34,7 @@ struct OnGpu(Arc<OnceLock<Tensor>>);
 #[cfg(feature = "cuda")]
 impl PartialEq for OnGpu {
     fn eq(&self, _: &Self) -> bool {
-        true // nothing but a copy
+        true // only a copy
     }
 }
 
@@ -42,12 +42,12 @@ impl PartialEq for OnGpu {
 impl Eq for OnGpu {}
 
 impl RgbImage {
-    /// Wraps `data`, three bytes a pixel.
+    /// Image of `data`, three bytes per pixel.
     ///
     /// # Panics
     /// When `data` does not hold exactly `width * height * 3` bytes, or none.
     pub fn new(width: usize, height: usize, data: Vec<u8>) -> Self {
-        assert!(!data.is_empty() && data.len() == width * height * 3, "a picture of its size");
+        assert!(!data.is_empty() && data.len() == width * height * 3, "an image of its size");
         Self {
             width,
             height,
@@ -57,7 +57,7 @@ impl RgbImage {
         }
     }
 
-    /// All bytes on a GPU, u8; they are copied there once and stay as long as the picture.
+    /// All bytes on a GPU, u8; they are copied there once and stay as long as the image.
     #[cfg(feature = "cuda")]
     pub(crate) fn on_device(&self, device: &Device) -> candle::Result<Tensor> {
         if let Some(copy) = self.on_gpu.0.get().filter(|copy| copy.device().same_device(device)) {
@@ -68,7 +68,7 @@ impl RgbImage {
         Ok(copy)
     }
 
-    /// Pixels in a row, at least 1.
+    /// Pixels per row, at least 1.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -78,7 +78,7 @@ impl RgbImage {
         self.height
     }
 
-    /// Pixels in a row and rows.
+    /// Pixels per row, and rows.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.width, self.height)
     }
@@ -93,9 +93,9 @@ impl RgbImage {
         &self.data[y * self.width * 3..(y + 1) * self.width * 3]
     }
 
-    /// Copies the pixels `x1..x2`, `y1..y2`; `None` when that holds no pixel of the picture.
+    /// Copies the pixels `x1..x2`, `y1..y2`; `None` when these hold no pixel of the image.
     ///
-    /// Edges beyond the picture are moved onto it.
+    /// Edges beyond the image are clamped.
     pub fn crop(&self, x1: usize, y1: usize, x2: usize, y2: usize) -> Option<Self> {
         let (x2, y2) = (x2.min(self.width), y2.min(self.height));
         if x1 >= x2 || y1 >= y2 {

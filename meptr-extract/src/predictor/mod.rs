@@ -1,4 +1,4 @@
-//! From a video to emotions and traits, in one call.
+//! Prediction of emotions and traits of a video, in one call.
 //!
 //! ```no_run
 //! use meptr_extract::Predictor;
@@ -11,17 +11,18 @@
 //! # Ok::<(), meptr_extract::Error>(())
 //! ```
 
-mod board;
-mod cast;
+mod person_selection;
 mod request;
 mod scoring;
-mod summary;
+mod window_average;
+mod window_scores;
 
 use std::path::Path;
 
 use meptr_core::bundle::{Bundle, TrainingStatus};
 use meptr_core::prediction::{
-    MediaSummary, Scope, Segment, Transcript, VideoPrediction, WeightFileSummary, WeightsSummary,
+    MediaSummary, Scope, TranscriptReport, TranscriptSegment, VideoPrediction, WeightFileSummary,
+    WeightsSummary,
 };
 
 pub use request::{PersonChoice, PredictorOptions, Request};
@@ -30,12 +31,12 @@ pub use scoring::{FusedScores, HeadScores, Scorer};
 use crate::decode::VideoInfo;
 use crate::detect::tracker::BotSortConfig;
 use crate::detect::{Detector, FaceDetector};
-use crate::extractor::{Extraction, Extractor, Place, Steps, Words, at_once};
+use crate::load_errors::{COLLECTED, LoadErrors};
+use crate::pipeline::{ComputeTarget, Extraction, Extractor, SourcedTranscript, join_on_cpu};
 use crate::progress::{Progress, Unwatched};
-use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result};
-use board::Board;
-use cast::Cast;
+use person_selection::PersonSelection;
+use window_scores::ScoreAccumulator;
 
 /// A weight bundle, loaded and ready for any number of videos.
 #[derive(Debug)]
@@ -57,51 +58,62 @@ impl Predictor {
     /// Loads a bundle.
     ///
     /// # Errors
-    /// When the device cannot be had, the bundle is not whole, or a part does not fit its
+    /// When the device is not available, the bundle is incomplete, or a part does not fit its
     /// configuration.
     pub fn open_with(bundle: &Path, options: &PredictorOptions) -> Result<Self> {
-        let bundle = Bundle::open(bundle)?;
-        let device = options.device.open()?;
-        let place = Place { device: device.clone(), precision: options.precision };
-        let (limits, listens) = (options.limits.clone(), options.listens);
-        let (extractor, scorer) = at_once(
-            &device,
-            || Extractor::open_at(&bundle, &place, limits, listens),
-            || Scorer::open(&bundle, &device),
-        );
-        let mut unfit = Unfit::default();
-        let (extractor, scorer) = (unfit.note(extractor)?, unfit.note(scorer)?);
-        unfit.finish()?;
-        let mut extractor = extractor.expect(NOTED);
-        if let Some(model) = options.face_model {
-            extractor.set_face_detector(Box::new(FaceDetector::bundled(model, &device)?));
-        }
-        Ok(Self { extractor, scorer: scorer.expect(NOTED), weights: weights_summary(&bundle) })
+        let target = ComputeTarget { device: options.device.open()?, precision: options.precision };
+        Self::open_at(bundle, &target, options)
     }
 
-    /// Whether it computes on a GPU.
+    /// Loads a bundle on a device that is open already; `options` without its device and precision.
+    ///
+    /// # Errors
+    /// As [`Predictor::open_with`].
+    pub fn open_at(
+        bundle: &Path,
+        target: &ComputeTarget,
+        options: &PredictorOptions,
+    ) -> Result<Self> {
+        let bundle = Bundle::open(bundle)?;
+        let device = &target.device;
+        let (limits, transcribes) = (options.limits.clone(), options.transcribes);
+        let (extractor, scorer) = join_on_cpu(
+            device,
+            || Extractor::open_at(&bundle, target, limits, transcribes),
+            || Scorer::open(&bundle, device),
+        );
+        let mut errors = LoadErrors::default();
+        let (extractor, scorer) = (errors.collect(extractor)?, errors.collect(scorer)?);
+        errors.finish()?;
+        let mut extractor = extractor.expect(COLLECTED);
+        if let Some(model) = options.face_model {
+            extractor.set_face_detector(Box::new(FaceDetector::bundled(model, device)?));
+        }
+        Ok(Self { extractor, scorer: scorer.expect(COLLECTED), weights: weights_summary(&bundle) })
+    }
+
+    /// Whether the predictor computes on a GPU.
     pub fn is_on_gpu(&self) -> bool {
         self.extractor.is_on_gpu()
     }
 
-    /// Finds bodies with another detector than the bundle's; they are tracked, see
+    /// Replaces the body detector; its detections are tracked, see
     /// [`Extractor::set_body_detector`].
     pub fn set_body_detector(&mut self, detector: Box<dyn Detector>) {
         self.extractor.set_body_detector(detector);
     }
 
-    /// Follows bodies in another way than the reference does by default, or not at all, see
-    /// [`Extractor::set_body_tracking`].
+    /// Changes the tracking of bodies, or turns it off, see [`Extractor::set_body_tracking`].
     pub fn set_body_tracking(&mut self, tracking: Option<BotSortConfig>) {
         self.extractor.set_body_tracking(tracking);
     }
 
-    /// Decodes with so many threads, see [`Extractor::set_decoder_threads`].
+    /// Sets the threads of the video decoder, see [`Extractor::set_decoder_threads`].
     pub fn set_decoder_threads(&mut self, threads: usize) {
         self.extractor.set_decoder_threads(threads);
     }
 
-    /// Predicts a video the reference's way: the whole of it in one pass, all people pooled.
+    /// Predicts a video like the reference: as one window, all persons pooled.
     ///
     /// # Errors
     /// As [`Predictor::predict_with`].
@@ -109,11 +121,11 @@ impl Predictor {
         self.predict_with(video, &Request::default(), &Unwatched)
     }
 
-    /// Predicts a video as asked, and says how far it is.
+    /// Predicts a video with options, and reports progress.
     ///
     /// # Errors
-    /// When the file cannot be decoded at all or is over a limit, when nothing in it can be
-    /// predicted from, or when the device fails.
+    /// When the file cannot be decoded at all or is over a limit, when all modalities are absent, or
+    /// when the device fails.
     pub fn predict_with(
         &self,
         video: &Path,
@@ -121,36 +133,34 @@ impl Predictor {
         progress: &dyn Progress,
     ) -> Result<VideoPrediction> {
         let start = std::time::Instant::now();
-        let cast = Cast::new(request.person, request.per_person);
-        let mut board = Board::new(&self.scorer, self.extractor.detectors(), cast);
-        let mut found = self.extractor.extract(video, &request.extract, &mut board, progress)?;
+        let persons = PersonSelection::new(request.person, request.per_person);
+        let mut scores = ScoreAccumulator::new(&self.scorer, persons);
+        let mut found = self.extractor.extract(video, &request.extract, &mut scores, progress)?;
         let scope = if request.extract.window.is_some() { Scope::Window } else { Scope::Video };
-        let mut predictions = board.scores(scope, &found.windows, &mut found.steps)?;
-        if scope == Scope::Window
-            && let Some(summary) = summary::summary(&predictions)
-        {
-            predictions.insert(0, summary);
+        let mut predictions = scores.fuse(scope, &found.windows, &mut found.timings)?;
+        if let Some(average) = window_average::window_average(&predictions) {
+            predictions.insert(0, average);
         }
         if predictions.is_empty() {
             return Err(Error::NothingToPredict { path: video.to_owned() });
         }
-        found.steps.add("in all", start.elapsed());
+        found.timings.add("in all", start.elapsed());
         Ok(VideoPrediction {
             schema: VideoPrediction::SCHEMA.to_owned(),
             video: video.display().to_string(),
             media: media_summary(&found),
             predictions,
-            people: board.people(),
-            transcript: found.words.as_ref().map(transcript),
+            people: scores.persons(),
+            transcript: found.transcript.as_ref().map(reported_transcript),
             notes: self.notes(&found),
-            steps: Steps::report(&found.steps),
+            steps: found.timings.report(),
             weights: self.weights.clone(),
         })
     }
 
     fn notes(&self, found: &Extraction) -> Vec<String> {
         let report = &found.report;
-        let standing = match self.weights.standing {
+        let status = match self.weights.status {
             TrainingStatus::Untrained => {
                 Some("the weights are untrained: these numbers mean nothing")
             }
@@ -163,11 +173,11 @@ impl Predictor {
             format!("{} packets could not be decoded and were left out", report.corrupt_packets)
         });
         let damaged = (report.frames_damaged > 0).then(|| {
-            format!("{} pictures are damaged and were used all the same", report.frames_damaged)
+            format!("{} frames are damaged and were used nevertheless", report.frames_damaged)
         });
         let changes = (report.size_changes > 0)
-            .then(|| format!("the pictures change their size {} times", report.size_changes));
-        let notes = [standing.map(str::to_owned), corrupt, damaged, changes];
+            .then(|| format!("the frames change their size {} times", report.size_changes));
+        let notes = [status.map(str::to_owned), corrupt, damaged, changes];
         notes.into_iter().flatten().chain(found.notes.iter().cloned()).collect()
     }
 }
@@ -178,7 +188,7 @@ fn weights_summary(bundle: &Bundle) -> WeightsSummary {
     WeightsSummary {
         name: manifest.name.clone(),
         about: manifest.about.clone(),
-        standing: manifest.status,
+        status: manifest.status,
         files: files
             .map(|(name, file)| WeightFileSummary {
                 name: name.clone(),
@@ -193,29 +203,29 @@ fn media_summary(found: &Extraction) -> MediaSummary {
     let video = found.media.video.as_ref();
     MediaSummary {
         duration_seconds: end,
-        frame_size: video.map(shown_size),
+        frame_size: video.map(upright_size),
         frames: found.report.frames_decoded,
         corrupt: found.report.corrupt_packets,
         audio_seconds: found.media.audio.as_ref().map(|_| found.report.audio_seconds),
     }
 }
 
-/// Width and height of a picture once it is turned upright.
-fn shown_size(video: &VideoInfo) -> (usize, usize) {
+/// Width and height of a frame after rotation.
+fn upright_size(video: &VideoInfo) -> (usize, usize) {
     match video.orientation.rotation_degrees() {
         90 | 270 => (video.height, video.width),
         _ => (video.width, video.height),
     }
 }
 
-fn transcript(words: &Words) -> Transcript {
-    let cues = words.transcript.cues.iter();
-    Transcript {
-        source: words.source.name().to_owned(),
-        text: words.transcript.text.clone(),
-        language: words.language.clone(),
+fn reported_transcript(found: &SourcedTranscript) -> TranscriptReport {
+    let cues = found.transcript.cues.iter();
+    TranscriptReport {
+        source: found.source.name().to_owned(),
+        text: found.transcript.text.clone(),
+        language: found.language.clone(),
         segments: cues
-            .map(|cue| Segment {
+            .map(|cue| TranscriptSegment {
                 t_start: cue.start_seconds,
                 t_end: cue.end_seconds,
                 text: cue.text.clone(),

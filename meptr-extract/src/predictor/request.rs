@@ -1,4 +1,4 @@
-//! What a caller asks for.
+//! Options of a predictor, and of one prediction.
 
 use std::str::FromStr;
 
@@ -6,45 +6,45 @@ use meptr_core::{DeviceChoice, Precision};
 
 use crate::decode::Limits;
 use crate::detect::FaceModel;
-use crate::extractor::ExtractRequest;
+use crate::pipeline::ExtractRequest;
 
-/// What holds for every video of a [`Predictor`](super::Predictor).
+/// Options of a [`Predictor`](super::Predictor), for all its videos.
 #[derive(Debug, Clone, Default)]
 pub struct PredictorOptions {
-    /// Where to compute.
+    /// Device.
     pub device: DeviceChoice,
-    /// The numbers that backbones compute with. What is shorter than f32 pays on a GPU; on the
-    /// processor it is slower.
+    /// Data type of the backbones. Types shorter than f32 are faster on a GPU; on a CPU only bf16 is,
+    /// and only with AMX.
     pub precision: Precision,
-    /// Whether to transcribe speech when no words come with a video and the bundle can.
-    pub listens: bool,
-    /// A face detector of the program's own instead of the bundle's.
+    /// Whether speech is transcribed when a video has no transcript and the bundle has Whisper.
+    pub transcribes: bool,
+    /// Built-in face detector that replaces that of the bundle.
     pub face_model: Option<FaceModel>,
-    /// How much of the machine a file may ask for.
+    /// Limits on one file.
     pub limits: Limits,
 }
 
-/// What is asked about one video. The default is the reference's way: the whole video in one
-/// pass, all people pooled, words found where they can be.
+/// Options of one prediction. The default is that of the reference: the whole video as one window, all
+/// persons pooled, the first transcript that there is.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// Where words come from, how the video is cut, and what is written aside.
+    /// Transcript, windows, and folder for the inputs of the models.
     pub extract: ExtractRequest,
-    /// Whose faces and bodies count.
+    /// Persons whose faces and bodies are used.
     pub person: PersonChoice,
-    /// Whether each person gets scores of their own too.
+    /// Whether each person also gets scores of their own.
     pub per_person: bool,
 }
 
-/// Whose faces and bodies count.
+/// Choice of the persons whose faces and bodies are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PersonChoice {
-    /// Everybody's, pooled, as the reference does.
+    /// All, pooled, as in the reference.
     #[default]
     All,
-    /// Those of the person whose faces cover the largest area in all.
+    /// The person whose faces cover the largest area in total.
     Largest,
-    /// Those of the person with this number.
+    /// The person with this number.
     Id(u32),
 }
 

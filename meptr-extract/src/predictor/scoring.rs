@@ -1,4 +1,4 @@
-//! From the features of each modality to emotions and traits: heads, then fusion.
+//! Trained models: from the features of each modality to emotions and traits.
 
 use candle::{D, DType, Device, Tensor};
 use candle_nn::ops::softmax;
@@ -10,21 +10,21 @@ use meptr_core::prediction::{EmotionScore, TraitScore};
 use meptr_core::weights::load_file;
 use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait};
 
-use crate::unfit::{NOTED, Unfit};
+use crate::load_errors::{COLLECTED, LoadErrors};
 use crate::{Error, Result};
 
-/// What the fusion model says.
+/// Scores of the fusion model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FusedScores {
     /// Probability and logit of each emotion.
     pub emotions: Vec<EmotionScore>,
-    /// The emotions the probabilities stand for.
-    pub decided: Vec<Emotion>,
+    /// Emotions that count as shown, by the decision rule ([`Emotion::decided`]).
+    pub shown: Vec<Emotion>,
     /// Score of each trait.
     pub traits: Vec<TraitScore>,
 }
 
-/// The five heads and the fusion model of a bundle: the trained part of the system.
+/// The five cross-task models and the fusion model of a bundle: the trained part of the system.
 #[derive(Debug)]
 pub struct Scorer {
     heads: PerModality<CrossTaskModel>,
@@ -40,14 +40,14 @@ impl Scorer {
     /// When a weight file does not fit its configuration.
     pub fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
         let parts = &bundle.manifest().parts;
-        let mut unfit = Unfit::default();
+        let mut errors = LoadErrors::default();
         let heads = PerModality::try_from_fn(|modality| {
             let part = &parts.heads[modality];
             let path = bundle.path(&part.file);
             let head = load_file(&path, device, models::may_be_left, |vb| {
                 CrossTaskModel::load(&part.config, vb)
             });
-            unfit.note(head.map_err(Error::from))
+            errors.collect(head.map_err(Error::from))
         })?;
         let fusion = &parts.fusion;
         let score_transform = fusion.config.score_transform;
@@ -56,21 +56,21 @@ impl Scorer {
         let fusion = load_file(&path, device, models::may_be_left, |vb| {
             FusionModel::load(&fusion.config, vb)
         });
-        let fusion = unfit.note(fusion.map_err(Error::from))?;
-        unfit.finish()?;
+        let fusion = errors.collect(fusion.map_err(Error::from))?;
+        errors.finish()?;
         let PerModality { body, face, scene, audio, text } = heads;
         let [body, face, scene, audio, text] =
-            [body, face, scene, audio, text].map(|head| head.expect(NOTED));
+            [body, face, scene, audio, text].map(|head| head.expect(COLLECTED));
         let heads = PerModality { body, face, scene, audio, text };
-        Ok(Self { heads, fusion: fusion.expect(NOTED), disabled, score_transform })
+        Ok(Self { heads, fusion: fusion.expect(COLLECTED), disabled, score_transform })
     }
 
-    /// Whether the fusion model takes a modality in; one it was trained without, it leaves out.
-    pub fn reads(&self, modality: Modality) -> bool {
+    /// Whether the fusion model uses a modality; `false` for one that it was trained without.
+    pub fn uses(&self, modality: Modality) -> bool {
         !self.disabled.contains(&modality)
     }
 
-    /// Runs one modality's model over its sequence.
+    /// Runs the cross-task model of a modality over its sequence.
     ///
     /// - `features`: `(1, steps, width)`, f32, from the backbone
     ///
@@ -81,10 +81,10 @@ impl Scorer {
             .map_err(Error::doing(format!("running the {modality} model")))
     }
 
-    /// Runs the fusion model over the modalities there are, at least one.
+    /// Runs the fusion model over the modalities that are present, at least one.
     ///
     /// # Errors
-    /// When there is none, the device fails, or a result is no number.
+    /// When none is present, the device fails, or a result is not finite.
     pub fn fuse(&self, heads: &PerModality<Option<HeadScores>>) -> Result<FusedScores> {
         let run = || -> candle::Result<FusedScores> {
             let input: FusionInput = PerModality::try_from_fn(|modality| {
@@ -105,7 +105,7 @@ impl Scorer {
 }
 
 impl FusedScores {
-    /// Names the values, and applies the decision rule to the probabilities.
+    /// Scores by name, with the decision rule applied to the probabilities.
     pub(super) fn new(
         logits: &[f32; Emotion::COUNT],
         probabilities: &[f32; Emotion::COUNT],
@@ -121,7 +121,7 @@ impl FusedScores {
                     logit: *logit,
                 })
                 .collect(),
-            decided: Emotion::decided(probabilities),
+            shown: Emotion::decided(probabilities),
             traits: traits
                 .map(|(one, score)| TraitScore { personality_trait: one, score: *score })
                 .collect(),
@@ -129,7 +129,7 @@ impl FusedScores {
     }
 }
 
-/// Refuses results of a model that are no numbers.
+/// Refuses results of a model that are NaN or infinite.
 pub(super) fn ensure_finite(what: &str, values: impl IntoIterator<Item = f32>) -> Result<()> {
     match values.into_iter().all(f32::is_finite) {
         true => Ok(()),
@@ -137,7 +137,7 @@ pub(super) fn ensure_finite(what: &str, values: impl IntoIterator<Item = f32>) -
     }
 }
 
-/// The values of a `(1, N)` tensor.
+/// Values of a `(1, N)` tensor.
 pub(super) fn row<const N: usize>(tensor: &Tensor) -> candle::Result<[f32; N]> {
     let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     let length = values.len();

@@ -1,4 +1,4 @@
-//! `config.json` of a Whisper checkpoint, and what one transcription may choose.
+//! Configuration of a Whisper checkpoint, and options of a transcription.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::backbones::folder::{Problems, read_json, unusable};
 
-/// Samples per second of everything Whisper hears.
+/// Sample rate of the input, in Hz.
 pub const SAMPLE_RATE_HZ: usize = 16_000;
 /// Samples from one spectrogram frame to the next: 10 ms.
 pub const HOP_SAMPLES: usize = 160;
@@ -21,7 +21,7 @@ pub struct WhisperConfig {
     pub d_model: usize,
     /// Mel bands of the input: 80, or 128 from large-v3 on.
     pub num_mel_bins: usize,
-    /// Tokens, the special ones and the timestamps included.
+    /// Number of tokens, with special ones and timestamps.
     pub vocab_size: usize,
     /// Encoder positions of one window, 20 ms each; 1500 for the published 30 s.
     pub max_source_positions: usize,
@@ -118,20 +118,20 @@ impl WhisperConfig {
     }
 }
 
-/// What the model is asked to do with speech.
+/// Task of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Task {
-    /// Write down what is said, in its own language.
+pub enum WhisperTask {
+    /// Transcribe speech in its own language.
     Transcribe,
-    /// Write it down in English.
+    /// Translate speech to English.
     Translate,
 }
 
-/// How one transcription runs; the defaults are those of OpenAI's `whisper` package.
+/// Options of a transcription; the defaults are those of OpenAI's `whisper` package.
 ///
-/// One default departs from it: text of the window before is not shown to the model, as in
-/// transformers, because that is what carries a repetition from one window to the next.
+/// One default differs: the text of the window before is not part of the prompt, as in transformers,
+/// because it carries a repetition from one window to the next.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TranscribeConfig {
@@ -139,28 +139,28 @@ pub struct TranscribeConfig {
     pub language: Option<String>,
     /// Transcribe or translate; none leaves the token out of the prompt, as transformers does when
     /// neither task nor language is given. English-only models know no task.
-    pub task: Option<Task>,
+    pub task: Option<WhisperTask>,
     /// Whether the model marks the time of each phrase; if not, a window is one segment.
     pub timestamps: bool,
-    /// Tried in this order until an attempt passes the checks below; 0 is greedy, not random.
+    /// Temperatures, tried in this order until a result passes the checks below; 0 is greedy.
     pub temperatures: Vec<f64>,
-    /// An attempt that zlib shrinks by more than this factor has failed; none: no such check.
+    /// Compression ratio by zlib above which a result has failed; none: no such check.
     pub max_compression_ratio: Option<f64>,
-    /// An attempt below this mean natural log-probability per token has failed; none: no check.
+    /// Mean natural log-probability per token below which a result has failed; none: no check.
     pub min_average_log_probability: Option<f64>,
-    /// A window is silence if the model says so with more than this probability while the attempt
-    /// fails on its log-probability (if that check is on); none: no window is silence.
+    /// Probability of silence above which a window is silent, if its result also fails on the
+    /// log-probability (when that check is on); none: no window is silent.
     pub max_no_speech_probability: Option<f64>,
-    /// An attempt that ends in one phrase said more often than this has failed; if the last one
-    /// has, the phrase is kept this many times, and so are equal segments in a row. None: no check.
+    /// Repetitions of a phrase at the end above which a result has failed. If the last result has, the
+    /// phrase is kept this many times, and so are equal segments in a row. None: no check.
     pub max_repeats: Option<usize>,
     /// Tokens per window at most; none: half of what the decoder holds.
     pub max_tokens: Option<usize>,
-    /// Whether the text so far is shown to the model; if so, clips are not batched.
+    /// Whether the text so far is part of the prompt; if so, clips are not batched.
     pub condition_on_previous_text: bool,
     /// Windows computed together, at least 1; only windows of different clips can be.
     pub batch_size: usize,
-    /// Start of the random numbers that temperatures above 0 draw.
+    /// Seed of the sampling at temperatures above 0.
     pub seed: u64,
 }
 
@@ -168,7 +168,7 @@ impl Default for TranscribeConfig {
     fn default() -> Self {
         Self {
             language: None,
-            task: Some(Task::Transcribe),
+            task: Some(WhisperTask::Transcribe),
             timestamps: true,
             temperatures: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
             max_compression_ratio: Some(2.4),
@@ -184,7 +184,7 @@ impl Default for TranscribeConfig {
 }
 
 impl TranscribeConfig {
-    /// Everything wrong with the values; empty when they can be used.
+    /// Invalid values; empty when there are none.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.temperatures.is_empty() {
@@ -230,7 +230,7 @@ mod tests {
         assert!(serde_json::from_str::<TranscribeConfig>(r#"{"langauge": "en"}"#).is_err());
         let config: TranscribeConfig =
             serde_json::from_str(r#"{"task": "translate", "temperatures": []}"#).unwrap();
-        assert_eq!(config.task, Some(Task::Translate));
+        assert_eq!(config.task, Some(WhisperTask::Translate));
         assert_eq!(config.problems().len(), 1);
     }
 }

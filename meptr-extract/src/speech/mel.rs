@@ -1,4 +1,4 @@
-//! Log-mel spectrograms, as Whisper was trained on.
+//! Log-mel spectrograms, the input of Whisper.
 
 use candle::{D, DType, Device, Result, Tensor};
 
@@ -6,12 +6,12 @@ use super::config::{HOP_SAMPLES, SAMPLE_RATE_HZ};
 
 const FFT_SAMPLES: usize = 400;
 const FREQUENCIES: usize = FFT_SAMPLES / 2 + 1;
-/// Frames computed at once, so that memory stays flat on long audio.
+/// Frames computed at once; limits the memory for long audio.
 const CHUNK_FRAMES: usize = 3000;
 
 /// Computes log-mel spectrograms of 16 kHz audio.
 ///
-/// Frames of 400 samples, 160 apart and centred on their time, mirrored at the ends, under a
+/// Frames of 400 samples, 160 apart and centred on their time, reflected at the ends, under a
 /// periodic Hann window; power spectrum; Slaney's mel bands from 0 to 8000 Hz, each of unit area;
 /// `log10`, no lower than 1e-10; then `(max(x, loudest - 8) + 4) / 4` with the loudest value of the
 /// clip. Computed in f64; equal to transformers' `WhisperFeatureExtractor`.
@@ -22,7 +22,7 @@ pub struct LogMel {
 }
 
 impl LogMel {
-    /// For that many mel bands: 80, or 128 from large-v3 on.
+    /// Tables for this number of mel bands: 80, or 128 from large-v3 on.
     ///
     /// # Errors
     /// When there is no memory for the tables.
@@ -34,7 +34,7 @@ impl LogMel {
         })
     }
 
-    /// Takes up a clip, which is as long as its samples or as one window, whichever is longer.
+    /// Prepares a clip, which is as long as its samples or as one window, whichever is longer.
     ///
     /// Samples that are not finite count as 0.
     ///
@@ -52,7 +52,7 @@ impl LogMel {
     }
 }
 
-/// One clip, whose frames are computed when they are asked for.
+/// Spectrogram of one clip, computed on demand.
 #[derive(Debug)]
 pub struct ClipMel<'a> {
     log_mel: &'a LogMel,
@@ -62,7 +62,7 @@ pub struct ClipMel<'a> {
 }
 
 impl ClipMel<'_> {
-    /// Whole frames in the clip.
+    /// Complete frames in the clip.
     pub fn frames(&self) -> usize {
         self.length / HOP_SAMPLES
     }
@@ -100,7 +100,7 @@ impl ClipMel<'_> {
         mel.maximum(1e-10)?.log()? / std::f64::consts::LN_10
     }
 
-    /// The sample at `index`, mirrored at both ends.
+    /// Sample at `index`, reflected at both ends.
     fn sample(&self, index: isize) -> f64 {
         let index = index.unsigned_abs();
         let index = if index < self.length { index } else { 2 * (self.length - 1) - index };
@@ -109,9 +109,8 @@ impl ClipMel<'_> {
     }
 }
 
-/// The discrete Fourier transform of a frame under the Hann window, as one matrix.
-///
-/// 400 is small enough that one matrix product is as fast as the rest of the pipeline needs.
+/// Discrete Fourier transform of a frame under the Hann window, as one matrix. At 400 samples, a matrix
+/// multiplication is fast enough.
 fn windowed_transform() -> Result<Tensor> {
     let turn = std::f64::consts::TAU / FFT_SAMPLES as f64;
     let values: Vec<f64> = (0..FFT_SAMPLES)
@@ -125,7 +124,7 @@ fn windowed_transform() -> Result<Tensor> {
     Tensor::from_vec(values, (FFT_SAMPLES, 2 * FREQUENCIES), &Device::Cpu)
 }
 
-/// Triangles on Slaney's mel scale between 0 and 8000 Hz, each of unit area over frequency;
+/// Triangular filters on Slaney's mel scale between 0 and 8000 Hz, each of unit area over frequency;
 /// `bands` rows of 201 weights.
 ///
 /// Slaney 1998, "Auditory Toolbox": linear below 1000 Hz, logarithmic above.

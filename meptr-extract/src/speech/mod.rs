@@ -1,30 +1,30 @@
-//! Speech to text with times: Whisper, and a test for silence that needs no model.
+//! Speech recognition with times: Whisper, and voice activity detection without a model.
 //!
-//! [`Whisper`] opens a Hugging Face folder and turns 16 kHz mono audio into a [`Transcript`]. Below
-//! it lie [`LogMel`] (what the model hears), [`WhisperModel`] (the network), the rules which tokens
-//! may come next, attempts at rising temperatures, and windows over long audio. [`no_voice`] is the
-//! test for silence.
+//! [`Whisper`] opens a Hugging Face folder and converts 16 kHz mono audio to a [`Transcription`]. Its
+//! parts are [`LogMel`] (spectrograms), [`WhisperModel`] (the network), `logit_filters` (tokens that may
+//! come next), `decoding` (rising temperatures) and `transcribe` (windows over long audio).
+//! [`check_voice`] detects silence.
 
-mod attempt;
 mod config;
+mod decoding;
 mod encoder;
+mod logit_filters;
 mod mel;
 mod model;
 mod repetition;
-mod rules;
 mod sampling;
 mod segment;
 mod tokens;
 mod transcribe;
-mod voice;
+mod voice_activity;
 mod whisper;
 
 pub use config::{
-    FRAMES_PER_POSITION, HOP_SAMPLES, SAMPLE_RATE_HZ, Task, TranscribeConfig, WhisperConfig,
+    FRAMES_PER_POSITION, HOP_SAMPLES, SAMPLE_RATE_HZ, TranscribeConfig, WhisperConfig, WhisperTask,
 };
 pub use mel::{ClipMel, LogMel, mel_filters};
-pub use model::{Decoding, WhisperModel};
+pub use model::{DecoderState, WhisperModel};
 pub use tokens::SpecialTokens;
 pub use transcribe::{TokenSegment, TokenTranscript};
-pub use voice::{MIN_PEAK, MIN_RMS, NoVoice, no_voice};
-pub use whisper::{Segment, Transcript, Whisper};
+pub use voice_activity::{MIN_PEAK, MIN_RMS, NoVoice, check_voice};
+pub use whisper::{SpeechSegment, Transcription, Whisper};

@@ -1,4 +1,4 @@
-//! The Whisper network: audio encoder and text decoder.
+//! Whisper network: audio encoder and text decoder.
 
 use candle::{D, DType, Device, Result, Tensor};
 use candle_nn::{LayerNorm, Linear, Module, VarBuilder, layer_norm, linear, linear_no_bias, ops};
@@ -27,7 +27,7 @@ pub struct WhisperModel {
 type KeysValues = (Tensor, Tensor);
 
 impl WhisperModel {
-    /// Asks `vb` for every tensor.
+    /// Loads all tensors from `vb`.
     ///
     /// # Errors
     /// When a tensor is missing or of another shape.
@@ -51,51 +51,56 @@ impl WhisperModel {
         self.encoder.forward(features)
     }
 
-    /// Starts decoding what [`encode`](Self::encode) gave; its rows are windows 0, 1, ...
+    /// Starts decoding of encoded windows, the output of [`encode`](Self::encode); row `i` decodes window
+    /// `i`.
     ///
     /// # Errors
     /// When the shape is not that of encoded windows.
-    pub fn decoding(&self, encoded: &Tensor) -> Result<Decoding<'_>> {
-        let heard = self
+    pub fn start_decoding(&self, encoded: &Tensor) -> Result<DecoderState<'_>> {
+        let cross_cache = self
             .decoder
             .layers
             .iter()
             .map(|layer| layer.encoder_attn.keys_values(encoded))
             .collect::<Result<_>>()?;
-        let mut decoding = Decoding {
+        let mut decoding = DecoderState {
             decoder: &self.decoder,
             device: encoded.device().clone(),
-            heard,
+            cross_cache,
             rows: Vec::new(),
-            said: Vec::new(),
+            self_cache: Vec::new(),
         };
         let rows: Vec<usize> = (0..encoded.dim(0)?).collect();
-        decoding.begin(&rows)?;
+        decoding.reset(&rows)?;
         Ok(decoding)
     }
 }
 
-/// Decoder state over some encoded windows: what was heard, and the tokens fed so far.
+/// State of the decoder over some encoded windows: keys and values of the windows and of the tokens so
+/// far.
 #[derive(Debug)]
-pub struct Decoding<'a> {
+pub struct DecoderState<'a> {
     decoder: &'a Decoder,
     device: Device,
-    heard: Vec<KeysValues>,
+    /// Keys and values of all encoded windows, per layer.
+    cross_cache: Vec<KeysValues>,
+    /// Keys and values of the window of each row, per layer.
     rows: Vec<KeysValues>,
-    said: Vec<Option<KeysValues>>,
+    /// Keys and values of the tokens so far, per layer.
+    self_cache: Vec<Option<KeysValues>>,
 }
 
-impl Decoding<'_> {
-    /// Forgets all tokens; from here on row `i` hears window `windows[i]`.
+impl DecoderState<'_> {
+    /// Clears all tokens; from now on row `i` decodes window `windows[i]`.
     ///
     /// # Errors
     /// When there is no such window.
-    pub fn begin(&mut self, windows: &[usize]) -> Result<()> {
+    pub fn reset(&mut self, windows: &[usize]) -> Result<()> {
         let index: Vec<u32> = windows.iter().map(|window| *window as u32).collect();
         let index = Tensor::new(index, &self.device)?;
-        self.said = vec![None; self.heard.len()];
+        self.self_cache = vec![None; self.cross_cache.len()];
         self.rows = self
-            .heard
+            .cross_cache
             .iter()
             .map(|(keys, values)| {
                 Ok((keys.index_select(&index, 0)?, values.index_select(&index, 0)?))
@@ -104,7 +109,7 @@ impl Decoding<'_> {
         Ok(())
     }
 
-    /// Feeds every row the same number of tokens; returns each row's logits for the next one,
+    /// Appends the same number of tokens to every row; returns each row's logits for the next token,
     /// `vocab_size` values.
     ///
     /// # Errors
@@ -115,7 +120,7 @@ impl Decoding<'_> {
             candle::bail!("rows of tokens must be of one length, at least 1");
         }
         let tokens = Tensor::new(tokens.concat(), &self.device)?.reshape((tokens.len(), count))?;
-        let logits = self.decoder.forward(&tokens, &self.rows, &mut self.said)?;
+        let logits = self.decoder.forward(&tokens, &self.rows, &mut self.self_cache)?;
         logits.to_dtype(DType::F32)?.to_vec2()
     }
 }
@@ -143,15 +148,15 @@ impl Decoder {
         })
     }
 
-    /// `tokens` `(batch, n)` to the logits after the last of them, `(batch, vocab_size)`.
+    /// Logits after the last of `tokens` `(batch, n)`; `(batch, vocab_size)`.
     fn forward(
         &self,
         tokens: &Tensor,
-        heard: &[KeysValues],
-        said: &mut [Option<KeysValues>],
+        cross_cache: &[KeysValues],
+        self_cache: &mut [Option<KeysValues>],
     ) -> Result<Tensor> {
         let (batch, count) = tokens.dims2()?;
-        let past = match said.first() {
+        let past = match self_cache.first() {
             Some(Some((keys, _))) => keys.dim(2)?,
             _ => 0,
         };
@@ -162,15 +167,17 @@ impl Decoder {
             1 => None,
             _ => Some(causal_mask(past, count, x.device())?.to_dtype(x.dtype())?),
         };
-        for ((layer, heard), said) in self.layers.iter().zip(heard).zip(said) {
-            x = layer.forward(&x, heard, said, mask.as_ref())?;
+        for ((layer, cross_cache), self_cache) in
+            self.layers.iter().zip(cross_cache).zip(self_cache)
+        {
+            x = layer.forward(&x, cross_cache, self_cache, mask.as_ref())?;
         }
         let last = self.layer_norm.forward(&x.narrow(1, count - 1, 1)?.squeeze(1)?)?;
         last.matmul(&self.embed_tokens.t()?)
     }
 }
 
-/// Softmax over the last dimension, summed in f32 at least; a GPU's kernel does so by itself.
+/// Softmax over the last dimension, accumulated in f32, as the GPU kernel does.
 fn softmax(scores: &Tensor) -> Result<Tensor> {
     if scores.device().is_cpu() && scores.dtype() != DType::F32 {
         let exact = ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)?;
@@ -179,7 +186,7 @@ fn softmax(scores: &Tensor) -> Result<Tensor> {
     ops::softmax_last_dim(scores)
 }
 
-/// 0 where a token may look, minus infinity at later tokens; `(count, past + count)`.
+/// Causal mask: 0 at earlier tokens, minus infinity at later ones; `(count, past + count)`.
 fn causal_mask(past: usize, count: usize, device: &Device) -> Result<Tensor> {
     let allowed = |row: usize, column: usize| column <= past + row;
     let values: Vec<f32> = (0..count)
@@ -215,20 +222,20 @@ impl DecoderLayer {
     fn forward(
         &self,
         x: &Tensor,
-        heard: &KeysValues,
-        said: &mut Option<KeysValues>,
+        cross_cache: &KeysValues,
+        self_cache: &mut Option<KeysValues>,
         mask: Option<&Tensor>,
     ) -> Result<Tensor> {
         let normed = self.self_attn_layer_norm.forward(x)?;
         let (mut keys, mut values) = self.self_attn.keys_values(&normed)?;
-        if let Some((past_keys, past_values)) = said.take() {
+        if let Some((past_keys, past_values)) = self_cache.take() {
             keys = Tensor::cat(&[&past_keys, &keys], 2)?;
             values = Tensor::cat(&[&past_values, &values], 2)?;
         }
-        let so_far = said.insert((keys, values));
+        let so_far = self_cache.insert((keys, values));
         let x = (x + self.self_attn.forward(&normed, so_far, mask)?)?;
         let normed = self.encoder_attn_layer_norm.forward(&x)?;
-        let x = (&x + self.encoder_attn.forward(&normed, heard, None)?)?;
+        let x = (&x + self.encoder_attn.forward(&normed, cross_cache, None)?)?;
         self.feed_forward.forward(&x)
     }
 }
@@ -337,9 +344,9 @@ mod tests {
     #[test]
     fn feeding_tokens_together_or_one_by_one_gives_the_same_logits() {
         let (config, model) = tiny();
-        let mut decoding = model.decoding(&encoded(&config, &model)).unwrap();
+        let mut decoding = model.start_decoding(&encoded(&config, &model)).unwrap();
         let together = decoding.feed(&[vec![3, 1, 4], vec![1, 5, 9]]).unwrap();
-        decoding.begin(&[1]).unwrap();
+        decoding.reset(&[1]).unwrap();
         decoding.feed(&[vec![1, 5]]).unwrap();
         let alone = decoding.feed(&[vec![9]]).unwrap();
         let difference = together[1].iter().zip(&alone[0]).map(|(a, b)| (a - b).abs());
@@ -349,7 +356,7 @@ mod tests {
     #[test]
     fn a_full_decoder_and_uneven_rows_are_errors() {
         let (config, model) = tiny();
-        let mut decoding = model.decoding(&encoded(&config, &model)).unwrap();
+        let mut decoding = model.start_decoding(&encoded(&config, &model)).unwrap();
         assert!(decoding.feed(&[vec![1], vec![1, 2]]).is_err());
         assert!(decoding.feed(&[vec![1; 12], vec![2; 12]]).is_ok());
         assert!(decoding.feed(&[vec![1], vec![2]]).is_err());

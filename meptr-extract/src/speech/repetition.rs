@@ -1,14 +1,14 @@
-//! Phrases that a model says over and over.
+//! Detection of phrases that a model repeats.
 
-/// Phrases of up to this many tokens are looked for.
+/// Longest phrase whose repetition is detected, in tokens.
 const MAX_PHRASE_TOKENS: usize = 32;
 
-/// Whether the tokens end in one phrase said more than `max_repeats` times.
+/// Whether the tokens end in one phrase more than `max_repeats` times.
 pub(super) fn ends_in_loop(tokens: &[u32], max_repeats: usize) -> bool {
     looped_phrase(tokens, max_repeats).is_some()
 }
 
-/// The tokens, with a looped phrase at their end kept `max_repeats` times.
+/// Tokens with a repeated phrase at their end kept `max_repeats` times.
 pub(super) fn shorten_loop(tokens: &[u32], max_repeats: usize) -> &[u32] {
     match looped_phrase(tokens, max_repeats) {
         Some((phrase, count)) => &tokens[..tokens.len() - phrase * (count - max_repeats)],
@@ -16,8 +16,8 @@ pub(super) fn shorten_loop(tokens: &[u32], max_repeats: usize) -> &[u32] {
     }
 }
 
-/// Length of the shortest phrase that the tokens end in more than `max_repeats` times, and how
-/// often; what comes before the first whole phrase is none of it.
+/// Length of the shortest phrase that the tokens end in more than `max_repeats` times, and the number
+/// of complete repetitions.
 fn looped_phrase(tokens: &[u32], max_repeats: usize) -> Option<(usize, usize)> {
     (1..=MAX_PHRASE_TOKENS.min(tokens.len())).find_map(|phrase| {
         let last = &tokens[tokens.len() - phrase..];
@@ -26,7 +26,7 @@ fn looped_phrase(tokens: &[u32], max_repeats: usize) -> Option<(usize, usize)> {
     })
 }
 
-/// Marks the items to keep, so that no more than `max_repeats` equal ones stand in a row.
+/// Marks the items to keep, so that at most `max_repeats` equal ones are in a row.
 pub(super) fn keep_in_row<T: PartialEq>(items: &[T], max_repeats: usize) -> Vec<bool> {
     let mut in_row = 0;
     (0..items.len())

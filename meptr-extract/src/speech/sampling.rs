@@ -1,19 +1,13 @@
-//! Choice of one token from logits.
+//! Sampling of one token from logits.
 
-use meptr_core::rng::{RandomStream, SeedStreams};
+use meptr_core::rng::RandomStream;
 
-use super::rules::log_sum_exp;
+use super::logit_filters::log_sum_exp;
 
-/// Random stream of its own for every list of numbers, the same on any machine.
-pub(super) fn stream(seeds: &[u64]) -> RandomStream {
-    let name: Vec<String> = seeds.iter().map(u64::to_string).collect();
-    SeedStreams::new(0).stream(&format!("sampling {}", name.join(" ")))
-}
-
-/// Picks a token: the likeliest (the first of equals) at temperature 0, else one drawn from
+/// Samples a token: the most probable (the first of equals) at temperature 0, else one drawn from
 /// `softmax(logits / temperature)`. Returns it with its natural log-probability at temperature 1;
-/// none when no token is possible.
-pub(super) fn pick(
+/// `None` when no token is possible.
+pub(super) fn sample_token(
     logits: &[f32],
     temperature: f64,
     random: &mut RandomStream,
@@ -32,7 +26,7 @@ pub(super) fn pick(
         best
     };
     let log_probability = f64::from(logits[token]) - log_sum_exp(logits);
-    // Only an infinite logit gives NaN here: that token was certain.
+    // Only an infinite logit gives NaN here: that token is certain.
     Some((token as u32, if log_probability.is_nan() { 0.0 } else { log_probability }))
 }
 
@@ -56,12 +50,18 @@ fn draw(
 
 #[cfg(test)]
 mod tests {
+    use meptr_core::rng::SeedStreams;
+
     use super::*;
 
+    fn random() -> RandomStream {
+        SeedStreams::new(7).stream("sampling")
+    }
+
     #[test]
-    fn greedy_takes_the_first_of_the_likeliest() {
+    fn greedy_takes_the_first_of_the_most_probable() {
         let logits = [f32::NAN, 1.0, 2.0, 2.0, f32::NEG_INFINITY];
-        let (token, log_probability) = pick(&logits, 0.0, &mut stream(&[1])).unwrap();
+        let (token, log_probability) = sample_token(&logits, 0.0, &mut random()).unwrap();
         assert_eq!(token, 2);
         let expected = -(2.0 + (-1.0f64).exp()).ln();
         assert!((log_probability - expected).abs() < 1e-9);
@@ -69,30 +69,22 @@ mod tests {
 
     #[test]
     fn nothing_possible_is_none_and_infinity_is_certain() {
-        let mut random = stream(&[1]);
-        assert_eq!(pick(&[f32::NEG_INFINITY, f32::NAN], 0.5, &mut random), None);
-        assert_eq!(pick(&[0.0, f32::INFINITY], 0.5, &mut random), Some((1, 0.0)));
+        let mut random = random();
+        assert_eq!(sample_token(&[f32::NEG_INFINITY, f32::NAN], 0.5, &mut random), None);
+        assert_eq!(sample_token(&[0.0, f32::INFINITY], 0.5, &mut random), Some((1, 0.0)));
     }
 
     #[test]
     fn draws_follow_the_tempered_probabilities_and_never_take_the_forbidden() {
-        let mut random = stream(&[7, 3]);
+        let mut random = random();
         let logits = [0.0, 1.0, f32::NEG_INFINITY];
         let count = 20_000;
         let ones = (0..count)
-            .map(|_| pick(&logits, 0.5, &mut random).unwrap().0)
+            .map(|_| sample_token(&logits, 0.5, &mut random).unwrap().0)
             .inspect(|token| assert!(*token < 2))
             .filter(|token| *token == 1)
             .count();
         let expected = 1.0 / (1.0 + (-2.0f64).exp()); // 0.881, standard error 0.0023
         assert!((ones as f64 / count as f64 - expected).abs() < 0.01);
-    }
-
-    #[test]
-    fn streams_repeat_and_differ() {
-        let first = |seeds: &[u64]| stream(seeds).uniform();
-        assert_eq!(first(&[1, 2]), first(&[1, 2]));
-        assert_ne!(first(&[1, 2]), first(&[2, 1]));
-        assert_ne!(first(&[0]), first(&[0, 0]));
     }
 }

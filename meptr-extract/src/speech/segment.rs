@@ -1,4 +1,4 @@
-//! Cutting what was said about a window into phrases, and finding where the next window starts.
+//! Division of the tokens of a window into phrases, and the start of the next window.
 
 use super::config::FRAMES_PER_POSITION;
 
@@ -16,14 +16,14 @@ pub(super) struct Phrase {
     pub(super) tokens: Vec<u32>,
 }
 
-/// Cuts the tokens of a window; returns its phrases and the frames to move on by, at least 1 and,
-/// unless a timestamp lies past the window, at most `window_frames` (if that is not 0).
+/// Divides the tokens of a window into phrases; returns these and the frames to advance by, at least 1
+/// and, unless a timestamp lies past the window, at most `window_frames` (if that is not 0).
 ///
-/// As OpenAI and transformers do: two timestamps in a row end a phrase. What follows the last such
-/// pair is cut off by the window and heard again in the next one, which starts at that time. If
-/// the last phrase has an end and no other starts, or no phrase is marked, the whole window is
-/// done.
-pub(super) fn cut(
+/// As in OpenAI's code and transformers, two timestamps in a row end a phrase. The phrase after the
+/// last such pair is cut off by the window; it is decoded again in the next window, which starts at
+/// that time. If the last phrase has an end and no other starts, or no phrase is marked, the next
+/// window starts at the end of this one.
+pub(super) fn split_phrases(
     tokens: &[u32],
     first_timestamp: u32,
     window_frames: usize,
@@ -47,7 +47,7 @@ pub(super) fn cut(
         ends.push(tokens.len());
         window_frames
     } else {
-        // The second timestamp of the pair goes with the phrase, as transformers has it.
+        // The second timestamp of the pair belongs to the phrase, as in transformers.
         ends.pop();
         ends.push(last_pair + 1);
         index(tokens[last_pair - 1]).map_or(0, |index| FRAMES_PER_POSITION * index as usize)
@@ -64,7 +64,7 @@ pub(super) fn cut(
             tokens: tokens.to_vec(),
         }
     });
-    // Timestamps out of order, which only a model free of their rules can say, may not stop us.
+    // Timestamps out of order, possible without the timestamp filters only, must not stop the advance.
     (phrases.collect(), if advance == 0 { window_frames.max(1) } else { advance })
 }
 
@@ -87,21 +87,21 @@ mod tests {
 
     #[test]
     fn text_without_times_fills_the_window() {
-        let (phrases, advance) = cut(&[1, 2], T, FRAMES);
+        let (phrases, advance) = split_phrases(&[1, 2], T, FRAMES);
         assert_eq!((times(&phrases), advance), (vec![(0.0, 30.0)], FRAMES));
-        assert_eq!(cut(&[], T, FRAMES), (Vec::new(), FRAMES));
+        assert_eq!(split_phrases(&[], T, FRAMES), (Vec::new(), FRAMES));
     }
 
     #[test]
     fn one_phrase_ends_at_its_last_time_and_the_window_is_done() {
-        let (phrases, advance) = cut(&[T, 1, 2, T + 150], T, FRAMES);
+        let (phrases, advance) = split_phrases(&[T, 1, 2, T + 150], T, FRAMES);
         assert_eq!((times(&phrases), advance), (vec![(0.0, 3.0)], FRAMES));
     }
 
     #[test]
     fn a_last_phrase_with_an_end_finishes_the_window() {
         let tokens = [T, 1, T + 50, T + 60, 2, T + 100];
-        let (phrases, advance) = cut(&tokens, T, FRAMES);
+        let (phrases, advance) = split_phrases(&tokens, T, FRAMES);
         assert_eq!((times(&phrases), advance), (vec![(0.0, 1.0), (1.2, 2.0)], FRAMES));
         assert_eq!(phrases[1].tokens, tokens[3..]);
     }
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn an_unfinished_phrase_is_heard_again_from_its_start() {
         let tokens = [T, 1, T + 50, T + 50, 2, T + 100, T + 120, 3];
-        let (phrases, advance) = cut(&tokens, T, FRAMES);
+        let (phrases, advance) = split_phrases(&tokens, T, FRAMES);
         assert_eq!((times(&phrases), advance), (vec![(0.0, 1.0), (1.0, 2.0)], 200));
         assert_eq!(phrases[1].tokens, tokens[3..7]);
     }
@@ -117,7 +117,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_tokens_move_on(tokens in prop::collection::vec(90u32..1700, 0..40), frames in 0usize..4000) {
-            let (phrases, advance) = cut(&tokens, T, frames);
+            let (phrases, advance) = split_phrases(&tokens, T, frames);
             prop_assert!(advance > 0);
             let kept: Vec<u32> = phrases.iter().flat_map(|phrase| phrase.tokens.clone()).collect();
             prop_assert!(tokens.starts_with(&kept));

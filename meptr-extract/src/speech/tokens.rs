@@ -1,4 +1,4 @@
-//! The special tokens of a Whisper checkpoint, and the prompt they form.
+//! Special tokens of a Whisper checkpoint, and the prompt made of them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
-use super::config::Task;
+use super::config::WhisperTask;
 use crate::Result;
 use crate::backbones::folder::{read_json, unusable};
 
@@ -17,15 +17,15 @@ const WHAT: &str = "Whisper generation configuration";
 pub struct SpecialTokens {
     /// Ends the text; text tokens have smaller ids.
     pub end: u32,
-    /// Starts the answer.
+    /// Starts the transcript.
     pub start_of_transcript: u32,
-    /// In the prompt: no timestamps are wanted.
+    /// Turns timestamps off, in the prompt.
     pub no_timestamps: u32,
-    /// 0.00 s; the timestamps go up from here by 0.02 s each.
+    /// Timestamp 0.00 s; the following ids are 0.02 s apart.
     pub first_timestamp: u32,
-    /// Its probability after `start_of_transcript` is that of silence.
+    /// Token whose probability after `start_of_transcript` is that of silence.
     pub no_speech: u32,
-    /// Starts the text of the window before; some checkpoints do not name it.
+    /// Starts the text of the window before; not named in some checkpoints.
     pub previous: Option<u32>,
     /// Languages by code; empty in an English-only model.
     pub languages: BTreeMap<String, u32>,
@@ -33,15 +33,15 @@ pub struct SpecialTokens {
     pub transcribe: Option<u32>,
     /// `<|translate|>`, if the model knows tasks.
     pub translate: Option<u32>,
-    /// Never said.
+    /// Tokens that are never output.
     pub suppressed: Vec<u32>,
-    /// Never said first.
+    /// Tokens that are never output first.
     pub suppressed_at_begin: Vec<u32>,
     /// Largest index of the first timestamp, in steps of 0.02 s; none: no limit.
     pub max_initial_timestamp_index: Option<u32>,
 }
 
-/// The fields of `generation_config.json` in use.
+/// Fields of `generation_config.json` that are used.
 #[derive(Debug, Deserialize)]
 struct GenerationFile {
     eos_token_id: Option<u32>,
@@ -58,7 +58,7 @@ struct GenerationFile {
     max_initial_timestamp_index: Option<u32>,
 }
 
-/// The fields of `config.json` that stand in for missing ones.
+/// Fields of `config.json` that replace missing ones.
 #[derive(Debug, Deserialize)]
 struct ModelFile {
     eos_token_id: Option<u32>,
@@ -67,7 +67,7 @@ struct ModelFile {
 }
 
 impl SpecialTokens {
-    /// Reads `generation_config.json`; `config.json` and the tokenizer fill its gaps.
+    /// Reads `generation_config.json`, and missing fields from `config.json` and the tokenizer.
     ///
     /// # Errors
     /// When a file cannot be read or lacks a token that decoding needs.
@@ -97,7 +97,7 @@ impl SpecialTokens {
             first_timestamp: no_timestamps.saturating_add(1),
             no_speech: named("<|nospeech|>")
                 .or_else(|| named("<|nocaptions|>"))
-                .unwrap_or(no_timestamps.saturating_sub(1)), // where all published models have it
+                .unwrap_or(no_timestamps.saturating_sub(1)), // as in all published models
             previous: file.prev_sot_token_id.or_else(|| named("<|startofprev|>")),
             languages: languages.filter(|_| multilingual).collect(),
             transcribe: task("transcribe"),
@@ -112,27 +112,32 @@ impl SpecialTokens {
         }
     }
 
-    /// Whether the model writes more than English.
+    /// Whether the model supports other languages than English.
     pub fn is_multilingual(&self) -> bool {
         !self.languages.is_empty()
     }
 
-    /// Whether the token is a time.
+    /// Whether the token is a timestamp.
     pub fn is_timestamp(&self, token: u32) -> bool {
         token >= self.first_timestamp
     }
 
-    /// The text tokens among `tokens`.
+    /// Text tokens among `tokens`.
     pub fn text_of(&self, tokens: &[u32]) -> Vec<u32> {
         tokens.iter().copied().filter(|token| *token < self.end).collect()
     }
 
-    /// What the model is told after the text of the window before: start, language, task, and
-    /// whether timestamps are wanted. An English-only model gets neither language nor task.
-    pub fn prompt(&self, language: Option<u32>, task: Option<Task>, timestamps: bool) -> Vec<u32> {
+    /// Prompt after the text of the window before: start, language, task, and whether timestamps are
+    /// wanted. An English-only model gets neither language nor task.
+    pub fn prompt(
+        &self,
+        language: Option<u32>,
+        task: Option<WhisperTask>,
+        timestamps: bool,
+    ) -> Vec<u32> {
         let task = match task {
-            Some(Task::Transcribe) => self.transcribe,
-            Some(Task::Translate) => self.translate,
+            Some(WhisperTask::Transcribe) => self.transcribe,
+            Some(WhisperTask::Translate) => self.translate,
             None => None,
         };
         let no_timestamps = (!timestamps).then_some(self.no_timestamps);
@@ -186,8 +191,8 @@ pub(super) mod tests {
         let tokens = read(r#"{"no_timestamps_token_id": 20, "is_multilingual": false}"#).unwrap();
         assert_eq!((tokens.end, tokens.no_speech, tokens.first_timestamp), (10, 19, 21));
         assert!(!tokens.is_multilingual());
-        assert_eq!(tokens.prompt(None, Some(Task::Transcribe), false), [11, 20]);
-        assert_eq!(tokens.prompt(Some(3), Some(Task::Transcribe), true), [11]);
+        assert_eq!(tokens.prompt(None, Some(WhisperTask::Transcribe), false), [11, 20]);
+        assert_eq!(tokens.prompt(Some(3), Some(WhisperTask::Transcribe), true), [11]);
     }
 
     #[test]
@@ -201,8 +206,8 @@ pub(super) mod tests {
     #[test]
     fn the_prompt_of_a_multilingual_model_names_language_and_task() {
         let tokens = tokens();
-        assert_eq!(tokens.prompt(Some(12), Some(Task::Translate), false), [11, 12, 15, 17]);
-        assert_eq!(tokens.prompt(Some(13), Some(Task::Transcribe), true), [11, 13, 14]);
+        assert_eq!(tokens.prompt(Some(12), Some(WhisperTask::Translate), false), [11, 12, 15, 17]);
+        assert_eq!(tokens.prompt(Some(13), Some(WhisperTask::Transcribe), true), [11, 13, 14]);
         assert_eq!(tokens.prompt(Some(13), None, true), [11, 13]);
     }
 }

@@ -1,26 +1,26 @@
-//! From clips of any length to phrases with times: windows, languages, what was said before.
+//! Transcription of clips of any length to segments with times: windows, languages, context.
 
 use candle::Result;
 
-use super::attempt::{Attempt, Decoder, LogitsSource};
 use super::config::{HOP_SAMPLES, SAMPLE_RATE_HZ};
+use super::decoding::{DecodingResult, DecodingTask, LogitsSource};
 use super::{repetition, segment, tokens::SpecialTokens};
 
-/// What can be listened to: Whisper and some clips, or a stand-in in tests.
-pub(super) trait Listener {
-    /// Decodes windows that were listened to.
+/// Encoder of windows of some clips: Whisper, or a script in tests.
+pub(super) trait WindowEncoder {
+    /// Decoder of encoded windows.
     type Source<'a>: LogitsSource
     where
         Self: 'a;
 
-    /// Listens to windows, each given by its clip and its first frame.
+    /// Encodes windows, each given by its clip and its first frame.
     ///
     /// # Errors
     /// When the computation fails.
-    fn listen(&self, windows: &[(usize, usize)]) -> Result<Self::Source<'_>>;
+    fn encode(&self, windows: &[(usize, usize)]) -> Result<Self::Source<'_>>;
 }
 
-/// A phrase as tokens.
+/// A segment as tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenSegment {
     /// From the start of the clip.
@@ -29,40 +29,39 @@ pub struct TokenSegment {
     pub end_seconds: f64,
     /// Text and timestamps (the latter count from the start of the window).
     pub tokens: Vec<u32>,
-    /// Mean natural log-probability per token of the window it stands in, at most 0.
+    /// Mean natural log-probability per token of its window, at most 0.
     pub average_log_probability: f64,
-    /// Probability that the window it stands in is silent, 0 to 1.
+    /// Probability that its window is silent, 0 to 1.
     pub no_speech_probability: f64,
 }
 
-/// What was said in a clip, as tokens.
+/// Transcription of a clip, as tokens.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TokenTranscript {
     /// Token of the language; none for an English-only model, or if the clip is empty.
     pub language: Option<u32>,
-    /// Phrases by time.
+    /// Segments by time.
     pub segments: Vec<TokenSegment>,
 }
 
 /// Transcribes clips of the given numbers of frames, each of 10 ms.
 ///
-/// A clip is heard in windows of `window_frames`, each starting where the last whole phrase of
-/// the one before ended; the first one decides the language unless it is given. Windows of
-/// different clips are decoded together. Every window moves on, so this ends whatever the
-/// model says.
+/// A clip is encoded in windows of `window_frames`, each starting where the last complete segment of
+/// the one before ended; the first one decides the language unless it is given. Windows of different
+/// clips are decoded together. Every window advances, so this ends with any output of the model.
 ///
 /// # Errors
 /// When the computation fails.
 pub(super) fn transcribe_clips(
-    listener: &impl Listener,
+    encoder: &impl WindowEncoder,
     clip_frames: &[usize],
     window_frames: usize,
     language: Option<u32>,
-    decoder: Decoder<'_>,
+    task: DecodingTask<'_>,
 ) -> Result<Vec<TokenTranscript>> {
     let start = |frames: &usize| Clip { frames: *frames, language, ..Clip::default() };
     let mut clips: Vec<Clip> = clip_frames.iter().map(start).collect();
-    let config = decoder.config;
+    let config = task.config;
     let batch = if config.condition_on_previous_text { 1 } else { config.batch_size.max(1) };
     loop {
         let open = clips.iter().enumerate().filter(|(_, clip)| clip.seek < clip.frames);
@@ -72,20 +71,19 @@ pub(super) fn transcribe_clips(
         }
         let windows: Vec<(usize, usize)> =
             open.iter().map(|index| (*index, clips[*index].seek)).collect();
-        let mut source = listener.listen(&windows)?;
-        detect_languages(&mut source, decoder.tokens, &open, &mut clips)?;
-        let prompts: Vec<Vec<u32>> =
-            open.iter().map(|index| clips[*index].prompt(&decoder)).collect();
+        let mut source = encoder.encode(&windows)?;
+        detect_languages(&mut source, task.tokens, &open, &mut clips)?;
+        let prompts: Vec<Vec<u32>> = open.iter().map(|index| clips[*index].prompt(&task)).collect();
         let seeds: Vec<u64> = windows.iter().map(|(_, seek)| *seek as u64).collect();
-        let attempts = decoder.decode(&mut source, &prompts, &seeds)?;
-        for (index, attempt) in open.iter().zip(attempts) {
-            clips[*index].take(attempt, window_frames, &decoder);
+        let results = task.decode(&mut source, &prompts, &seeds)?;
+        for (index, result) in open.iter().zip(results) {
+            clips[*index].add(result, window_frames, &task);
         }
     }
-    Ok(clips.into_iter().map(|clip| clip.finish(&decoder)).collect())
+    Ok(clips.into_iter().map(|clip| clip.finish(&task)).collect())
 }
 
-/// Asks for the language of every clip that has none yet: the likeliest language token after the
+/// Detects the language of every clip that has none yet: the most probable language token after the
 /// start of the transcript, on its first window.
 fn detect_languages(
     source: &mut impl LogitsSource,
@@ -98,7 +96,7 @@ fn detect_languages(
     if unknown.is_empty() || !tokens.is_multilingual() {
         return Ok(());
     }
-    source.begin(&unknown)?;
+    source.reset(&unknown)?;
     let logits = source.feed(&vec![vec![tokens.start_of_transcript]; unknown.len()])?;
     for (row, logits) in unknown.iter().zip(logits) {
         let logit = |token: u32| logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
@@ -117,61 +115,61 @@ struct Clip {
     seek: usize,
     language: Option<u32>,
     segments: Vec<TokenSegment>,
-    shown: Vec<u32>, // what the next window is told was said before
+    context: Vec<u32>, // text of the windows before, for the prompt of the next
 }
 
 impl Clip {
-    fn prompt(&self, decoder: &Decoder<'_>) -> Vec<u32> {
-        let (tokens, config) = (decoder.tokens, decoder.config);
+    fn prompt(&self, task: &DecodingTask<'_>) -> Vec<u32> {
+        let (tokens, config) = (task.tokens, task.config);
         let prompt = tokens.prompt(self.language, config.task, config.timestamps);
         match tokens.previous {
-            Some(previous) if config.condition_on_previous_text && !self.shown.is_empty() => {
-                let most = (decoder.capacity / 2).saturating_sub(1);
-                let shown = &self.shown[self.shown.len().saturating_sub(most)..];
-                [&[previous], shown, &prompt[..]].concat()
+            Some(previous) if config.condition_on_previous_text && !self.context.is_empty() => {
+                let most = (task.capacity / 2).saturating_sub(1);
+                let context = &self.context[self.context.len().saturating_sub(most)..];
+                [&[previous], context, &prompt[..]].concat()
             }
             _ => prompt,
         }
     }
 
-    fn take(&mut self, attempt: Attempt, window_frames: usize, decoder: &Decoder<'_>) {
+    fn add(&mut self, result: DecodingResult, window_frames: usize, task: &DecodingTask<'_>) {
         let left = window_frames.min(self.frames - self.seek);
         let seconds = |frames: usize| (frames * HOP_SAMPLES) as f64 / SAMPLE_RATE_HZ as f64;
-        // The next window may start where this one ends, so no time lies beyond, whatever is said.
+        // The next window may start where this one ends, so no time may lie beyond it.
         let (offset, end) = (seconds(self.seek), seconds(self.seek + left));
-        if attempt.is_silence(decoder.config) {
+        if result.is_silence(task.config) {
             self.seek += left.max(1);
             return;
         }
         let (phrases, advance) =
-            segment::cut(&attempt.tokens, decoder.tokens.first_timestamp, left);
+            segment::split_phrases(&result.tokens, task.tokens.first_timestamp, left);
         for phrase in phrases {
             let start_seconds = (offset + phrase.start_seconds).min(end);
-            self.shown.extend(without_open_start(&phrase.tokens, decoder.tokens));
+            self.context.extend(without_open_start(&phrase.tokens, task.tokens));
             self.segments.push(TokenSegment {
                 start_seconds,
                 end_seconds: (offset + phrase.end_seconds).min(end).max(start_seconds),
                 tokens: phrase.tokens,
-                average_log_probability: attempt.average_log_probability,
-                no_speech_probability: attempt.no_speech_probability,
+                average_log_probability: result.average_log_probability,
+                no_speech_probability: result.no_speech_probability,
             });
         }
-        if attempt.temperature > 0.5 {
-            self.shown.clear(); // random text would lead the next window astray
+        if result.temperature > 0.5 {
+            self.context.clear(); // text sampled at random would mislead the next window
         }
         self.seek += advance;
     }
 
-    fn finish(self, decoder: &Decoder<'_>) -> TokenTranscript {
-        let segments = match decoder.config.max_repeats {
-            Some(max_repeats) => without_loops(self.segments, max_repeats, decoder.tokens),
+    fn finish(self, task: &DecodingTask<'_>) -> TokenTranscript {
+        let segments = match task.config.max_repeats {
+            Some(max_repeats) => without_loops(self.segments, max_repeats, task.tokens),
             None => self.segments,
         };
         TokenTranscript { language: self.language, segments }
     }
 }
 
-/// A phrase that ends in a pair of timestamps, without the second one.
+/// Tokens of a segment that ends in a pair of timestamps, without the second one.
 fn without_open_start<'a>(phrase: &'a [u32], tokens: &SpecialTokens) -> &'a [u32] {
     match phrase {
         [rest @ .., end, next]
@@ -183,7 +181,7 @@ fn without_open_start<'a>(phrase: &'a [u32], tokens: &SpecialTokens) -> &'a [u32
     }
 }
 
-/// Limits a phrase said over and over at the end of a segment, and equal segments in a row.
+/// Limits repetitions of a phrase at the end of a segment, and of equal segments in a row.
 fn without_loops(
     mut segments: Vec<TokenSegment>,
     max_repeats: usize,
@@ -207,50 +205,49 @@ fn without_loops(
 mod tests {
     use std::cell::RefCell;
 
-    use meptr_core::rng::RandomStream;
+    use meptr_core::rng::{RandomStream, SeedStreams};
     use proptest::prelude::*;
 
-    use super::super::attempt::tests::Scripted;
     use super::super::config::TranscribeConfig;
-    use super::super::sampling::stream;
+    use super::super::decoding::tests::Scripted;
     use super::super::tokens::tests::tokens;
     use super::*;
 
     /// 1 s: 50 timestamps.
     const WINDOW: usize = 100;
 
-    fn run<L: Listener>(
-        listener: &L,
+    fn run<L: WindowEncoder>(
+        encoder: &L,
         clips: &[usize],
         config: &TranscribeConfig,
     ) -> Vec<TokenTranscript> {
         let tokens = tokens();
         let bytes_of = |said: &[u32]| said.iter().map(|token| *token as u8).collect();
-        let decoder = Decoder { tokens: &tokens, config, capacity: 64, bytes_of: &bytes_of };
-        transcribe_clips(listener, clips, WINDOW, Some(12), decoder).unwrap()
+        let task = DecodingTask { tokens: &tokens, config, capacity: 64, bytes_of: &bytes_of };
+        transcribe_clips(encoder, clips, WINDOW, Some(12), task).unwrap()
     }
 
-    /// Gives window after window the next script, and remembers what it was asked for.
+    /// Gives window after window the next script, and records the windows.
     struct Script {
         windows: Vec<Vec<u32>>,
-        heard: RefCell<Vec<(usize, usize)>>,
+        encoded: RefCell<Vec<(usize, usize)>>,
     }
 
-    impl Listener for Script {
+    impl WindowEncoder for Script {
         type Source<'a> = Scripted;
 
-        fn listen(&self, windows: &[(usize, usize)]) -> Result<Scripted> {
-            let mut heard = self.heard.borrow_mut();
+        fn encode(&self, windows: &[(usize, usize)]) -> Result<Scripted> {
+            let mut encoded = self.encoded.borrow_mut();
             let said = |at: usize| self.windows.get(at).cloned().unwrap_or_default();
-            let scripts = (0..windows.len()).map(|row| vec![said(heard.len() + row)]).collect();
-            heard.extend(windows);
+            let scripts = (0..windows.len()).map(|row| vec![said(encoded.len() + row)]).collect();
+            encoded.extend(windows);
             Ok(Scripted::new(scripts))
         }
     }
 
     fn scripted(windows: &[&[u32]]) -> Script {
         let windows = windows.iter().map(|tokens| tokens.to_vec()).collect();
-        Script { windows, heard: RefCell::default() }
+        Script { windows, encoded: RefCell::default() }
     }
 
     fn times(transcript: &TokenTranscript) -> Vec<(f64, f64)> {
@@ -263,9 +260,9 @@ mod tests {
 
     #[test]
     fn windows_start_where_the_last_whole_phrase_ended() {
-        let listener = scripted(&[&[18, 1, 48, 48, 2], &[18, 2, 58, 60, 3], &[18, 3, 68]]);
-        let found = run(&listener, &[240], &TranscribeConfig::default()).remove(0);
-        assert_eq!(*listener.heard.borrow(), [(0, 0), (0, 60), (0, 140)]);
+        let encoder = scripted(&[&[18, 1, 48, 48, 2], &[18, 2, 58, 60, 3], &[18, 3, 68]]);
+        let found = run(&encoder, &[240], &TranscribeConfig::default()).remove(0);
+        assert_eq!(*encoder.encoded.borrow(), [(0, 0), (0, 60), (0, 140)]);
         assert_eq!(times(&found), [(0.0, 0.6), (0.6, 1.4), (1.4, 2.4)]);
         assert_eq!(found.language, Some(12));
     }
@@ -278,10 +275,10 @@ mod tests {
 
     #[test]
     fn clips_are_heard_together_up_to_the_batch_size_and_empty_ones_never() {
-        let listener = scripted(&[&[18, 1, 40], &[18, 2, 40], &[18, 3, 40]]);
+        let encoder = scripted(&[&[18, 1, 40], &[18, 2, 40], &[18, 3, 40]]);
         let config = TranscribeConfig { batch_size: 2, ..TranscribeConfig::default() };
-        let found = run(&listener, &[100, 0, 100, 50], &config);
-        assert_eq!(*listener.heard.borrow(), [(0, 0), (2, 0), (3, 0)]);
+        let found = run(&encoder, &[100, 0, 100, 50], &config);
+        assert_eq!(*encoder.encoded.borrow(), [(0, 0), (2, 0), (3, 0)]);
         let counts: Vec<usize> = found.iter().map(|clip| clip.segments.len()).collect();
         assert_eq!(counts, [1, 0, 1, 1]);
     }
@@ -289,9 +286,9 @@ mod tests {
     #[test]
     fn a_phrase_said_over_and_over_is_limited() {
         let phrase: &[u32] = &[18, 7, 8, 60];
-        let listener = scripted(&[phrase; 9]);
+        let encoder = scripted(&[phrase; 9]);
         let config = TranscribeConfig { max_repeats: Some(2), ..TranscribeConfig::default() };
-        let found = run(&listener, &[900], &config).remove(0);
+        let found = run(&encoder, &[900], &config).remove(0);
         assert_eq!(found.segments.len(), 2);
         let unlimited = TranscribeConfig { max_repeats: None, ..TranscribeConfig::default() };
         assert_eq!(run(&scripted(&[phrase; 9]), &[900], &unlimited)[0].segments.len(), 9);
@@ -303,24 +300,24 @@ mod tests {
         let config =
             TranscribeConfig { condition_on_previous_text: true, ..TranscribeConfig::default() };
         let bytes_of = |_: &[u32]| Vec::new();
-        let decoder =
-            Decoder { tokens: &tokens, config: &config, capacity: 8, bytes_of: &bytes_of };
+        let task =
+            DecodingTask { tokens: &tokens, config: &config, capacity: 8, bytes_of: &bytes_of };
         let mut clip = Clip { frames: 1000, language: Some(12), ..Clip::default() };
-        let attempt = Attempt {
+        let result = DecodingResult {
             tokens: vec![18, 1, 2, 40, 40],
             average_log_probability: 0.0,
             no_speech_probability: 0.0,
             compression_ratio: 1.0,
             temperature: 0.0,
         };
-        assert_eq!(clip.prompt(&decoder), [11, 12, 14]);
-        clip.take(attempt.clone(), WINDOW, &decoder);
-        assert_eq!(clip.prompt(&decoder), [11, 1, 2, 40, 11, 12, 14]); // the last 8 / 2 - 1
-        clip.take(Attempt { temperature: 0.6, ..attempt }, WINDOW, &decoder);
-        assert_eq!(clip.prompt(&decoder), [11, 12, 14]);
+        assert_eq!(clip.prompt(&task), [11, 12, 14]);
+        clip.add(result.clone(), WINDOW, &task);
+        assert_eq!(clip.prompt(&task), [11, 1, 2, 40, 11, 12, 14]); // the last 8 / 2 - 1
+        clip.add(DecodingResult { temperature: 0.6, ..result }, WINDOW, &task);
+        assert_eq!(clip.prompt(&task), [11, 12, 14]);
     }
 
-    /// Any logits, forbidden, infinite and missing numbers among them.
+    /// Random logits, some of them NaN or infinite.
     struct Noise {
         seed: u64,
         spread: f32,
@@ -334,7 +331,7 @@ mod tests {
     }
 
     impl LogitsSource for NoiseSource {
-        fn begin(&mut self, windows: &[usize]) -> Result<()> {
+        fn reset(&mut self, windows: &[usize]) -> Result<()> {
             self.rows = windows.len();
             Ok(())
         }
@@ -350,12 +347,12 @@ mod tests {
         }
     }
 
-    impl Listener for Noise {
+    impl WindowEncoder for Noise {
         type Source<'a> = NoiseSource;
 
-        fn listen(&self, windows: &[(usize, usize)]) -> Result<NoiseSource> {
+        fn encode(&self, windows: &[(usize, usize)]) -> Result<NoiseSource> {
             *self.windows.borrow_mut() += windows.len();
-            let random = stream(&[self.seed, *self.windows.borrow() as u64]);
+            let random = SeedStreams::new(self.seed).stream(&self.windows.borrow().to_string());
             Ok(NoiseSource { random, spread: self.spread, rows: 0 })
         }
     }
@@ -371,7 +368,7 @@ mod tests {
             conditioned in any::<bool>(),
             clips in prop::collection::vec(0usize..450, 1..4),
         ) {
-            let listener = Noise { seed, spread, windows: RefCell::new(0) };
+            let encoder = Noise { seed, spread, windows: RefCell::new(0) };
             let config = TranscribeConfig {
                 timestamps,
                 condition_on_previous_text: conditioned,
@@ -379,8 +376,8 @@ mod tests {
                 seed,
                 ..TranscribeConfig::default()
             };
-            let found = run(&listener, &clips, &config);
-            prop_assert!(*listener.windows.borrow() <= clips.iter().sum::<usize>());
+            let found = run(&encoder, &clips, &config);
+            prop_assert!(*encoder.windows.borrow() <= clips.iter().sum::<usize>());
             for (clip, frames) in found.iter().zip(&clips) {
                 let end = *frames as f64 / 100.0;
                 for segment in &clip.segments {

@@ -1,4 +1,4 @@
-//! Whisper from its folder: audio in, transcript out.
+//! Whisper from its folder: audio to transcription.
 
 use std::path::{Path, PathBuf};
 
@@ -7,26 +7,26 @@ use meptr_core::Precision;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
-use super::attempt::Decoder;
 use super::config::{HOP_SAMPLES, TranscribeConfig, WhisperConfig};
+use super::decoding::DecodingTask;
 use super::mel::{ClipMel, LogMel};
-use super::model::{Decoding, WhisperModel};
+use super::model::{DecoderState, WhisperModel};
 use super::tokens::SpecialTokens;
-use super::transcribe::{Listener, TokenTranscript, transcribe_clips};
+use super::transcribe::{TokenTranscript, WindowEncoder, transcribe_clips};
 use crate::backbones::folder::{load_weights, read_json, unusable};
 use crate::backbones::text_input::read_tokenizer;
 use crate::{Error, Result};
 
-/// What was said in a clip.
+/// Transcription of a clip.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Transcript {
+pub struct Transcription {
     /// Code of the spoken language, such as `en`, given or detected; none for an empty clip.
     pub language: Option<String>,
-    /// Phrases by time; none of them is empty.
-    pub segments: Vec<Segment>,
+    /// Segments by time; none is empty.
+    pub segments: Vec<SpeechSegment>,
 }
 
-impl Transcript {
+impl Transcription {
     /// The text of all segments.
     pub fn text(&self) -> String {
         let text: String = self.segments.iter().map(|segment| segment.text.as_str()).collect();
@@ -34,18 +34,18 @@ impl Transcript {
     }
 }
 
-/// A phrase, or a whole window when the model marked none.
+/// A phrase, or a whole window when the model marks none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Segment {
+pub struct SpeechSegment {
     /// From the start of the clip.
     pub start_seconds: f64,
     /// From the start of the clip, not before `start_seconds`.
     pub end_seconds: f64,
-    /// As the model wrote it: it starts with a space in languages that put spaces between words.
+    /// Text as the model wrote it; it starts with a space in languages that separate words by spaces.
     pub text: String,
-    /// Mean natural log-probability per token of the window it stands in, at most 0.
+    /// Mean natural log-probability per token of its window, at most 0.
     pub average_log_probability: f64,
-    /// Probability that the window it stands in is silent, 0 to 1.
+    /// Probability that its window is silent, 0 to 1.
     pub no_speech_probability: f64,
 }
 
@@ -74,7 +74,7 @@ impl Whisper {
         Self::open_as(folder, device, Precision::F32)
     }
 
-    /// The same, with a network that computes with other numbers; logits are f32 all the same.
+    /// Like [`Self::open`], with the network in `precision`. Logits are always f32.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -96,22 +96,22 @@ impl Whisper {
         Ok(Self { folder, config, tokens, tokenizer, log_mel, model, device })
     }
 
-    /// The model's shape.
+    /// Shape of the model.
     pub fn config(&self) -> &WhisperConfig {
         &self.config
     }
 
-    /// The model's special tokens.
+    /// Special tokens of the model.
     pub fn tokens(&self) -> &SpecialTokens {
         &self.tokens
     }
 
-    /// The network.
+    /// Network.
     pub fn model(&self) -> &WhisperModel {
         &self.model
     }
 
-    /// The first window of a clip, `(1, num_mel_bins, 2 max_source_positions)`, f32.
+    /// Features of the first window of a clip, `(1, num_mel_bins, 2 max_source_positions)`, f32.
     ///
     /// # Errors
     /// When the computation fails.
@@ -126,7 +126,7 @@ impl Whisper {
     ///
     /// # Errors
     /// See [`transcribe_batch`](Self::transcribe_batch).
-    pub fn transcribe(&self, samples: &[f32], config: &TranscribeConfig) -> Result<Transcript> {
+    pub fn transcribe(&self, samples: &[f32], config: &TranscribeConfig) -> Result<Transcription> {
         Ok(self.transcribe_batch(&[samples], config)?.pop().unwrap_or_default())
     }
 
@@ -140,7 +140,7 @@ impl Whisper {
         &self,
         clips: &[&[f32]],
         config: &TranscribeConfig,
-    ) -> Result<Vec<Transcript>> {
+    ) -> Result<Vec<Transcription>> {
         let path = self.folder.join("tokenizer.json");
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
             unusable(&path, "tokenizer", "there is no such file; take it from the model's folder")
@@ -149,8 +149,8 @@ impl Whisper {
         transcripts.into_iter().map(|tokens| self.to_text(tokens, tokenizer, &path)).collect()
     }
 
-    /// As [`transcribe_batch`](Self::transcribe_batch), but tokens instead of text; it needs no
-    /// tokenizer (without one, the compression of the tokens' bytes is measured).
+    /// Like [`transcribe_batch`](Self::transcribe_batch), with tokens instead of text. It needs no
+    /// tokenizer; without one, the compression ratio is that of the tokens' bytes.
     ///
     /// # Errors
     /// See [`transcribe_batch`](Self::transcribe_batch).
@@ -166,16 +166,16 @@ impl Whisper {
         }
         let language = self.language_token(config)?;
         let bytes_of = |tokens: &[u32]| self.bytes_of(tokens);
-        let decoder = Decoder {
+        let task = DecodingTask {
             tokens: &self.tokens,
             config,
             capacity: self.config.max_target_positions,
             bytes_of: &bytes_of,
         };
         let transcribe = || {
-            let clips = Clips::new(self, clips)?;
+            let clips = ClipFeatures::new(self, clips)?;
             let frames = clips.frames();
-            transcribe_clips(&clips, &frames, self.config.window_frames(), language, decoder)
+            transcribe_clips(&clips, &frames, self.config.window_frames(), language, task)
         };
         transcribe().map_err(Error::doing("transcribing speech"))
     }
@@ -199,14 +199,14 @@ impl Whisper {
         transcript: TokenTranscript,
         tokenizer: &Tokenizer,
         path: &Path,
-    ) -> Result<Transcript> {
+    ) -> Result<Transcription> {
         let mut segments = Vec::new();
         for segment in transcript.segments {
             let text = tokenizer
                 .decode(&self.tokens.text_of(&segment.tokens), true)
                 .map_err(|error| unusable(path, "tokenizer", error.to_string()))?;
             if !text.trim().is_empty() {
-                segments.push(Segment {
+                segments.push(SpeechSegment {
                     start_seconds: segment.start_seconds,
                     end_seconds: segment.end_seconds,
                     text,
@@ -220,10 +220,10 @@ impl Whisper {
         };
         let detected = self.tokens.languages.iter().find_map(code);
         let english = || (!self.tokens.is_multilingual()).then(|| "en".to_owned());
-        Ok(Transcript { language: detected.or_else(english), segments })
+        Ok(Transcription { language: detected.or_else(english), segments })
     }
 
-    /// The text of tokens, or without a tokenizer the tokens as numbers, as transformers has it.
+    /// Text of tokens as bytes; without a tokenizer, the token ids as bytes, as in transformers.
     fn bytes_of(&self, tokens: &[u32]) -> Vec<u8> {
         let text = self.tokenizer.as_ref().map(|tokenizer| {
             tokenizer.decode(&self.tokens.text_of(tokens), true).unwrap_or_default()
@@ -235,13 +235,14 @@ impl Whisper {
     }
 }
 
-struct Clips<'a> {
+/// Spectrograms of some clips.
+struct ClipFeatures<'a> {
     whisper: &'a Whisper,
     mels: Vec<ClipMel<'a>>,
     samples: Vec<usize>,
 }
 
-impl<'a> Clips<'a> {
+impl<'a> ClipFeatures<'a> {
     fn new(whisper: &'a Whisper, clips: &[&'a [f32]]) -> candle::Result<Self> {
         let window_samples = whisper.config.window_samples();
         let mels = clips.iter().map(|clip| whisper.log_mel.clip(clip, window_samples));
@@ -249,30 +250,30 @@ impl<'a> Clips<'a> {
         Ok(Self { whisper, mels: mels.collect::<candle::Result<_>>()?, samples })
     }
 
-    /// Frames that hold audio, padding not included.
+    /// Frames that hold audio, without padding.
     fn frames(&self) -> Vec<usize> {
         self.samples.iter().map(|samples| samples.div_ceil(HOP_SAMPLES)).collect()
     }
 }
 
-impl Listener for Clips<'_> {
+impl WindowEncoder for ClipFeatures<'_> {
     type Source<'b>
-        = Decoding<'b>
+        = DecoderState<'b>
     where
         Self: 'b;
 
-    fn listen(&self, windows: &[(usize, usize)]) -> candle::Result<Decoding<'_>> {
+    fn encode(&self, windows: &[(usize, usize)]) -> candle::Result<DecoderState<'_>> {
         let frames = self.whisper.config.window_frames();
         let features: Vec<Tensor> = windows
             .iter()
             .map(|(clip, first)| self.mels[*clip].window(*first, frames))
             .collect::<candle::Result<_>>()?;
         let features = Tensor::stack(&features, 0)?.to_device(&self.whisper.device)?;
-        self.whisper.model.decoding(&self.whisper.model.encode(&features)?)
+        self.whisper.model.start_decoding(&self.whisper.model.encode(&features)?)
     }
 }
 
-/// The fields of `preprocessor_config.json` that our spectrogram fixes.
+/// Fields of `preprocessor_config.json` with the only values that are supported.
 #[derive(Debug, Deserialize)]
 struct PreprocessorFile {
     feature_size: Option<usize>,

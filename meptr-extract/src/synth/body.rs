@@ -7,32 +7,32 @@ use super::canvas::{Canvas, Colour, Point, blend, from_hue, scaled};
 use super::face::{Actor, Head};
 use super::plan::Cue;
 
-/// How a body is held; lengths in half widths of the head, from its middle.
+/// Posture of a body; lengths in half widths of the head, from its middle.
 #[derive(Debug, Clone, Copy)]
-pub struct Posture {
+pub(super) struct Posture {
     elbow: Point,
     hand: Point,
     shoulder_height: f32,
-    /// How far the head hangs.
-    pub head_drop: f32,
+    /// Distance by which the head hangs.
+    pub(super) head_drop: f32,
     /// Angle of the head, radians.
-    pub head_tilt: f32,
-    /// How far hands and head move.
-    pub swing: f32,
+    pub(super) head_tilt: f32,
+    /// Distance by which hands and head move.
+    pub(super) swing: f32,
     /// Movements a second.
-    pub pace: f32,
+    pub(super) pace: f32,
     /// Size of the person in the picture; 1 = as usual.
-    pub nearness: f32,
+    pub(super) nearness: f32,
     clothes: Colour,
     /// 0 = a shirt, 1 = jacket and tie.
     formality: f32,
 }
 
 impl Posture {
-    /// What a cue makes of a body: its emotion by its strength; an extravert is near, spreads the
+    /// Posture of a cue: its emotion by its strength; an extravert is near, spreads the
     /// arms and moves much, a conscientious person wears dark formal clothes, an open one bright
     /// colours (`hue` in turns), an unstable one fidgets.
-    pub fn of_cue(cue: &Cue, hue: f32) -> Self {
+    pub(super) fn of_cue(cue: &Cue, hue: f32) -> Self {
         let rows: [[f32; 9]; Emotion::COUNT] = [
             // elbow, hand, shoulders, drop, tilt, swing, pace
             [1.75, 3.0, 1.70, 4.4, 1.75, 0.00, 0.00, 0.05, 0.7],
@@ -68,7 +68,13 @@ impl Posture {
 }
 
 /// Paints what is below the head; `sway` is how far the hands are moved, about -1 to 1.
-pub fn paint_body(canvas: &mut Canvas, head: &Head, actor: &Actor, posture: &Posture, sway: f32) {
+pub(super) fn paint_body(
+    canvas: &mut Canvas,
+    head: &Head,
+    actor: &Actor,
+    posture: &Posture,
+    sway: f32,
+) {
     let upright = Head { tilt: 0.0, ..*head };
     let unit = head.unit;
     let skin = scaled(actor.skin, 0.8);

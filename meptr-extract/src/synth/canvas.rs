@@ -1,30 +1,30 @@
 //! A picture that shapes are painted on, with smooth edges.
 
 /// Red, green, blue, 0 to 1.
-pub type Colour = [f32; 3];
+pub(super) type Colour = [f32; 3];
 
 /// A point in pixels, x to the right and y down.
-pub type Point = [f32; 2];
+pub(super) type Point = [f32; 2];
 
 /// A picture in memory, rows from the top.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Canvas {
+pub(super) struct Canvas {
     width: usize,
     height: usize,
     pixels: Vec<Colour>,
 }
 
 /// An area of a picture: its distance function and the box around it.
-pub struct Shape<'a> {
+pub(super) struct Shape<'a> {
     /// Distance of a point to the edge in pixels, negative inside.
-    pub distance: &'a dyn Fn(Point) -> f32,
+    pub(super) distance: &'a dyn Fn(Point) -> f32,
     /// Left, top, right, bottom; nothing is painted outside.
-    pub bounds: [f32; 4],
+    pub(super) bounds: [f32; 4],
 }
 
 impl Canvas {
     /// A picture painted point by point.
-    pub fn new(width: usize, height: usize, colour: impl Fn(Point) -> Colour) -> Self {
+    pub(super) fn new(width: usize, height: usize, colour: impl Fn(Point) -> Colour) -> Self {
         let pixels = (0..width * height)
             .map(|index| colour([(index % width) as f32 + 0.5, (index / width) as f32 + 0.5]))
             .collect();
@@ -32,34 +32,34 @@ impl Canvas {
     }
 
     /// Pixels in a row.
-    pub fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         self.width
     }
 
     /// Rows.
-    pub fn height(&self) -> usize {
+    pub(super) fn height(&self) -> usize {
         self.height
     }
 
     /// All pixels, row by row.
-    pub fn pixels(&self) -> &[Colour] {
+    pub(super) fn pixels(&self) -> &[Colour] {
         &self.pixels
     }
 
     /// Paints a shape, its edge one pixel wide.
-    pub fn fill(&mut self, shape: &Shape<'_>, colour: impl Fn(Point) -> Colour) {
+    pub(super) fn fill(&mut self, shape: &Shape<'_>, colour: impl Fn(Point) -> Colour) {
         self.mix(shape.bounds, |point| (0.5 - (shape.distance)(point)).clamp(0.0, 1.0), colour);
     }
 
     /// Paints an ellipse with the radii `radii`, turned by `angle`.
-    pub fn ellipse(&mut self, centre: Point, radii: Point, angle: f32, colour: Colour) {
+    pub(super) fn ellipse(&mut self, centre: Point, radii: Point, angle: f32, colour: Colour) {
         let distance = |point| ellipse_distance(point, centre, radii, angle);
         let shape = Shape { distance: &distance, bounds: around(centre, radii[0].max(radii[1])) };
         self.fill(&shape, |_| colour);
     }
 
     /// Paints a line with round ends whose radius goes from `radii[0]` to `radii[1]`.
-    pub fn line(&mut self, from: Point, to: Point, radii: [f32; 2], colour: Colour) {
+    pub(super) fn line(&mut self, from: Point, to: Point, radii: [f32; 2], colour: Colour) {
         let distance = |point| line_distance(point, from, to, radii);
         let reach = radii[0].max(radii[1]);
         let bounds = [
@@ -72,7 +72,7 @@ impl Canvas {
     }
 
     /// Paints a line through points.
-    pub fn curve(&mut self, points: &[Point], radius: f32, colour: Colour) {
+    pub(super) fn curve(&mut self, points: &[Point], radius: f32, colour: Colour) {
         let distance = |point| {
             let parts = points.windows(2);
             let part = |ends: &[Point]| line_distance(point, ends[0], ends[1], [radius; 2]);
@@ -93,7 +93,7 @@ impl Canvas {
     }
 
     /// Paints an upright rectangle: left, top, right, bottom.
-    pub fn rectangle(&mut self, bounds: [f32; 4], colour: Colour) {
+    pub(super) fn rectangle(&mut self, bounds: [f32; 4], colour: Colour) {
         let distance = |[x, y]: Point| {
             let beside = (bounds[0] - x).max(x - bounds[2]);
             beside.max((bounds[1] - y).max(y - bounds[3]))
@@ -102,7 +102,7 @@ impl Canvas {
     }
 
     /// Tints softly around a point, most in the middle and there by `share`.
-    pub fn blob(&mut self, centre: Point, radii: Point, share: f32, colour: Colour) {
+    pub(super) fn blob(&mut self, centre: Point, radii: Point, share: f32, colour: Colour) {
         let weight = |point: Point| {
             let [x, y] = [0, 1].map(|axis| (point[axis] - centre[axis]) / radii[axis]);
             share * (-2.0 * (x * x + y * y)).exp()
@@ -135,17 +135,17 @@ impl Canvas {
 }
 
 /// A colour `share` of the way to another.
-pub fn blend(from: Colour, to: Colour, share: f32) -> Colour {
+pub(super) fn blend(from: Colour, to: Colour, share: f32) -> Colour {
     std::array::from_fn(|index| super::between(from[index], to[index], share))
 }
 
 /// A colour made brighter (above 1) or darker.
-pub fn scaled(colour: Colour, by: f32) -> Colour {
+pub(super) fn scaled(colour: Colour, by: f32) -> Colour {
     colour.map(|value| (value * by).clamp(0.0, 1.0))
 }
 
 /// The colour of that hue (in turns), saturation and brightness, each 0 to 1.
-pub fn from_hue(hue: f32, saturation: f32, brightness: f32) -> Colour {
+pub(super) fn from_hue(hue: f32, saturation: f32, brightness: f32) -> Colour {
     [0.0, 1.0 / 3.0, 2.0 / 3.0].map(|shift| {
         let wave = 0.5 + 0.5 * (std::f32::consts::TAU * (hue - shift)).cos();
         brightness * (1.0 - saturation * (1.0 - wave))
@@ -153,7 +153,7 @@ pub fn from_hue(hue: f32, saturation: f32, brightness: f32) -> Colour {
 }
 
 /// About the distance of a point to an ellipse, exact on its edge.
-pub fn ellipse_distance(point: Point, centre: Point, radii: Point, angle: f32) -> f32 {
+pub(super) fn ellipse_distance(point: Point, centre: Point, radii: Point, angle: f32) -> f32 {
     let (sine, cosine) = angle.sin_cos();
     let (x, y) = (point[0] - centre[0], point[1] - centre[1]);
     let (x, y) = (cosine * x + sine * y, cosine * y - sine * x);

@@ -46,15 +46,15 @@ pub struct Corpora {
 /// One video of a corpus.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SyntheticClip {
-    /// What its corpus tells the labels of.
+    /// Task whose labels its corpus has.
     pub told: Task,
     /// `train`, `dev` or `test`.
     pub split: &'static str,
     /// Its name in the tables, and that of its file without ending.
     pub name: String,
-    /// What is said.
+    /// Text that is spoken.
     pub text: String,
-    /// What it shows, and its labels.
+    /// Cues of the modalities, and labels.
     pub plan: Plan,
     seconds: f32,
     container: Container,
@@ -137,7 +137,7 @@ impl Corpora {
 }
 
 impl SyntheticClip {
-    /// Where its video stands below the corpora's folder.
+    /// Path of its video below the folder of the corpora.
     pub fn path(&self, folder: &Path) -> PathBuf {
         let file = format!("{}.{}", self.name, self.container.extension());
         folder.join(folder_of(self.told)).join("video").join(self.split).join(file)

@@ -18,7 +18,7 @@ const QUANTISER: i32 = 3;
 
 /// Kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Container {
+pub(super) enum Container {
     /// MPEG-4 pictures and AAC sound.
     Mp4,
     /// MPEG-4 pictures and FLAC sound.
@@ -27,7 +27,7 @@ pub enum Container {
 
 impl Container {
     /// Ending of its files.
-    pub fn extension(self) -> &'static str {
+    pub(super) fn extension(self) -> &'static str {
         match self {
             Self::Mp4 => "mp4",
             Self::Matroska => "mkv",
@@ -57,7 +57,7 @@ impl Container {
 ///
 /// # Errors
 /// When FFmpeg cannot be loaded, lacks an encoder or refuses.
-pub fn encode(
+pub(super) fn encode(
     container: Container,
     pictures: &[Canvas],
     frames_per_second: usize,
@@ -266,7 +266,8 @@ impl Seek for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{DecodeOptions, Event, FramePlan, Reader};
+    use crate::decode::{DecodeOptions, Event, Reader};
+    use crate::windows::WindowPlan;
 
     #[test]
     fn what_is_encoded_decodes_again_and_is_the_same_every_time() -> anyhow::Result<()> {
@@ -281,7 +282,7 @@ mod tests {
             let path = folder.path().join(format!("clip.{}", container.extension()));
             std::fs::write(&path, bytes)?;
             let (mut frames, mut heard) = (0, 0);
-            for event in Reader::open(&path, FramePlan::Whole, &DecodeOptions::default())? {
+            for event in Reader::open(&path, WindowPlan::Whole, &DecodeOptions::default())? {
                 match event? {
                     Event::Frame { image, .. } => {
                         frames += 1;

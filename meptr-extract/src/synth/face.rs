@@ -9,13 +9,13 @@ use super::plan::Cue;
 
 /// Who plays in a clip.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Actor {
+pub(super) struct Actor {
     /// Colour of the skin in full light.
-    pub skin: Colour,
+    pub(super) skin: Colour,
     hair: Colour,
     /// Height of the head, relative to an average one.
     length: f32,
-    /// How far the hair falls: 0 short to 1 on the shoulders.
+    /// Length of the hair: 0 short to 1 on the shoulders.
     hair_length: f32,
     eye_distance: f32,
     nose_length: f32,
@@ -25,7 +25,7 @@ pub struct Actor {
 
 impl Actor {
     /// Somebody.
-    pub fn draw(random: &mut RandomStream) -> Self {
+    pub(super) fn draw(random: &mut RandomStream) -> Self {
         let skins =
             [[0.95, 0.78, 0.66], [0.88, 0.68, 0.53], [0.76, 0.55, 0.40], [0.60, 0.41, 0.29]];
         let hairs =
@@ -46,35 +46,35 @@ impl Actor {
     }
 }
 
-/// Where a head is.
+/// Position of a head.
 #[derive(Debug, Clone, Copy)]
-pub struct Head {
+pub(super) struct Head {
     /// Middle of the head.
-    pub centre: Point,
+    pub(super) centre: Point,
     /// Half its width in pixels: the unit of everything drawn on it.
-    pub unit: f32,
+    pub(super) unit: f32,
     /// Angle it is turned by, radians.
-    pub tilt: f32,
+    pub(super) tilt: f32,
 }
 
 impl Head {
     /// A point given in units from the middle of the head.
-    pub fn at(&self, [x, y]: Point) -> Point {
+    pub(super) fn at(&self, [x, y]: Point) -> Point {
         let (sine, cosine) = self.tilt.sin_cos();
         let [left, top] = self.centre;
         [left + self.unit * (cosine * x - sine * y), top + self.unit * (sine * x + cosine * y)]
     }
 }
 
-/// What a face does; lengths in half widths of the head.
+/// Expression of a face; lengths in half widths of the head.
 #[derive(Debug, Clone, Copy)]
-pub struct Expression {
+pub(super) struct Expression {
     brow_raise: f32,
     /// Above 0: inner ends down.
     brow_slant: f32,
     /// 1 = as usual.
     eye_opening: f32,
-    /// How far the corners of the mouth are above its middle.
+    /// Height of the corners of the mouth above its middle.
     mouth_lift: f32,
     mouth_opening: f32,
     mouth_width: f32,
@@ -109,9 +109,9 @@ impl Expression {
         }
     }
 
-    /// What a cue makes of a face: its emotion by its strength, and wider eyes for an
+    /// Expression of a cue: its emotion by its strength, and wider eyes for an
     /// extravert, a friendlier look for an agreeable person, a darker one for an unstable one.
-    pub fn of_cue(cue: &Cue) -> Self {
+    pub(super) fn of_cue(cue: &Cue) -> Self {
         let (rest, full) = (Self::of(Emotion::Neutral), Self::of(cue.emotion));
         let mix = |rest: f32, full: f32| between(rest, full, cue.strength);
         let [_, _, extravert, agreeable, stable] = cue.own;
@@ -127,22 +127,22 @@ impl Expression {
         }
     }
 
-    /// The same face while it speaks: the mouth opens by `voice`, 0 to 1.
-    pub fn speaking(mut self, voice: f32) -> Self {
+    /// The expression while speaking: the mouth opens by `voice`, 0 to 1.
+    pub(super) fn speaking(mut self, voice: f32) -> Self {
         self.mouth_opening += 0.10 * voice;
         self
     }
 }
 
 /// Paints the hair behind a head, before the body.
-pub fn paint_hair_behind(canvas: &mut Canvas, head: &Head, actor: &Actor) {
+pub(super) fn paint_hair_behind(canvas: &mut Canvas, head: &Head, actor: &Actor) {
     let fall = 0.75 * actor.hair_length;
     let radii = [1.16 * head.unit, (actor.length + 0.14 + 0.5 * fall) * head.unit];
     canvas.ellipse(head.at([0.0, -0.06 + 0.5 * fall]), radii, head.tilt, scaled(actor.hair, 0.8));
 }
 
 /// Paints a head.
-pub fn paint_face(canvas: &mut Canvas, head: &Head, actor: &Actor, expression: &Expression) {
+pub(super) fn paint_face(canvas: &mut Canvas, head: &Head, actor: &Actor, expression: &Expression) {
     let skin: Colour =
         std::array::from_fn(|index| (actor.skin[index] + expression.flush[index]).clamp(0.05, 1.0));
     for side in [-1.0, 1.0] {

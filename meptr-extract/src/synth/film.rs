@@ -10,30 +10,30 @@ use super::plan::Cue;
 use super::scene::paint_scene;
 
 /// Pixels in a row.
-pub const WIDTH: usize = 160;
+pub(super) const WIDTH: usize = 160;
 /// Rows.
-pub const HEIGHT: usize = 120;
+pub(super) const HEIGHT: usize = 120;
 /// Pictures a second.
-pub const FRAMES_PER_SECOND: usize = 10;
+pub(super) const FRAMES_PER_SECOND: usize = 10;
 /// Half the width of an average head, pixels.
 const HEAD_UNIT: f32 = 19.0;
 
 /// Everything that is drawn in a clip but does not move.
 #[derive(Debug)]
-pub struct Film {
+pub(super) struct Film {
     room: Canvas,
     actor: Actor,
     expression: Expression,
     posture: Posture,
     /// Middle of the head at rest.
     place: [f32; 2],
-    /// Where in its movement the body starts, radians.
+    /// Phase of the body's movement at the start, in radians.
     phase: f32,
 }
 
 impl Film {
     /// Sets a clip up, from streams named after it alone.
-    pub fn new(streams: &SeedStreams, clip: &str, cues: &PerModality<Cue>) -> Self {
+    pub(super) fn new(streams: &SeedStreams, clip: &str, cues: &PerModality<Cue>) -> Self {
         let stream = |what: &str| streams.stream(&format!("{clip}/{what}"));
         let room = paint_scene(WIDTH, HEIGHT, &cues.scene, &mut stream("scene"));
         let mut random: RandomStream = stream("actor");
@@ -51,7 +51,7 @@ impl Film {
     }
 
     /// The picture at a time in seconds; `voice` is how loud the person speaks then, 0 to 1.
-    pub fn picture(&self, seconds: f32, voice: f32) -> Canvas {
+    pub(super) fn picture(&self, seconds: f32, voice: f32) -> Canvas {
         let turn = std::f32::consts::TAU * self.posture.pace * seconds + self.phase;
         let unit = HEAD_UNIT * self.posture.nearness;
         let nod = self.posture.swing * (0.5 * turn).sin();

@@ -1,24 +1,24 @@
-//! Synthetic corpora: real video files of drawn people, whose emotions and traits are known.
+//! Synthetic corpora: video files of drawn people, whose emotions and traits are known.
 //!
-//! [`plan`] says what causes what: an emotion and a person behind every clip, what they make of its
-//! labels, and what each modality shows of them. The other files draw, sing and write that: [`face`],
-//! [`body`], [`scene`] (all on a [`canvas`], put together by [`film`]), [`voice`], [`words`].
-//! [`encode`] makes a video file of it and [`corpora`] the folders and tables.
+//! [`plan`] holds the causal model: an emotion and a person behind every clip, their effect on its
+//! labels, and on each modality. The private files render it: `face`, `body`, `scene` (on a `canvas`, put
+//! together by `film`), `voice`, `words`. `encode` writes the video file, [`corpora`] the folders and
+//! tables.
 //!
-//! Made to see that training works, not to look like people.
+//! The purpose is to show that training works, not to look like people.
 
-pub mod body;
-pub mod canvas;
+mod body;
+mod canvas;
 pub mod corpora;
-pub mod encode;
-pub mod face;
-pub mod film;
+mod encode;
+mod face;
+mod film;
 pub mod plan;
-pub mod scene;
-pub mod voice;
-pub mod words;
+mod scene;
+mod voice;
+mod words;
 
-/// The value at `share` of the way from `from` to `to`.
+/// Linear interpolation: the value at `share` of the way from `from` to `to`.
 fn between(from: f32, to: f32, share: f32) -> f32 {
     from + (to - from) * share
 }

@@ -1,4 +1,4 @@
-//! What causes what in a synthetic clip.
+//! Causal model of a synthetic clip.
 //!
 //! ```text
 //! emotion, intensity ──► emotion labels
@@ -14,11 +14,11 @@ use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait};
 
 /// Share of emotional clips that show a second emotion.
 const SECOND_EMOTION_SHARE: f64 = 0.25;
-/// How often a modality shows the second emotion of a clip instead of its main one.
+/// Probability that a modality shows the second emotion of a clip instead of its main one.
 const SECOND_SHOWN_SHARE: f64 = 0.3;
 /// Of the times a modality does not show the true emotion, how often it shows none.
 const NEUTRAL_WHEN_UNTRUE: f64 = 0.5;
-/// What a trait moves by when its own cause moves by a standard deviation.
+/// Change of a trait per standard deviation of its own cause.
 const OWN_EFFECT: f32 = 0.11;
 /// Standard deviation of what nothing causes in a trait.
 const TRAIT_NOISE: f32 = 0.03;
@@ -27,7 +27,7 @@ const SHOWN_NOISE: f32 = 0.5;
 /// Own causes beyond this many standard deviations are cut off.
 const MAX_CAUSE: f32 = 2.0;
 
-/// How often a modality shows the true emotion.
+/// Probability that a modality shows the true emotion.
 fn reliability(modality: Modality) -> f64 {
     match modality {
         Modality::Face => 0.75,
@@ -37,7 +37,7 @@ fn reliability(modality: Modality) -> f64 {
     }
 }
 
-/// What an emotion of full intensity adds to each trait, in the order of [`PersonalityTrait::ALL`];
+/// Change of each trait by an emotion of full intensity, in the order of [`PersonalityTrait::ALL`];
 /// signs as in the paper's findings: sadness low on extraversion and stability, happiness high on
 /// extraversion and agreeableness, anger low on agreeableness.
 fn trait_effects(emotion: Emotion) -> [f32; PersonalityTrait::COUNT] {
@@ -52,7 +52,7 @@ fn trait_effects(emotion: Emotion) -> [f32; PersonalityTrait::COUNT] {
     }
 }
 
-/// What an emotion is taken for when a modality misleads.
+/// Emotion that a misleading modality shows instead of the true one.
 fn look_alike(emotion: Emotion) -> Emotion {
     match emotion {
         Emotion::Neutral => Emotion::Sadness,
@@ -65,12 +65,12 @@ fn look_alike(emotion: Emotion) -> Emotion {
     }
 }
 
-/// What one modality shows.
+/// Cue of one modality.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cue {
     /// The emotion it shows, true or not.
     pub emotion: Emotion,
-    /// How clearly, 0 to 1.
+    /// Clarity, 0 to 1.
     pub strength: f32,
     /// The traits' own causes as it shows them, about normal with mean 0, in the order of
     /// [`PersonalityTrait::ALL`].
@@ -84,7 +84,7 @@ pub struct Plan {
     pub intensities: [f32; Emotion::COUNT],
     /// Trait scores, 0 to 1.
     pub traits: [f32; PersonalityTrait::COUNT],
-    /// What the modalities show.
+    /// Cues of the modalities.
     pub cues: PerModality<Cue>,
 }
 

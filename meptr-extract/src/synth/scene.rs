@@ -24,7 +24,12 @@ fn wall_colour(emotion: Emotion) -> Colour {
 /// The light is the emotion's, by the cue's strength. An open person has many-coloured pictures on
 /// the wall, a conscientious one a tidy shelf and no clutter, an agreeable one a large plant, a
 /// stable one an even light.
-pub fn paint_scene(width: usize, height: usize, cue: &Cue, random: &mut RandomStream) -> Canvas {
+pub(super) fn paint_scene(
+    width: usize,
+    height: usize,
+    cue: &Cue,
+    random: &mut RandomStream,
+) -> Canvas {
     let [open, conscientious, _, agreeable, stable] = cue.own;
     let mut around = |spread: f32| spread * random.normal() as f32;
     let wall = blend(wall_colour(Emotion::Neutral), wall_colour(cue.emotion), cue.strength);

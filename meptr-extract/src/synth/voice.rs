@@ -25,33 +25,33 @@ const VOWELS: [[f32; 3]; 6] = [
     [500.0, 1500.0, 2500.0],
 ];
 
-/// How somebody speaks.
+/// Properties of a voice.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Voice {
+pub(super) struct Voice {
     /// Pitch at rest, Hz.
     pitch_hz: f32,
-    /// How far the pitch moves within a phrase, as a share of it.
+    /// Range of the pitch within a phrase, as a share of it.
     melody: f32,
     level: f32,
     syllables_per_second: f32,
     /// Depth of a shake at 7 Hz, as a share of the pitch.
     tremor: f32,
-    /// How unequal periods are, as a share.
+    /// Jitter of the periods, as a share.
     roughness: f32,
     /// Share of breath noise.
     breath: f32,
     /// Share of high tones: 0 dull, 1 shrill.
     brightness: f32,
-    /// What formants are multiplied by: above 1 with lips spread, below with lips rounded.
+    /// Factor of the formants: above 1 with lips spread, below with lips rounded.
     tract: f32,
     /// Length of the silence after a phrase.
     pause_seconds: f32,
 }
 
 impl Voice {
-    /// What a cue makes of a voice: its emotion by its strength; an extravert is loud and quick, an
+    /// Voice of a cue: its emotion by its strength; an extravert is loud and quick, an
     /// open person has more melody, an agreeable one a softer tone, a stable one no tremor.
-    pub fn of_cue(cue: &Cue, random: &mut RandomStream) -> Self {
+    pub(super) fn of_cue(cue: &Cue, random: &mut RandomStream) -> Self {
         let rows: [[f32; 10]; Emotion::COUNT] = [
             // pitch, melody, decibels, syllables, tremor, roughness, breath, brightness, tract, pause
             [1.00, 0.08, 0.0, 4.0, 0.00, 0.010, 0.05, 0.40, 1.00, 0.8],
@@ -81,7 +81,7 @@ impl Voice {
     }
 
     /// Mono samples at 16 kHz, -1 to 1, lasting `seconds`.
-    pub fn speak(&self, seconds: f32, random: &mut RandomStream) -> Vec<f32> {
+    pub(super) fn speak(&self, seconds: f32, random: &mut RandomStream) -> Vec<f32> {
         let rate = SAMPLE_RATE_HZ as f32;
         let count = (seconds * rate).round() as usize;
         let mut samples: Vec<f32> =
@@ -204,8 +204,8 @@ impl Resonator {
     }
 }
 
-/// How loud each of `frames` equal stretches of a sound is, relative to the loudest: 0 to 1.
-pub fn loudness(samples: &[f32], frames: usize) -> Vec<f32> {
+/// Loudness of each of `frames` equal parts of a sound, relative to the loudest: 0 to 1.
+pub(super) fn loudness(samples: &[f32], frames: usize) -> Vec<f32> {
     let level = |frame: usize| {
         let part = &samples[frame * samples.len() / frames..(frame + 1) * samples.len() / frames];
         (part.iter().map(|sample| sample * sample).sum::<f32>() / part.len().max(1) as f32).sqrt()

@@ -1,4 +1,4 @@
-//! What is said: sentences of an emotion and of a person.
+//! Text of a clip: sentences of an emotion and of a person.
 
 use meptr_core::Emotion;
 use meptr_core::PersonalityTrait;
@@ -20,7 +20,7 @@ const OPENERS: [&str; 6] = [
     "This is my story today.",
 ];
 
-/// The same few words come back in most of them.
+/// A few words occur in most of them.
 fn sentences(emotion: Emotion) -> [&'static str; 4] {
     match emotion {
         Emotion::Neutral => [
@@ -95,7 +95,7 @@ fn traits_sentences(one: PersonalityTrait) -> [[&'static str; 2]; 2] {
 }
 
 /// A few sentences: the cue's emotion, and what is most noticeable about the person.
-pub fn speech(cue: &Cue, random: &mut RandomStream) -> String {
+pub(super) fn speech(cue: &Cue, random: &mut RandomStream) -> String {
     let of_emotion = sentences(cue.emotion);
     let first = random.below(of_emotion.len());
     let mut said = vec![OPENERS[random.below(OPENERS.len())], of_emotion[first]];

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use meptr_core::bundle::sha256_of;
 use meptr_extract::RgbImage;
-use meptr_extract::decode::{DecodeOptions, Event, FramePlan, Reader};
+use meptr_extract::decode::{DecodeOptions, Event, Reader};
+use meptr_extract::windows::WindowPlan;
 use serde_json::Value;
 
 /// The clip of a case: one of ours where the case names it, else the file in `e2e` that has the hash
@@ -49,7 +50,7 @@ pub(crate) fn clip(case: &crate::golden::Case) -> Result<Option<PathBuf>> {
 pub(crate) fn frames(clip: &Path, wanted: usize) -> Result<Vec<(usize, RgbImage)>> {
     let mut frames = Vec::new();
     let options = DecodeOptions { frames_per_window: wanted, ..DecodeOptions::default() };
-    for event in Reader::open(clip, FramePlan::Whole, &options)? {
+    for event in Reader::open(clip, WindowPlan::Whole, &options)? {
         match event? {
             Event::Frame { index, image, .. } => frames.push((index, image)),
             Event::Restart { .. } => frames.clear(),

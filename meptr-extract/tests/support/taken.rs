@@ -1,4 +1,4 @@
-//! What an extraction hands out, kept for a look; and the models after it, run by hand.
+//! Features of an extraction, kept for inspection; and the models after it, run by hand.
 
 use anyhow::{Context, Result, ensure};
 use candle::{D, Device, Tensor};
@@ -9,8 +9,9 @@ use meptr_core::nn::Mode;
 use meptr_core::prediction::Scores;
 use meptr_core::weights::load_file;
 use meptr_core::{Modality, PerModality};
-use meptr_extract::extractor::{
-    ExtractRequest, Extraction, Extractor, FeatureSink, Pictures, SoundPiece, Steps,
+use meptr_extract::pipeline::{
+    AudioChunkFeatures, ExtractRequest, Extraction, Extractor, FeatureSink, StepTimings,
+    VisualWindow,
 };
 use meptr_extract::predictor::{FusedScores, Scorer};
 use meptr_extract::progress::Unwatched;
@@ -18,43 +19,43 @@ use meptr_extract::progress::Unwatched;
 /// The features of a video that is one window.
 #[derive(Default)]
 pub(crate) struct Taken {
-    pub(crate) pictures: Option<Pictures>,
-    pub(crate) sound: Vec<SoundPiece>,
-    pub(crate) words: Option<std::result::Result<Tensor, String>>,
+    pub(crate) visual: Option<VisualWindow>,
+    pub(crate) audio: Vec<AudioChunkFeatures>,
+    pub(crate) text: Option<std::result::Result<Tensor, String>>,
     windows: Vec<usize>,
 }
 
 impl FeatureSink for Taken {
-    fn pictures(
+    fn visual(
         &mut self,
         window: usize,
-        pictures: Pictures,
-        _: &mut Steps,
+        visual: VisualWindow,
+        _: &mut StepTimings,
     ) -> meptr_extract::Result<()> {
         self.windows.push(window);
-        self.pictures = Some(pictures);
+        self.visual = Some(visual);
         Ok(())
     }
 
-    fn sound(
+    fn audio(
         &mut self,
         window: usize,
-        piece: SoundPiece,
-        _: &mut Steps,
+        chunk: AudioChunkFeatures,
+        _: &mut StepTimings,
     ) -> meptr_extract::Result<()> {
         self.windows.push(window);
-        self.sound.push(piece);
+        self.audio.push(chunk);
         Ok(())
     }
 
-    fn words(
+    fn text(
         &mut self,
         window: usize,
         features: std::result::Result<Tensor, String>,
-        _: &mut Steps,
+        _: &mut StepTimings,
     ) -> meptr_extract::Result<()> {
         self.windows.push(window);
-        self.words = Some(features);
+        self.text = Some(features);
         Ok(())
     }
 }
@@ -76,16 +77,14 @@ impl Taken {
     pub(crate) fn features(&self, modality: Modality) -> Result<Option<Tensor>> {
         match modality {
             Modality::Audio => {
-                ensure!(self.sound.len() <= 1, "sound in {} pieces", self.sound.len());
-                Ok(self.sound.first().and_then(|piece| piece.features.clone().ok()))
+                ensure!(self.audio.len() <= 1, "sound in {} chunks", self.audio.len());
+                Ok(self.audio.first().and_then(|chunk| chunk.features.clone().ok()))
             }
-            Modality::Text => {
-                Ok(self.words.as_ref().and_then(|words| words.as_ref().ok()).cloned())
-            }
+            Modality::Text => Ok(self.text.as_ref().and_then(|text| text.as_ref().ok()).cloned()),
             _ => {
-                let seen = self.pictures.as_ref().and_then(|pictures| pictures.seen.as_ref());
-                let Some(seen) = seen else { return Ok(None) };
-                Ok(seen.features(&seen.places(modality).collect::<Vec<_>>())?)
+                let features = self.visual.as_ref().and_then(|visual| visual.features.as_ref());
+                let Some(features) = features else { return Ok(None) };
+                Ok(features.select(&features.crop_indices(modality).collect::<Vec<_>>())?)
             }
         }
     }
@@ -133,7 +132,7 @@ impl Outcome {
     pub(crate) fn of_row(row: &Scores) -> Result<Self> {
         let named = FusedScores {
             emotions: row.emotions.clone(),
-            decided: row.decided.clone(),
+            shown: row.shown.clone(),
             traits: row.traits.clone(),
         };
         Self::of_scores(&named)

@@ -8,7 +8,7 @@ use indicatif::DecimalBytes;
 use meptr_core::bundle::{Manifest, Origin, PartMetadata, TrainingStatus};
 use meptr_core::hub::{self, LocalPart};
 use meptr_core::{Bundle, Modality, PerModality};
-use meptr_extract::assemble::{Source, Sources, assemble};
+use meptr_extract::bundle_builder::{Source, Sources, assemble};
 use meptr_extract::detect::FaceModel;
 
 use super::convert::StorageArg;
@@ -188,7 +188,7 @@ impl AssembleArgs {
         Ok(Sources {
             name: self.name.clone(),
             about: self.about.clone(),
-            standing: match self.status {
+            status: match self.status {
                 StatusArg::Untrained => TrainingStatus::Untrained,
                 StatusArg::Demonstration => TrainingStatus::Demonstration,
                 StatusArg::Trained => TrainingStatus::Trained,

@@ -11,7 +11,7 @@ use meptr_core::bundle::{PartMetadata, sha256_of};
 use meptr_core::convert::{
     Assumed, Basis, Conversion, ConvertOptions, ConvertReport, Model, Storage, Trust,
 };
-use meptr_extract::assemble::{FolderKind, check_folder, kind_and_config};
+use meptr_extract::bundle_builder::{FolderKind, check_folder, kind_and_config};
 use serde_json::Value as Json;
 
 use super::hub::quoted;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::DecimalBytes;
-use meptr_extract::init::{self, Preset};
+use meptr_extract::bundle_builder::{Preset, init_bundle};
 
 use crate::{Finish, output};
 
@@ -40,7 +40,7 @@ pub fn run(args: &InitArgs) -> anyhow::Result<Finish> {
         PresetArg::Demo => Preset::Demo,
         PresetArg::Full => Preset::Full,
     };
-    let bundle = init::init_bundle(&args.folder, preset, args.seed)
+    let bundle = init_bundle(&args.folder, preset, args.seed)
         .with_context(|| format!("cannot make a bundle in `{}`", args.folder.display()))?;
     let (name, bytes) = (&bundle.manifest().name, DecimalBytes(bundle.manifest().bytes()));
     let folder = args.folder.display();

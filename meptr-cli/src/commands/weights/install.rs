@@ -6,7 +6,7 @@ use anyhow::Context;
 use meptr_core::PerModality;
 use meptr_core::bundle::Origin;
 use meptr_core::hub::{self, Assembly, Catalog, LocalFile};
-use meptr_extract::assemble::{Source, Sources, assemble};
+use meptr_extract::bundle_builder::{Source, Sources, assemble};
 use meptr_extract::detect::FaceModel;
 
 use super::hub::{HubArgs, root_of};
@@ -34,7 +34,7 @@ pub fn install_from_catalog(
     let sources = Sources {
         name: name.to_owned(),
         about: assembly.about.clone(),
-        standing: assembly.status,
+        status: assembly.status,
         base: None,
         clip: Some(source(&assembly.clip)?),
         wav2vec2: Some(source(&assembly.wav2vec2)?),

@@ -19,7 +19,7 @@ use super::encoder::{Encoder, EncoderConfig, LayerNames, NormPlace};
 use super::folder::{self, FolderConfig};
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
-use crate::memory;
+use crate::allocator;
 
 const LAYER_NAMES: LayerNames = LayerNames {
     query: "attention.q_proj",
@@ -176,7 +176,7 @@ impl Wav2Vec2 {
             })
             .collect();
         let hidden = Tensor::stack(&clips?, 0)?;
-        memory::trim(); // the convolutions took more room than the encoder needs
+        allocator::trim(); // the convolutions took more room than the encoder needs
         let hidden = match self.config.norm_place() {
             NormPlace::BeforeBranch => self.norm.forward(&self.encoder.forward(hidden, &steps)?)?,
             NormPlace::AfterResidual => {

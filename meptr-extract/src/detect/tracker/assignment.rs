@@ -1,16 +1,16 @@
-//! Who belongs to whom at the least total cost.
+//! Linear assignment at the least total cost.
 
-/// Pairs rows with columns so that the total cost is least, where a row and a column that stay
-/// alone cost `limit` together. Gives (row, column) by row.
+/// Assigns rows to columns with the least total cost, where an unassigned row and an unassigned column
+/// together cost `limit`. Returns (row, column) by row.
 ///
-/// `costs` holds one slice for each row, all of one length. Pairs above `limit` never come out.
+/// `costs` has one vector per row, all of one length. No returned pair costs more than `limit`.
 ///
 /// The Hungarian method with potentials, cubic in rows plus columns; see Burkard, Dell'Amico and
 /// Martello 2009, "Assignment Problems", section 4.4.
 pub(crate) fn assign(costs: &[Vec<f32>], limit: f32) -> Vec<(usize, usize)> {
     let rows = costs.len();
     let columns = costs.first().map_or(0, Vec::len);
-    // Every row gets a column of its own to stay alone in, and every column a row.
+    // Every row gets a dummy column, and every column a dummy row, for those that stay unassigned.
     let size = rows + columns;
     let cost = |row: usize, column: usize| match (row < rows, column < columns) {
         (true, true) => f64::from(costs[row][column]),
@@ -26,12 +26,12 @@ pub(crate) fn assign(costs: &[Vec<f32>], limit: f32) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// The row of each column in a complete assignment of least cost.
+/// Row of each column in a complete assignment of least cost.
 fn least_cost(size: usize, cost: impl Fn(usize, usize) -> f64) -> Vec<usize> {
     const NONE: usize = usize::MAX;
     let mut row_potential = vec![0.0; size];
     let mut column_potential = vec![0.0; size + 1];
-    // The last column is not real: the row to be placed next starts there.
+    // The last column is virtual: the row to be assigned next starts there.
     let mut row_of = vec![NONE; size + 1];
     for row in 0..size {
         row_of[size] = row;

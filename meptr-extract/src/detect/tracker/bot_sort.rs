@@ -1,19 +1,19 @@
-//! The tracker: association of detections with tracks, birth and death of tracks.
+//! Tracker: association of detections with tracks, and life cycle of tracks.
 
 use serde::{Deserialize, Serialize};
 
 use super::super::{BoundingBox, Detection};
 use super::assignment::assign;
 use super::camera::CameraMotion;
-use super::kalman::{MovingBox, Warp};
+use super::kalman::{KalmanBox, Warp};
 use crate::RgbImage;
 
-/// Most distance (1 - overlap) of an unlikely detection from its track.
-const MAX_DISTANCE_OF_UNLIKELY: f32 = 0.5;
-/// Most distance of the second detection of a track that has been seen once.
+/// Largest distance (1 - IoU) of a low-score detection from its track.
+const MAX_DISTANCE_OF_LOW_SCORE: f32 = 0.5;
+/// Largest distance of the second detection of a new track.
 const MAX_DISTANCE_OF_UNCONFIRMED: f32 = 0.7;
-/// Tracks closer than this are one thing, and the younger one goes.
-const MIN_DISTANCE_OF_TRACKS: f32 = 0.15;
+/// Distance below which two tracks are duplicates, of which the younger is removed.
+const MAX_DUPLICATE_DISTANCE: f32 = 0.15;
 
 /// Thresholds of [`BotSort`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,14 +25,14 @@ pub struct BotSortConfig {
     pub low_score: f32,
     /// Detections from this score on may start a track.
     pub new_track_score: f32,
-    /// Frames after which a track that is not seen is forgotten.
+    /// Frames after which a track without detections is removed.
     pub buffer_frames: usize,
-    /// Most distance of a likely detection from its track, 0 to 1.
+    /// Largest distance of a high-score detection from its track, 0 to 1.
     pub max_distance: f32,
-    /// Whether the overlap counts less for a less likely detection.
+    /// Whether the IoU is multiplied by the score of the detection.
     pub weigh_by_score: bool,
-    /// Whether the motion of the camera is taken out of the tracks, see [`super::camera`]: the
-    /// `gmc_method` `sparseOptFlow`; without, it is `none`, and the camera is taken to stand still.
+    /// Whether tracks are compensated for camera motion, see [`super::camera`]: `gmc_method`
+    /// `sparseOptFlow` if true, `none` if false.
     pub follows_camera: bool,
 }
 
@@ -51,25 +51,26 @@ impl Default for BotSortConfig {
     }
 }
 
-/// A thing at one frame.
+/// A tracked object in one frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrackedBox {
-    /// The same for the same thing at all frames, from 1.
+    /// Id of the track, from 1.
     pub id: usize,
-    /// Where it is, smoothed over the frames; may reach beyond the frame.
+    /// Box, smoothed over the frames; may extend beyond the frame.
     pub bounds: BoundingBox,
-    /// Score of its detection at this frame.
+    /// Score of its detection in this frame.
     pub score: f32,
-    /// Place of that detection among those of this frame.
+    /// Index of that detection among those of this frame.
     pub detection: usize,
 }
 
-/// The tracker.
+/// BoT-SORT tracker of the objects of a clip.
 #[derive(Debug, Clone)]
 pub struct BotSort {
     config: BotSortConfig,
     frame: usize,
-    born: usize,
+    /// Tracks created so far.
+    created: usize,
     /// In the order of the output.
     tracked: Vec<Track>,
     lost: Vec<Track>,
@@ -79,11 +80,11 @@ pub struct BotSort {
 #[derive(Debug, Clone)]
 struct Track {
     id: usize,
-    moving: MovingBox,
+    kalman: KalmanBox,
     is_lost: bool,
-    /// Not seen for too long.
-    is_over: bool,
-    /// Seen at least twice, or at the first frame.
+    /// Lost for too long.
+    is_expired: bool,
+    /// Detected at least twice, or in the first frame.
     is_confirmed: bool,
     first_frame: usize,
     last_frame: usize,
@@ -93,12 +94,12 @@ struct Track {
 
 impl Track {
     fn distance(&self, bounds: &BoundingBox) -> f32 {
-        1.0 - self.moving.bounds().iou(bounds)
+        1.0 - self.kalman.bounds().iou(bounds)
     }
 
-    fn see(&mut self, detection: usize, seen: &Detection, frame: usize) {
-        self.moving.see(&seen.bounds);
-        (self.score, self.detection) = (seen.score, detection);
+    fn update(&mut self, index: usize, detection: &Detection, frame: usize) {
+        self.kalman.update(&detection.bounds);
+        (self.score, self.detection) = (detection.score, index);
         self.last_frame = frame;
         self.is_lost = false;
         self.is_confirmed = true;
@@ -106,23 +107,23 @@ impl Track {
 }
 
 impl BotSort {
-    /// A tracker that has seen nothing.
+    /// A tracker without tracks.
     pub fn new(config: BotSortConfig) -> Self {
         let (tracked, lost) = (Vec::new(), Vec::new());
-        Self { config, frame: 0, born: 0, tracked, lost, camera: CameraMotion::default() }
+        Self { config, frame: 0, created: 0, tracked, lost, camera: CameraMotion::default() }
     }
 
-    /// Takes the detections of the next frame; gives the things that are confirmed and seen there.
+    /// Processes the detections of the next frame; returns the confirmed tracks that are detected in it.
     ///
-    /// `warp` tells how the camera moved since the last frame; without it, it stood still.
+    /// `warp` is the motion of the camera since the last frame; `None`: it did not move.
     pub fn update(&mut self, detections: &[Detection], warp: Option<&Warp>) -> Vec<TrackedBox> {
         self.frame += 1;
-        let likely = |score: f32| score >= self.config.high_score;
-        let unlikely = |score: f32| score > self.config.low_score && !likely(score);
-        let all = || 0..detections.len();
-        let likely: Vec<usize> = all().filter(|index| likely(detections[*index].score)).collect();
-        let unlikely: Vec<usize> =
-            all().filter(|index| unlikely(detections[*index].score)).collect();
+        let config = &self.config;
+        let indices = 0..detections.len();
+        let (high, others): (Vec<usize>, Vec<usize>) =
+            indices.partition(|index| detections[*index].score >= config.high_score);
+        let low = others.into_iter().filter(|index| detections[*index].score > config.low_score);
+        let low: Vec<usize> = low.collect();
 
         let tracked = std::mem::take(&mut self.tracked);
         let lost = std::mem::take(&mut self.lost);
@@ -135,55 +136,56 @@ impl BotSort {
         let max_distance = self.config.max_distance;
         let weigh = self.config.weigh_by_score;
         let was_lost: Vec<bool> = pool.iter().map(|track| track.is_lost).collect();
-        let first = Round { detections, candidates: &likely, max_distance, weigh };
-        let (unseen, rest) = first.associate(&mut pool, |_| true, self.frame);
+        let first = Round { detections, candidates: &high, max_distance, weigh };
+        let (unmatched, rest) = first.associate(&mut pool, |_| true, self.frame);
 
-        let max_distance = MAX_DISTANCE_OF_UNLIKELY;
-        let second = Round { detections, candidates: &unlikely, max_distance, weigh: false };
-        let is_left = |index: usize| unseen.contains(&index) && !was_lost[index];
-        let (unseen, _) = second.associate(&mut pool, is_left, self.frame);
-        for index in unseen {
+        let max_distance = MAX_DISTANCE_OF_LOW_SCORE;
+        let second = Round { detections, candidates: &low, max_distance, weigh: false };
+        let is_left = |index: usize| unmatched.contains(&index) && !was_lost[index];
+        let (unmatched, _) = second.associate(&mut pool, is_left, self.frame);
+        for index in unmatched {
             pool[index].is_lost = true;
         }
 
         let max_distance = MAX_DISTANCE_OF_UNCONFIRMED;
         let third = Round { detections, candidates: &rest, max_distance, weigh };
-        let (unseen, rest) = third.associate(&mut unconfirmed, |_| true, self.frame);
+        let (unmatched, rest) = third.associate(&mut unconfirmed, |_| true, self.frame);
         let mut index = 0;
         unconfirmed.retain(|_| {
             index += 1;
-            !unseen.contains(&(index - 1))
+            !unmatched.contains(&(index - 1))
         });
 
-        let born = self.new_tracks(detections, &rest);
-        order.extend(born.iter().map(|track| track.id));
-        self.sort_out(pool, unconfirmed, born, &order);
+        let created = self.new_tracks(detections, &rest);
+        order.extend(created.iter().map(|track| track.id));
+        let tracks = pool.into_iter().chain(unconfirmed).chain(created).collect();
+        self.update_lists(tracks, &order);
         self.output()
     }
 
-    /// Moves all tracks to the new frame.
+    /// Predicts all tracks in the new frame.
     fn predict(&self, pool: &mut [Track], unconfirmed: &mut [Track], warp: Option<&Warp>) {
         for track in pool.iter_mut() {
             if track.is_lost {
-                track.moving.stop_growing();
+                track.kalman.zero_size_velocity();
             }
-            track.moving.advance();
+            track.kalman.predict();
         }
         if let Some(warp) = warp {
-            pool.iter_mut().chain(unconfirmed).for_each(|track| track.moving.warp(warp));
+            pool.iter_mut().chain(unconfirmed).for_each(|track| track.kalman.warp(warp));
         }
     }
 
     fn new_tracks(&mut self, detections: &[Detection], rest: &[usize]) -> Vec<Track> {
-        let likely = rest.iter().filter(|at| detections[**at].score >= self.config.new_track_score);
-        let mut born = Vec::new();
-        for &detection in likely {
-            self.born += 1;
-            born.push(Track {
-                id: self.born,
-                moving: MovingBox::seen_at(&detections[detection].bounds),
+        let new = rest.iter().filter(|at| detections[**at].score >= self.config.new_track_score);
+        let mut created = Vec::new();
+        for &detection in new {
+            self.created += 1;
+            created.push(Track {
+                id: self.created,
+                kalman: KalmanBox::init(&detections[detection].bounds),
                 is_lost: false,
-                is_over: false,
+                is_expired: false,
                 is_confirmed: self.frame == 1,
                 first_frame: self.frame,
                 last_frame: self.frame,
@@ -191,41 +193,36 @@ impl BotSort {
                 detection,
             });
         }
-        born
+        created
     }
 
-    /// Divides the tracks into those seen and those lost, forgets the old, and joins the doubles.
-    fn sort_out(
-        &mut self,
-        pool: Vec<Track>,
-        unconfirmed: Vec<Track>,
-        born: Vec<Track>,
-        order: &[usize],
-    ) {
-        let all = pool.into_iter().chain(unconfirmed).chain(born);
-        let (lost, mut tracked): (Vec<_>, Vec<_>) = all.partition(|track| track.is_lost);
-        // As they came in; those found again last.
+    /// Divides the tracks into tracked and lost ones, and removes expired ones and duplicates. `order`
+    /// holds the ids in the order of the output.
+    fn update_lists(&mut self, tracks: Vec<Track>, order: &[usize]) {
+        let (lost, mut tracked): (Vec<_>, Vec<_>) =
+            tracks.into_iter().partition(|track| track.is_lost);
+        // In the order of creation; those found again last.
         tracked
             .sort_by_key(|track| order.iter().position(|id| *id == track.id).unwrap_or(usize::MAX));
-        // As in the original, which takes from the lost what was over a frame ago: for that frame, a
-        // track may still be found; but it is over for good, and goes as soon as it is lost again.
-        let mut lost: Vec<Track> = lost.into_iter().filter(|track| !track.is_over).collect();
+        // As in the original, an expired track is removed a frame later. In that frame it may still be
+        // found; but it stays expired, and is removed as soon as it is lost again.
+        let mut lost: Vec<Track> = lost.into_iter().filter(|track| !track.is_expired).collect();
         for track in &mut lost {
-            track.is_over = self.frame - track.last_frame > self.config.buffer_frames.max(1);
+            track.is_expired = self.frame - track.last_frame > self.config.buffer_frames.max(1);
         }
         lost.sort_by_key(|track| track.last_frame);
 
-        let mut doubles = Vec::new();
+        let mut duplicates = Vec::new();
         for one in &tracked {
             for two in &lost {
-                if one.distance(&two.moving.bounds()) < MIN_DISTANCE_OF_TRACKS {
+                if one.distance(&two.kalman.bounds()) < MAX_DUPLICATE_DISTANCE {
                     let age = |track: &Track| track.last_frame - track.first_frame;
-                    doubles.push(if age(one) > age(two) { two.id } else { one.id });
+                    duplicates.push(if age(one) > age(two) { two.id } else { one.id });
                 }
             }
         }
-        tracked.retain(|track| !doubles.contains(&track.id));
-        lost.retain(|track| !doubles.contains(&track.id));
+        tracked.retain(|track| !duplicates.contains(&track.id));
+        lost.retain(|track| !duplicates.contains(&track.id));
         (self.tracked, self.lost) = (tracked, lost);
     }
 
@@ -234,37 +231,37 @@ impl BotSort {
         confirmed
             .map(|track| TrackedBox {
                 id: track.id,
-                bounds: track.moving.bounds(),
+                bounds: track.kalman.bounds(),
                 score: track.score,
                 detection: track.detection,
             })
             .collect()
     }
 
-    /// The detections of the next frames as the reference sees them: where the tracker follows
-    /// anything at all, its boxes stand in place of the detections.
+    /// Tracks the detections of the next frames, and returns the boxes that the reference uses: those
+    /// of the tracker in frames where it has any track, else the detections.
     ///
-    /// - `images`: the frames, where the camera's motion is read from
+    /// - `images`: the frames, from which the motion of the camera is estimated
     /// - `detections`: those of each frame
-    pub fn follow(
+    pub fn track(
         &mut self,
         images: &[&RgbImage],
         detections: Vec<Vec<Detection>>,
     ) -> Vec<Vec<Detection>> {
-        let follow_frame = |(image, detections): (&&RgbImage, Vec<Detection>)| {
+        let track_frame = |(image, detections): (&&RgbImage, Vec<Detection>)| {
             let warp = self.config.follows_camera.then(|| self.camera.next(image));
             let tracks = self.update(&detections, warp.as_ref());
             if tracks.is_empty() {
                 return detections;
             }
-            let place = |track: &TrackedBox| Detection {
+            let tracked = |track: &TrackedBox| Detection {
                 bounds: track.bounds,
                 score: track.score,
                 keypoints: detections[track.detection].keypoints.clone(),
             };
-            tracks.iter().map(place).collect()
+            tracks.iter().map(tracked).collect()
         };
-        images.iter().zip(detections).map(follow_frame).collect()
+        images.iter().zip(detections).map(track_frame).collect()
     }
 }
 
@@ -278,37 +275,39 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Shows the tracks that take part their detections; gives the tracks and detections left.
+    /// Assigns detections to the tracks that take part, and updates these; returns the unmatched
+    /// tracks and detections.
     fn associate(
         &self,
         tracks: &mut [Track],
         takes_part: impl Fn(usize) -> bool,
         frame: usize,
     ) -> (Vec<usize>, Vec<usize>) {
-        let mut unseen: Vec<usize> = (0..tracks.len()).filter(|index| takes_part(*index)).collect();
+        let mut unmatched: Vec<usize> =
+            (0..tracks.len()).filter(|index| takes_part(*index)).collect();
         let cost = |track: &Track, candidate: &usize| {
             let detection = &self.detections[*candidate];
-            let overlap = 1.0 - track.distance(&detection.bounds);
-            1.0 - if self.weigh { overlap * detection.score } else { overlap }
+            let iou = 1.0 - track.distance(&detection.bounds);
+            1.0 - if self.weigh { iou * detection.score } else { iou }
         };
         let row = |index: &usize| {
             self.candidates.iter().map(|candidate| cost(&tracks[*index], candidate)).collect()
         };
-        let costs: Vec<Vec<f32>> = unseen.iter().map(row).collect();
+        let costs: Vec<Vec<f32>> = unmatched.iter().map(row).collect();
         let pairs = assign(&costs, self.max_distance);
 
         let mut rest = self.candidates.to_vec();
         for &(row, column) in &pairs {
             let detection = self.candidates[column];
-            tracks[unseen[row]].see(detection, &self.detections[detection], frame);
+            tracks[unmatched[row]].update(detection, &self.detections[detection], frame);
             rest.retain(|left| *left != detection);
         }
         let mut row = 0;
-        unseen.retain(|_| {
+        unmatched.retain(|_| {
             row += 1;
             pairs.iter().all(|(paired, _)| *paired != row - 1)
         });
-        (unseen, rest)
+        (unmatched, rest)
     }
 }
 
@@ -370,16 +369,16 @@ mod tests {
     }
 
     #[test]
-    fn detections_stand_where_nothing_is_followed() {
+    fn detections_are_kept_where_nothing_is_tracked() {
         let frames =
             [vec![detection(0.0, 0.05)], vec![detection(0.0, 0.05), detection(90.0, 0.06)]];
         let image = RgbImage::new(2, 2, vec![0; 12]);
-        let follow = |frames: Vec<Vec<Detection>>| {
+        let track = |frames: Vec<Vec<Detection>>| {
             let images = vec![&image; frames.len()];
-            BotSort::new(BotSortConfig::default()).follow(&images, frames)
+            BotSort::new(BotSortConfig::default()).track(&images, frames)
         };
-        assert_eq!(follow(frames.to_vec()), frames);
+        assert_eq!(track(frames.to_vec()), frames);
         let frames = vec![vec![detection(0.0, 0.9), detection(300.0, 0.05)]];
-        assert_eq!(follow(frames)[0], [detection(0.0, 0.9)]);
+        assert_eq!(track(frames)[0], [detection(0.0, 0.9)]);
     }
 }

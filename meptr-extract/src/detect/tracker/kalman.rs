@@ -1,40 +1,40 @@
-//! A box that moves: Kalman filter over centre, size and their speeds.
+//! Kalman filter of a box, over centre, size and their velocities.
 
 use super::super::BoundingBox;
 
-/// How the camera moved from the last frame to this one: (x, y) of a point there becomes
+/// Affine motion of the camera from the last frame to this one: a point (x, y) there is at
 /// `(w00 x + w01 y + w02, w10 x + w11 y + w12)` here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Warp(pub [[f64; 3]; 2]);
 
-/// Standard deviation of a position or size, relative to the size.
+/// Standard deviation of position and size, relative to the size.
 const POSITION_WEIGHT: f64 = 1.0 / 20.0;
-/// Standard deviation of a speed per frame, relative to the size.
-const SPEED_WEIGHT: f64 = 1.0 / 160.0;
+/// Standard deviation of the velocities per frame, relative to the size.
+const VELOCITY_WEIGHT: f64 = 1.0 / 160.0;
 
-/// Numbers measured: centre x and y, width, height.
+/// Dimensions of a measurement: centre x and y, width, height.
 const MEASURED: usize = 4;
-/// Numbers of the state: those, and their speeds in the same order.
+/// Dimensions of the state: those of a measurement, and their velocities in the same order.
 const STATE: usize = 8;
 
 type Matrix = [[f64; STATE]; STATE];
 
-/// What is believed about a box, constant speed assumed.
+/// State of a box, under the model of constant velocity.
 ///
 /// State `(x, y, w, h, vx, vy, vw, vh)`, in pixels and pixels per frame, and its covariance.
 #[derive(Debug, Clone)]
-pub(super) struct MovingBox {
+pub(super) struct KalmanBox {
     mean: [f64; STATE],
     covariance: Matrix,
 }
 
-impl MovingBox {
-    /// A box seen for the first time, at rest.
-    pub(super) fn seen_at(bounds: &BoundingBox) -> Self {
+impl KalmanBox {
+    /// State after the first measurement, at rest.
+    pub(super) fn init(bounds: &BoundingBox) -> Self {
         let measured = measurement(bounds);
         let mut mean = [0.0; STATE];
         mean[..MEASURED].copy_from_slice(&measured);
-        let spread = deviations(&mean, 2.0 * POSITION_WEIGHT, 10.0 * SPEED_WEIGHT);
+        let spread = deviations(&mean, 2.0 * POSITION_WEIGHT, 10.0 * VELOCITY_WEIGHT);
         let mut covariance = [[0.0; STATE]; STATE];
         for (index, deviation) in spread.iter().enumerate() {
             covariance[index][index] = deviation * deviation;
@@ -42,7 +42,7 @@ impl MovingBox {
         Self { mean, covariance }
     }
 
-    /// Where the box is believed to be.
+    /// Estimated box.
     pub(super) fn bounds(&self) -> BoundingBox {
         let [x, y, width, height, ..] = self.mean;
         let (left, upper) = (x - width / 2.0, y - height / 2.0);
@@ -50,15 +50,15 @@ impl MovingBox {
         BoundingBox::new(edges[0], edges[1], edges[2], edges[3])
     }
 
-    /// A size that is not seen any more does not go on changing.
-    pub(super) fn stop_growing(&mut self) {
+    /// Sets the velocities of the size to 0, for a box that is not detected any more.
+    pub(super) fn zero_size_velocity(&mut self) {
         self.mean[6] = 0.0;
         self.mean[7] = 0.0;
     }
 
-    /// One frame passes: `m' = F m`, `P' = F P F^T + Q`, where `F` adds the speeds.
-    pub(super) fn advance(&mut self) {
-        let noise = deviations(&self.mean, POSITION_WEIGHT, SPEED_WEIGHT);
+    /// Predicts the next frame: `m' = F m`, `P' = F P F^T + Q`, where `F` adds the velocities.
+    pub(super) fn predict(&mut self) {
+        let noise = deviations(&self.mean, POSITION_WEIGHT, VELOCITY_WEIGHT);
         let mut motion = identity();
         for index in 0..MEASURED {
             motion[index][index + MEASURED] = 1.0;
@@ -69,7 +69,7 @@ impl MovingBox {
         }
     }
 
-    /// The camera moves.
+    /// Applies the motion of the camera.
     pub(super) fn warp(&mut self, warp: &Warp) {
         let mut motion = [[0.0; STATE]; STATE];
         for pair in (0..STATE).step_by(2) {
@@ -82,10 +82,10 @@ impl MovingBox {
         self.mean[1] += warp.0[1][2];
     }
 
-    /// The box is seen: `S = H P H^T + R`, `K = P H^T S^-1`, `m' = m + K (z - H m)`,
-    /// `P' = P - K S K^T`, where `H` takes the first four numbers.
-    pub(super) fn see(&mut self, bounds: &BoundingBox) {
-        let noise = deviations(&self.mean, POSITION_WEIGHT, SPEED_WEIGHT);
+    /// Updates the state with a measurement: `S = H P H^T + R`, `K = P H^T S^-1`, `m' = m + K (z - H m)`,
+    /// `P' = P - K S K^T`, where `H` selects the first four dimensions.
+    pub(super) fn update(&mut self, bounds: &BoundingBox) {
+        let noise = deviations(&self.mean, POSITION_WEIGHT, VELOCITY_WEIGHT);
         let mut spread = [[0.0; MEASURED]; MEASURED];
         for (index, row) in spread.iter_mut().enumerate() {
             row.copy_from_slice(&self.covariance[index][..MEASURED]);
@@ -98,11 +98,11 @@ impl MovingBox {
             })
         });
         let measured = measurement(bounds);
-        let surprise: [f64; MEASURED] = std::array::from_fn(|k| measured[k] - self.mean[k]);
+        let innovation: [f64; MEASURED] = std::array::from_fn(|k| measured[k] - self.mean[k]);
         // K S K^T = K H P, as S is what K divides by.
         let seen: [[f64; STATE]; MEASURED] = std::array::from_fn(|k| self.covariance[k]);
         for (row, gain) in gain.iter().enumerate() {
-            self.mean[row] += dot(gain, &surprise);
+            self.mean[row] += dot(gain, &innovation);
             for (gain, seen) in gain.iter().zip(&seen) {
                 for (value, seen) in self.covariance[row].iter_mut().zip(seen) {
                     *value -= gain * seen;
@@ -128,13 +128,13 @@ fn measurement(bounds: &BoundingBox) -> [f64; MEASURED] {
     [x, y, bounds.x2 - bounds.x1, bounds.y2 - bounds.y1].map(f64::from)
 }
 
-/// Standard deviations for a box of the state's size.
-fn deviations(mean: &[f64; STATE], position: f64, speed: f64) -> [f64; STATE] {
+/// Standard deviations for a box of the size in `mean`.
+fn deviations(mean: &[f64; STATE], position: f64, velocity: f64) -> [f64; STATE] {
     let (width, height) = (mean[2], mean[3]);
     let size = [width, height, width, height];
     std::array::from_fn(|index| match index {
         0..MEASURED => position * size[index],
-        _ => speed * size[index - MEASURED],
+        _ => velocity * size[index - MEASURED],
     })
 }
 
@@ -146,12 +146,12 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The inverse of a symmetric positive matrix, by elimination.
+/// Inverse of a symmetric positive matrix, by elimination.
 fn inverse<const N: usize>(mut matrix: [[f64; N]; N]) -> [[f64; N]; N] {
     let mut inverse: [[f64; N]; N] =
         std::array::from_fn(|row| std::array::from_fn(|column| f64::from(row == column)));
     for pivot in 0..N {
-        // A box without size has no spread at all; it then learns nothing.
+        // A box without size has no variance; the measurement then has no effect.
         let scale = if matrix[pivot][pivot] > 0.0 { 1.0 / matrix[pivot][pivot] } else { 0.0 };
         for column in 0..N {
             matrix[pivot][column] *= scale;
@@ -187,18 +187,18 @@ mod tests {
     #[test]
     fn a_steady_motion_is_learnt() {
         let at = |step: f32| BoundingBox::new(10.0 + 5.0 * step, 20.0, 30.0 + 5.0 * step, 60.0);
-        let mut moving = MovingBox::seen_at(&at(0.0));
+        let mut moving = KalmanBox::init(&at(0.0));
         for step in 1..20 {
-            moving.advance();
-            moving.see(&at(step as f32));
+            moving.predict();
+            moving.update(&at(step as f32));
         }
-        moving.advance();
+        moving.predict();
         assert!(moving.bounds().iou(&at(20.0)) > 0.98);
     }
 
     #[test]
     fn the_camera_moves_every_box() {
-        let mut moving = MovingBox::seen_at(&BoundingBox::new(0.0, 0.0, 10.0, 20.0));
+        let mut moving = KalmanBox::init(&BoundingBox::new(0.0, 0.0, 10.0, 20.0));
         moving.warp(&Warp([[2.0, 0.0, 5.0], [0.0, 2.0, -5.0]]));
         assert_eq!(moving.bounds(), BoundingBox::new(5.0, -5.0, 25.0, 35.0));
     }
@@ -206,9 +206,9 @@ mod tests {
     #[test]
     fn a_box_without_size_stays_finite() {
         let point = BoundingBox::new(3.0, 3.0, 3.0, 3.0);
-        let mut moving = MovingBox::seen_at(&point);
-        moving.advance();
-        moving.see(&point);
+        let mut moving = KalmanBox::init(&point);
+        moving.predict();
+        moving.update(&point);
         assert_eq!(moving.bounds(), point);
     }
 }

@@ -1,4 +1,4 @@
-//! Which detection of one frame is which of the next.
+//! Tracking of detections from frame to frame.
 //!
 //! BoT-SORT as ultralytics 8.3.177 runs it by default: Aharon et al. 2022, "BoT-SORT: Robust
 //! Associations Multi-Pedestrian Tracking", <https://arxiv.org/abs/2206.14651>, without appearance

@@ -1,4 +1,4 @@
-//! The size of a YOLOv8 network.
+//! Size of a YOLOv8 network.
 
 use meptr_core::convert::YoloShape;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use crate::backbones::folder::Problems;
 /// Largest `width_multiple` and `depth_multiple`: the largest network of the family has 1.25.
 const MAX_MULTIPLE: f64 = 16.0;
 
-/// What tells the networks of the family apart.
+/// Size of a network of the family.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct YoloConfig {
@@ -16,9 +16,9 @@ pub struct YoloConfig {
     pub width_multiple: f64,
     /// Repeated blocks relative to the full network, above 0.
     pub depth_multiple: f64,
-    /// Most channels of a layer, before `width_multiple` is applied.
+    /// Channels per layer at most, before `width_multiple` is applied.
     pub max_channels: usize,
-    /// Kinds of things it tells apart, at least 1.
+    /// Classes of objects, at least 1.
     pub classes: usize,
 }
 
@@ -48,7 +48,7 @@ impl YoloConfig {
         Self { width_multiple: 1.25, depth_multiple: 1.0, max_channels: 512, classes }
     }
 
-    /// The network that weights of these shapes belong to.
+    /// Size of the network that weights of these shapes belong to.
     pub fn of_shape(shape: YoloShape) -> Self {
         Self {
             width_multiple: shape.stem_width as f64 / 64.0,
@@ -58,7 +58,7 @@ impl YoloConfig {
         }
     }
 
-    /// Everything that no network has; so that a damaged number is told before memory is asked for.
+    /// Invalid values, found before memory is allocated for them.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
         for (name, multiple) in

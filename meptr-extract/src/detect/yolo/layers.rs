@@ -213,7 +213,7 @@ fn max_over_5(x: &Tensor) -> Result<Tensor> {
     x.pad_with_same(2, 2, 2)?.pad_with_same(3, 2, 2)?.max_pool2d_with_stride(5, 1)
 }
 
-/// The same channels last: first along the rows, then across them.
+/// Maximum over 5x5 pixels, channels last: first along the rows, then across them.
 struct MaxOver5;
 
 impl CustomOp1 for MaxOver5 {

@@ -1,4 +1,4 @@
-//! The two spellings of the weights' names.
+//! Names of the weights, in two conventions.
 
 use candle_nn::VarBuilder;
 
@@ -10,7 +10,7 @@ const CANDLE_LAYERS: [&str; 23] = [
     "", "fpn.n6", "head",
 ];
 
-/// A file's spelling.
+/// Naming convention of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Names {
     /// `model.4.m.0.cv1.conv.weight`
@@ -20,13 +20,13 @@ pub(super) enum Names {
 }
 
 impl Names {
-    /// The spelling that the weights have.
+    /// Convention of the weights.
     pub(super) fn of(vb: &VarBuilder) -> Self {
         let is_candle = vb.contains_tensor(&format!("{}.conv.weight", CANDLE_LAYERS[0]));
         if is_candle { Self::Candle } else { Self::Ultralytics }
     }
 
-    /// The prefix of a layer.
+    /// Prefix of a layer.
     pub(super) fn layer(self, number: usize) -> String {
         match self {
             Self::Ultralytics => format!("model.{number}"),
@@ -34,7 +34,7 @@ impl Names {
         }
     }
 
-    /// The prefix of a block's list of inner blocks.
+    /// Prefix of a block's list of inner blocks.
     pub(super) fn inner_blocks(self) -> &'static str {
         match self {
             Self::Ultralytics => "m",

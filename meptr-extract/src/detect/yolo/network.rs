@@ -1,4 +1,4 @@
-//! The network.
+//! YOLOv8 network: backbone, neck, heads.
 
 use candle::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -10,12 +10,12 @@ use super::names::Names;
 use crate::backbones::ops;
 use crate::detect::convolution::Part;
 
-/// Steps in which the distance from anchor to edge is told.
+/// Bins of the distribution over the distance from anchor to edge.
 const DISTANCE_BINS: usize = 16;
 /// Pixels between anchors on the three grids.
 const STRIDES: [usize; 3] = [8, 16, 32];
 
-/// YOLOv8: five halvings of the picture, two ways across its three coarsest scales, three heads.
+/// YOLOv8: a backbone with five halvings, a neck over its three coarsest scales, three heads.
 ///
 /// Weights: `model.0` to `model.22` of Ultralytics or `net`, `fpn`, `head` of Candle's conversions.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct Yolo {
     backbone: Backbone,
     neck: Neck,
     heads: Vec<Head>,
-    distances: Tensor, // (16, 1): what each bin stands for, in strides
+    distances: Tensor, // (16, 1): distance of each bin, in strides
 }
 
 /// Layers 0 to 9.
@@ -62,7 +62,7 @@ struct Head {
 struct Branch(Conv, Conv, Last);
 
 impl Yolo {
-    /// Takes the weights named above.
+    /// Loads the weights named above.
     ///
     /// # Errors
     /// When one is missing or has another shape.
@@ -90,7 +90,7 @@ impl Yolo {
         })
     }
 
-    /// Looks at pictures.
+    /// Boxes and class probabilities of images.
     ///
     /// - `pictures`: `(batch, 3, height, width)`, f32 in 0 to 1, height and width multiples of 32;
     ///   the channels in the order of the training, BGR for Ultralytics' users of RGB arrays
@@ -101,13 +101,13 @@ impl Yolo {
     /// When the shape differs or the device fails.
     pub fn forward(&self, pictures: &Tensor) -> Result<Tensor> {
         if !pictures.device().is_cpu() {
-            return self.look(&pictures.contiguous()?);
+            return self.forward_batch(&pictures.contiguous()?);
         }
-        // Each thread takes pictures of its own as long as there are enough.
+        // One image per task, so that all threads are busy.
         let pictures = pictures.permute((0, 2, 3, 1))?;
-        let one = |index| self.look(&pictures.narrow(0, index, 1)?);
+        let one = |index| self.forward_batch(&pictures.narrow(0, index, 1)?);
         match pictures.dim(0)? {
-            0 | 1 => self.look(&pictures),
+            0 | 1 => self.forward_batch(&pictures),
             batch => {
                 let found: Result<Vec<Tensor>> = (0..batch).into_par_iter().map(one).collect();
                 Tensor::cat(&found?, 0)
@@ -115,8 +115,8 @@ impl Yolo {
         }
     }
 
-    /// The same of pictures with their channels where the device wants them.
-    fn look(&self, pictures: &Tensor) -> Result<Tensor> {
+    /// Like [`Self::forward`], of images in the memory layout of the device.
+    fn forward_batch(&self, pictures: &Tensor) -> Result<Tensor> {
         let scales = self.neck.forward(self.backbone.forward(pictures)?)?;
         let grids = scales.iter().zip(&self.heads).zip(STRIDES).map(|((x, head), stride)| {
             let bins = head.boxes.forward(x)?;
@@ -129,7 +129,7 @@ impl Yolo {
         Tensor::cat(&grids.collect::<Result<Vec<_>>>()?, 2)
     }
 
-    /// From bins to boxes: `(batch, anchors, 64)` to `(batch, 4, anchors)`.
+    /// Converts bins to boxes: `(batch, anchors, 64)` to `(batch, 4, anchors)`.
     fn boxes(&self, bins: &Tensor, [rows, columns]: [usize; 2], stride: usize) -> Result<Tensor> {
         let (batch, anchors, _) = bins.dims3()?;
         let bins = bins.reshape((batch * anchors * 4, DISTANCE_BINS))?;
@@ -144,7 +144,7 @@ impl Yolo {
     }
 }
 
-/// The channels of all pixels, `(batch, anchors, channels)`, contiguous.
+/// Channels of all pixels, `(batch, anchors, channels)`, contiguous.
 fn anchor_rows(x: &Tensor) -> Result<Tensor> {
     if x.device().is_cpu() {
         x.flatten(1, 2)
@@ -153,7 +153,7 @@ fn anchor_rows(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Middles of the cells of a grid, x and y: `(1, 2, rows * columns)`.
+/// Centres of the cells of a grid, x and y: `(1, 2, rows * columns)`.
 fn anchor_centers(rows: usize, columns: usize, device: &Device) -> Result<Tensor> {
     let cells = || (0..rows * columns).map(|cell| (cell % columns, cell / columns));
     let xs = cells().map(|(column, _)| column as f32 + 0.5);
@@ -183,7 +183,7 @@ impl Backbone {
         })
     }
 
-    /// The features at 1/8, 1/16 and 1/32 of the picture's size.
+    /// Features at 1/8, 1/16 and 1/32 of the image's size.
     fn forward(&self, x: &Tensor) -> Result<[Tensor; 3]> {
         let [first, second] = &self.stem;
         let x = self.stage_4.forward(&[(&second.forward(&first.forward(x)?)?).into()])?;

@@ -1,17 +1,17 @@
-//! Corners: places that look different from their surroundings in every direction.
+//! Corners: points at which the image changes in every direction.
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::grey::{GreyImage, mirrored};
+use super::grey::{GreyImage, reflect};
 
-/// Most corners of a picture.
+/// Corners per image, at most.
 const MAX_CORNERS: usize = 1000;
 /// Least strength of a corner, relative to the strongest.
 const QUALITY: f64 = 0.01;
 /// Scale of the gradients: a Sobel filter of 3x3, summed over 3x3, on bytes.
 const GRADIENT_SCALE: f64 = 1.0 / (4.0 * 3.0 * 255.0);
 
-/// The strongest corners (x, y), best first: Shi and Tomasi 1994, "Good Features to Track".
+/// Strongest corners (x, y), best first: Shi and Tomasi 1994, "Good Features to Track".
 ///
 /// The strength of a pixel is the smaller eigenvalue of the sum over 3x3 pixels of `g g^T`, `g` the
 /// gradient. A corner is the strongest of its 3x3 pixels, off the edge. OpenCV's
@@ -51,7 +51,7 @@ impl WithSimd for Strengths<'_> {
     }
 }
 
-/// The strength of each pixel.
+/// Strength of each pixel.
 #[inline(always)]
 fn strengths(image: &GreyImage) -> Vec<f32> {
     let (width, height) = (image.width(), image.height());
@@ -64,10 +64,10 @@ fn strengths(image: &GreyImage) -> Vec<f32> {
         sum_products(&gradients, sums);
     };
     let mut strengths = Vec::with_capacity(width * height);
-    fill(&mut sums[0], mirrored(-1, height));
+    fill(&mut sums[0], reflect(-1, height));
     fill(&mut sums[1], 0);
     for y in 0..height {
-        fill(&mut sums[(y + 2) % 3], mirrored(y as isize + 1, height));
+        fill(&mut sums[(y + 2) % 3], reflect(y as isize + 1, height));
         let total = |k: usize, x: usize| (sums[0][k][x] + sums[1][k][x] + sums[2][k][x]) as f32;
         strengths.extend((0..width).map(|x| {
             let (xx, xy, yy) = (total(0, x) * 0.5, total(1, x), total(2, x) * 0.5);
@@ -77,13 +77,13 @@ fn strengths(image: &GreyImage) -> Vec<f32> {
     strengths
 }
 
-/// Sobel's gradients along x and y of a row, with one mirrored pixel on either side.
+/// Sobel's gradients along x and y of a row, with one reflected pixel on either side.
 #[inline(always)]
 fn row_gradients(image: &GreyImage, y: usize, gradients: &mut [Vec<f32>; 2]) {
     const ONCE: f32 = GRADIENT_SCALE as f32;
     const TWICE: f32 = (2.0 * GRADIENT_SCALE) as f32;
     let width = image.width();
-    let row = |y: isize| image.row(mirrored(y, image.height()));
+    let row = |y: isize| image.row(reflect(y, image.height()));
     let (upper, middle, lower) = (row(y as isize - 1), row(y as isize), row(y as isize + 1));
     let [along_x, along_y] = gradients;
     let mut set = |x: usize, left: usize, right: usize| {
@@ -97,11 +97,11 @@ fn row_gradients(image: &GreyImage, y: usize, gradients: &mut [Vec<f32>; 2]) {
     for x in 1..width.saturating_sub(1) {
         set(x, x - 1, x + 1);
     }
-    set(0, mirrored(-1, width), mirrored(1, width));
-    set(width - 1, mirrored(width as isize - 2, width), mirrored(width as isize, width));
+    set(0, reflect(-1, width), reflect(1, width));
+    set(width - 1, reflect(width as isize - 2, width), reflect(width as isize, width));
     for gradient in [along_x, along_y] {
-        gradient[0] = gradient[mirrored(-1, width) + 1];
-        gradient[width + 1] = gradient[mirrored(width as isize, width) + 1];
+        gradient[0] = gradient[reflect(-1, width) + 1];
+        gradient[width + 1] = gradient[reflect(width as isize, width) + 1];
     }
 }
 

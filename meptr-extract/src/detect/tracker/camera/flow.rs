@@ -1,45 +1,45 @@
-//! Where points of one picture are in another.
+//! Optical flow: positions of points of one image in another, by Lucas and Kanade.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::grey::{GreyImage, mirrored};
+use super::grey::{GreyImage, reflect};
 
-/// Pixels a side of the neighbourhood that is looked for.
+/// Side of the neighbourhood of a point, in pixels.
 const WINDOW: usize = 21;
-/// From its edge to its middle.
+/// Distance from the edge of the neighbourhood to its centre.
 const HALF_WINDOW: f32 = (WINDOW / 2) as f32;
-/// Columns that are computed, a multiple of what fits into a vector; the last ones count nothing.
+/// Columns that are computed, a multiple of the vector width; the last ones are padding.
 const LANES: usize = 24;
-/// Halvings of the picture, where it is large enough.
+/// Levels of the pyramid above the first, if the image is large enough.
 const MAX_HALVINGS: usize = 3;
 const MAX_STEPS: usize = 30;
-/// A step shorter than this is the last, pixels.
+/// Length of a step below which iteration stops, in pixels.
 const LAST_STEP: f32 = 0.01;
-/// Smaller eigenvalue that a neighbourhood needs at least, per pixel.
+/// Least value of the smaller eigenvalue of a neighbourhood, per pixel.
 const MIN_EIGENVALUE: f32 = 1e-4;
-/// Positions between pixels count in 1/2^14.
+/// Fixed-point unit of positions between pixels: 1/2^14.
 const POSITION_BITS: f32 = (1 << 14) as f32;
-/// Neighbourhoods keep 1/32 of a grey level.
+/// Fixed-point unit of neighbourhoods: 1/32 of a grey level.
 const GREY_STEPS: f32 = 32.0;
-/// Scale of `A` and `b`, in which the thresholds count: slopes and grey levels are 32 times theirs,
-/// so sums of products 1024 times, and OpenCV divides by that once more.
+/// Scale of `A` and `b`, to which the thresholds apply. Gradients and grey levels are scaled by 32, so
+/// sums of products by 1024, and OpenCV divides by that once more.
 const SUM_UNIT: f32 = 1.0 / (1 << 20) as f32;
 
 /// A neighbourhood of a point.
 type Patch = [[f32; LANES]; WINDOW];
 
-/// Numbers for each pixel of a picture and for some places around it.
+/// Values of each pixel of an image and of a border around it.
 #[derive(Debug, Clone)]
-struct Plane {
+struct PaddedImage {
     width: usize,
     height: usize,
     stride: usize,
     values: Vec<f32>,
 }
 
-impl Plane {
-    /// `at` gives the values of a row, border included, from the row's number.
+impl PaddedImage {
+    /// Builds the image row by row; `at` appends the values of a row, border included.
     fn new(width: usize, height: usize, at: impl Fn(isize, &mut Vec<f32>)) -> Self {
         let stride = WINDOW + width + LANES;
         let mut values = Vec::with_capacity(stride * (height + 2 * WINDOW));
@@ -48,20 +48,20 @@ impl Plane {
         Self { width, height, stride, values }
     }
 
-    /// The picture, mirrored beyond its edges.
+    /// The image, reflected beyond its edges.
     fn of(image: &GreyImage) -> Self {
         let columns = -(WINDOW as isize)..(image.width() + LANES) as isize;
-        let columns: Vec<usize> = columns.map(|x| mirrored(x, image.width())).collect();
+        let columns: Vec<usize> = columns.map(|x| reflect(x, image.width())).collect();
         Self::new(image.width(), image.height(), |y, values| {
-            let row = image.row(mirrored(y, image.height()));
+            let row = image.row(reflect(y, image.height()));
             values.extend(columns.iter().map(|x| f32::from(row[*x])));
         })
     }
 
-    /// 32 times the slopes along x and y, by Scharr's filter; 0 outside.
+    /// Gradients along x and y times 32, by the Scharr filter; 0 outside.
     #[inline(always)]
-    fn slopes(&self) -> [Self; 2] {
-        let slope = |weights: [[f32; 3]; 3]| {
+    fn gradients(&self) -> [Self; 2] {
+        let gradient = |weights: [[f32; 3]; 3]| {
             Self::new(self.width, self.height, |y, values| {
                 let start = values.len();
                 values.resize(start + self.stride, 0.0);
@@ -81,14 +81,14 @@ impl Plane {
             })
         };
         [
-            slope([[-3.0, 0.0, 3.0], [-10.0, 0.0, 10.0], [-3.0, 0.0, 3.0]]),
-            slope([[-3.0, -10.0, -3.0], [0.0; 3], [3.0, 10.0, 3.0]]),
+            gradient([[-3.0, 0.0, 3.0], [-10.0, 0.0, 10.0], [-3.0, 0.0, 3.0]]),
+            gradient([[-3.0, -10.0, -3.0], [0.0; 3], [3.0, 10.0, 3.0]]),
         ]
     }
 
-    /// Whether a neighbourhood with that upper left corner touches the picture.
+    /// Whether a neighbourhood with this upper left corner touches the image.
     #[inline(always)]
-    fn holds(&self, [left, upper]: [f32; 2]) -> bool {
+    fn touches(&self, [left, upper]: [f32; 2]) -> bool {
         let fits = |place: f32, length: usize| place >= -(WINDOW as f32) && place < length as f32;
         fits(left, self.width) && fits(upper, self.height)
     }
@@ -98,7 +98,7 @@ impl Plane {
     #[inline(always)]
     fn patch(&self, corner: [f32; 2], steps: f32) -> Option<Patch> {
         let [left, upper] = corner.map(f32::floor);
-        if !self.holds([left, upper]) {
+        if !self.touches([left, upper]) {
             return None;
         }
         let (a, b) = (corner[0] - left, corner[1] - upper);
@@ -126,85 +126,85 @@ impl Plane {
     }
 }
 
-/// A picture at several sizes, the largest first.
+/// An image at several sizes, the largest first.
 #[derive(Debug, Clone)]
 pub struct Pyramid {
-    levels: Vec<Plane>,
+    levels: Vec<PaddedImage>,
 }
 
 impl Pyramid {
-    /// Halves the picture up to three times, as long as it stays larger than the neighbourhood.
+    /// Halves the image up to three times, as long as it stays larger than the neighbourhood.
     pub fn new(image: GreyImage) -> Self {
-        let mut levels = vec![Plane::of(&image)];
+        let mut levels = vec![PaddedImage::of(&image)];
         let mut image = image;
         while levels.len() <= MAX_HALVINGS {
             if image.width().div_ceil(2) <= WINDOW || image.height().div_ceil(2) <= WINDOW {
                 break;
             }
-            image = image.smoothed_half();
-            levels.push(Plane::of(&image));
+            image = image.pyr_down();
+            levels.push(PaddedImage::of(&image));
         }
         Self { levels }
     }
 
-    /// Columns and rows of the picture.
+    /// Columns and rows of the image.
     pub fn size(&self) -> [usize; 2] {
         [self.levels[0].width, self.levels[0].height]
     }
 }
 
-/// Where points (x, y) of one picture are in another of the same size; `None` for those that get
+/// Positions of points (x, y) of one image in another of the same size; `None` for points that get
 /// lost.
 ///
-/// Lucas and Kanade's method in steps from small pictures to the large one, Bouguet 2000,
+/// Lucas and Kanade's method, from the smallest level of the pyramid to the largest, Bouguet 2000,
 /// "Pyramidal Implementation of the Lucas Kanade Feature Tracker": per level, the shift `d` of the
 /// neighbourhood with the least squared difference, by Newton steps `d += A^-1 b`, where `A` sums
 /// `g g^T` and `b` sums `g (I - J)` over 21x21 pixels, `g` the gradient. OpenCV's
 /// `calcOpticalFlowPyrLK` with its defaults, in the same fixed-point numbers.
 ///
 /// # Panics
-/// When the pictures differ in size.
+/// When the images differ in size.
 pub fn flow(before: &Pyramid, now: &Pyramid, points: &[[f32; 2]]) -> Vec<Option<[f32; 2]>> {
-    assert_eq!(before.size(), now.size(), "pictures of one size");
+    assert_eq!(before.size(), now.size(), "images of one size");
     let arch = Arch::new();
     let levels: Vec<Level> = before
         .levels
         .iter()
         .zip(&now.levels)
-        .map(|(before, now)| Level { before, slopes: arch.dispatch(Slopes(before)), now })
+        .map(|(before, now)| Level { before, gradients: arch.dispatch(Gradients(before)), now })
         .collect();
     points
         .par_iter()
-        .map(|point| arch.dispatch(Follow { levels: &levels, point: *point }))
+        .map(|point| arch.dispatch(TrackPoint { levels: &levels, point: *point }))
         .collect()
 }
 
-/// Two pictures at one size.
+/// Two images at one level of the pyramid.
 struct Level<'a> {
-    before: &'a Plane,
-    slopes: [Plane; 2],
-    now: &'a Plane,
+    before: &'a PaddedImage,
+    gradients: [PaddedImage; 2],
+    now: &'a PaddedImage,
 }
 
-/// [`Plane::slopes`] with the CPU's widest vectors.
-struct Slopes<'a>(&'a Plane);
+/// [`PaddedImage::gradients`] with the CPU's widest vectors.
+struct Gradients<'a>(&'a PaddedImage);
 
-impl WithSimd for Slopes<'_> {
-    type Output = [Plane; 2];
+impl WithSimd for Gradients<'_> {
+    type Output = [PaddedImage; 2];
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Self::Output {
-        self.0.slopes()
+        self.0.gradients()
     }
 }
 
-/// Follows one point through all sizes, with the CPU's widest vectors.
-struct Follow<'a> {
+/// Tracks one point through all levels, with the CPU's widest vectors.
+struct TrackPoint<'a> {
     levels: &'a [Level<'a>],
     point: [f32; 2],
 }
 
-impl WithSimd for Follow<'_> {
+impl WithSimd for TrackPoint<'_> {
     type Output = Option<[f32; 2]>;
 
     #[inline(always)]
@@ -214,7 +214,7 @@ impl WithSimd for Follow<'_> {
         for (halvings, level) in self.levels.iter().enumerate().rev() {
             let start = self.point.map(|place| place / (1 << halvings) as f32);
             let first = guess.map_or(start, |guess: [f32; 2]| guess.map(|place| place * 2.0));
-            let (place, is_there) = level.follow(start, first);
+            let (place, is_there) = level.track(start, first);
             (guess, is_found) = (Some(place), is_there);
         }
         guess.filter(|_| is_found)
@@ -222,10 +222,10 @@ impl WithSimd for Follow<'_> {
 }
 
 impl Level<'_> {
-    /// Where the point is in the second picture, and whether it can be told; what the first guess
-    /// has become when it cannot.
+    /// Position of a point in the second image, starting from a guess, and whether it was found; the
+    /// last guess when it was not.
     #[inline(always)]
-    fn follow(&self, point: [f32; 2], mut place: [f32; 2]) -> ([f32; 2], bool) {
+    fn track(&self, point: [f32; 2], mut place: [f32; 2]) -> ([f32; 2], bool) {
         let Some(wanted) = self.neighbourhood(point.map(|place| place - HALF_WINDOW)) else {
             return (place, false);
         };
@@ -246,15 +246,15 @@ impl Level<'_> {
             }
             last = [x, y];
         }
-        let is_inside = self.now.holds(place.map(|place| (place - HALF_WINDOW).floor()));
+        let is_inside = self.now.touches(place.map(|place| (place - HALF_WINDOW).floor()));
         (place, is_inside)
     }
 
-    /// What the first picture shows there; `None` outside, or when it could be anywhere.
+    /// Neighbourhood in the first image; `None` outside, or when it is not distinctive.
     #[inline(always)]
     fn neighbourhood(&self, corner: [f32; 2]) -> Option<Neighbourhood> {
         let pixels = self.before.patch(corner, GREY_STEPS)?;
-        let [along_x, along_y] = &self.slopes;
+        let [along_x, along_y] = &self.gradients;
         let (mut along_x, mut along_y) = (along_x.patch(corner, 1.0)?, along_y.patch(corner, 1.0)?);
         for row in along_x.iter_mut().chain(&mut along_y) {
             row[WINDOW..].fill(0.0);
@@ -270,7 +270,7 @@ impl Level<'_> {
     }
 }
 
-/// What is looked for: pixels, their slopes, and `A`.
+/// Neighbourhood to find: pixels, their gradients, and `A`.
 struct Neighbourhood {
     pixels: Patch,
     along_x: Patch,
@@ -282,7 +282,7 @@ struct Neighbourhood {
 }
 
 impl Neighbourhood {
-    /// How far it seems to be from what was found in its place: `A^-1 b`.
+    /// Newton step from the pixels found at the current position: `A^-1 b`.
     #[inline(always)]
     fn step_from(&self, mut found: Patch) -> [f32; 2] {
         for (row, pixels) in found.iter_mut().zip(&self.pixels) {

@@ -1,14 +1,14 @@
-//! Grey pictures of half the size, and of half that.
+//! Grey images, and their reduction to half the size.
 
 use crate::RgbImage;
 use crate::detect::scaling::resize;
 
-/// OpenCV's shares of red, green and blue in 1/2^15, in the order of the picture's channels: the
-/// reference hands RGB pictures to a function that takes them for BGR.
+/// OpenCV's weights of red, green and blue in 1/2^15, in the order of the image's channels: the
+/// reference passes RGB images to a function that expects BGR.
 const SHARES: [u32; 3] = [3735, 19235, 9798];
 const SHARE_BITS: u32 = 15;
 
-/// One byte a pixel.
+/// Image with one byte per pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GreyImage {
     width: usize,
@@ -26,8 +26,8 @@ impl GreyImage {
         Self { width, height, data }
     }
 
-    /// A picture in grey and half as wide and high, rounded down: OpenCV's `cvtColor` and `resize`.
-    /// `None` where nothing is left.
+    /// Converts an image to grey, half as wide and high, rounded down: OpenCV's `cvtColor` and `resize`.
+    /// `None` when that has no pixel.
     pub fn halved(image: &RgbImage) -> Option<Self> {
         let (width, height) = (image.width() / 2, image.height() / 2);
         if width == 0 || height == 0 {
@@ -57,22 +57,22 @@ impl GreyImage {
         &self.data[y * self.width..(y + 1) * self.width]
     }
 
-    /// Half as wide and high, rounded up, each pixel the mean of 5x5 weighed 1, 4, 6, 4, 1 both
-    /// ways: OpenCV's `pyrDown`.
-    pub(super) fn smoothed_half(&self) -> Self {
+    /// Image half as wide and high, rounded up, each pixel the mean of 5x5 with weights 1, 4, 6, 4, 1
+    /// in both directions: OpenCV's `pyrDown`.
+    pub(super) fn pyr_down(&self) -> Self {
         let (width, height) = (self.width.div_ceil(2), self.height.div_ceil(2));
         let weigh = |v: [u32; 5]| v[0] + v[4] + 4 * (v[1] + v[3]) + 6 * v[2];
         let mut data = Vec::with_capacity(width * height);
         let mut sums = vec![0; self.width + 4];
         for y in 0..height {
             let rows: [&[u8]; 5] =
-                std::array::from_fn(|k| self.row(mirrored((2 * y + k) as isize - 2, self.height)));
+                std::array::from_fn(|k| self.row(reflect((2 * y + k) as isize - 2, self.height)));
             for x in 0..self.width {
                 sums[x + 2] = weigh(rows.map(|row| u32::from(row[x])));
             }
             for (outside, place) in [(-2, 0), (-1, 1), (0, self.width + 2), (1, self.width + 3)] {
                 let x = if outside < 0 { outside } else { self.width as isize + outside };
-                sums[place] = sums[mirrored(x, self.width) + 2];
+                sums[place] = sums[reflect(x, self.width) + 2];
             }
             let across = |x: usize| weigh(std::array::from_fn(|k| sums[2 * x + k]));
             data.extend((0..width).map(|x| ((across(x) + 128) >> 8) as u8));
@@ -81,8 +81,9 @@ impl GreyImage {
     }
 }
 
-/// The place inside `0..length` that stands for one outside, the edge itself being the mirror.
-pub(super) fn mirrored(place: isize, length: usize) -> usize {
+/// Index inside `0..length` for one outside, reflected at the edge pixel (OpenCV's
+/// `BORDER_REFLECT_101`).
+pub(super) fn reflect(place: isize, length: usize) -> usize {
     let period = 2 * (length as isize - 1);
     if period == 0 {
         return 0;
@@ -106,15 +107,15 @@ mod tests {
 
     #[test]
     fn places_outside_are_mirrored_any_number_of_times() {
-        let places: Vec<usize> = (-4..7).map(|place| mirrored(place, 3)).collect();
+        let places: Vec<usize> = (-4..7).map(|place| reflect(place, 3)).collect();
         assert_eq!(places, [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2]);
-        assert_eq!([mirrored(-5, 1), mirrored(5, 1)], [0, 0]);
+        assert_eq!([reflect(-5, 1), reflect(5, 1)], [0, 0]);
     }
 
     #[test]
     fn smoothing_keeps_a_flat_picture_of_any_size() {
         for (width, height) in [(1, 1), (1, 7), (2, 2), (9, 4)] {
-            let half = GreyImage::new(width, height, vec![77; width * height]).smoothed_half();
+            let half = GreyImage::new(width, height, vec![77; width * height]).pyr_down();
             assert_eq!((half.width, half.height), (width.div_ceil(2), height.div_ceil(2)));
             assert!(half.data.iter().all(|value| *value == 77));
         }

@@ -1,4 +1,4 @@
-//! The camera's motion over the frames of a clip.
+//! Estimation of the camera's motion over the frames of a clip.
 
 use super::super::Warp;
 use super::corners::corners;
@@ -6,21 +6,21 @@ use super::flow::{Pyramid, flow};
 use super::grey::GreyImage;
 use super::similarity::similarity;
 
-/// Pictures are halved before they are compared.
+/// Factor by which images are reduced before they are compared.
 const SCALE: f64 = 2.0;
-/// More points than this must be found again.
+/// Points that must be exceeded by those found again.
 const MIN_POINTS: usize = 4;
 
-/// The camera stands still.
+/// Warp of a camera at rest.
 const STILL: Warp = Warp([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]);
 
-/// Tells from frame to frame how the camera moved.
+/// Estimator of the camera's motion, frame by frame.
 #[derive(Debug, Clone, Default)]
 pub struct CameraMotion {
     before: Option<Before>,
 }
 
-/// What is remembered of the last frame.
+/// Corners and pyramid of the last frame.
 #[derive(Debug, Clone)]
 struct Before {
     picture: Pyramid,
@@ -28,13 +28,13 @@ struct Before {
 }
 
 impl CameraMotion {
-    /// Takes the next frame; gives the warp from the last one to it, in pixels of the frames.
+    /// Warp from the last frame to this one, in pixels of the frames.
     ///
-    /// The camera stands still where nothing can be told: at the first frame, after a picture
-    /// without corners, when fewer than five corners are found again. Frames of another size than
-    /// the first, or without a half, are left out, and the next is compared with the one before
-    /// them. Across a cut, the warp is the one that some corners happen to agree on, as it is in
-    /// the reference; it is always finite.
+    /// It is the identity where nothing can be estimated: in the first frame, after an image without
+    /// corners, when fewer than five corners are found again. Frames of another size than the first, or
+    /// of less than two pixels a side, are skipped, and the next is compared with the one before them.
+    /// Across a cut, the warp is the one that some corners happen to agree on, as in the reference; it
+    /// is always finite.
     pub fn next(&mut self, frame: &crate::RgbImage) -> Warp {
         let Some(grey) = GreyImage::halved(frame) else { return STILL };
         let (corners, picture) = rayon::join(|| corners(&grey), || Pyramid::new(grey.clone()));
@@ -52,7 +52,7 @@ impl CameraMotion {
 }
 
 impl Before {
-    /// `None` where the reference gives up on the later frame, and goes on from the earlier one.
+    /// Warp to a later frame; `None` where the reference skips that frame.
     fn warp_to(&self, now: &Self) -> Option<Warp> {
         if self.picture.size() != now.picture.size() {
             return None;
@@ -62,7 +62,7 @@ impl Before {
         let (from, to): (Vec<_>, Vec<_>) =
             pairs.filter_map(|(from, to)| Some((*from, to?))).unzip();
         if from.len() <= MIN_POINTS {
-            tracing::debug!("the camera's motion cannot be told from {} points", from.len());
+            tracing::debug!("the camera's motion cannot be estimated from {} points", from.len());
             return Some(STILL);
         }
         let Warp(mut rows) = similarity(&from, &to)?;

@@ -1,15 +1,15 @@
-//! The shift, turn and zoom that most points agree on.
+//! Similarity transform (translation, rotation, scale) between two sets of points.
 
 use super::super::Warp;
 
-/// A point agrees when it comes within this many pixels of where it should.
+/// Largest error of an inlier, in pixels.
 const MAX_ERROR: f32 = 3.0;
 const MAX_DRAWS: usize = 2000;
-/// How sure it must be that one draw held no point that disagrees.
+/// Required probability that one sample held no outlier.
 const CONFIDENCE: f64 = 0.99;
 
-/// The warp of a shift, a turn and a zoom from `from` to `to` that most pairs of points agree on,
-/// and, of all such, the one nearest to those points; `None` with fewer than two different points.
+/// Similarity transform from `from` to `to` that most pairs of points agree on, fitted to those by
+/// least squares; `None` with fewer than two different points.
 ///
 /// RANSAC (Fischler and Bolles 1981) over pairs of points, then least squares: OpenCV's
 /// `estimateAffinePartial2D` with its defaults, which draws the same points every time.
@@ -38,10 +38,10 @@ pub fn similarity(from: &[[f32; 2]], to: &[[f32; 2]]) -> Option<Warp> {
     Some(nearest(&pairs).unwrap_or(warp))
 }
 
-/// Draws without end, always the same: a multiply-with-carry generator as OpenCV seeds it.
+/// Infinite, fixed sequence of samples: a multiply-with-carry generator as OpenCV seeds it.
 ///
-/// Not the program's own generator, because the result depends on who is drawn: with other draws,
-/// warps differ from the reference's by up to 0.5 pixel, and across cuts by hundreds.
+/// Not the program's own generator, because the result depends on the samples: with others, warps
+/// differ from the reference's by up to 0.5 pixel, and across cuts by hundreds.
 struct Draws {
     state: u64,
 }
@@ -65,7 +65,7 @@ impl Draws {
     }
 }
 
-/// How often to draw when this share of the points disagrees.
+/// Number of samples needed at this share of outliers.
 fn needed_draws(disagreeing: f64, most: usize) -> usize {
     let all_agree = (1.0 - disagreeing).powi(2);
     if 1.0 - all_agree < f64::MIN_POSITIVE {
@@ -78,7 +78,7 @@ fn needed_draws(disagreeing: f64, most: usize) -> usize {
     (wanted / each).round_ties_even() as usize
 }
 
-/// The warp that takes two points to two others; not finite when the points are the same.
+/// Similarity transform that maps two points to two others; not finite when the points are equal.
 fn through(from: [[f32; 2]; 2], to: [[f32; 2]; 2]) -> Warp {
     let [[x1, y1], [x2, y2]] = from.map(|point| point.map(f64::from));
     let [[u1, v1], [u2, v2]] = to.map(|point| point.map(f64::from));
@@ -92,7 +92,7 @@ fn warp(a: f64, b: f64, x: f64, y: f64) -> Warp {
     Warp([[a, -b, x], [b, a, y]])
 }
 
-/// The points that a warp takes to where they should come; none when it is not finite.
+/// Inliers of a warp; none when it is not finite.
 fn agreeing(warp: &Warp, from: &[[f32; 2]], to: &[[f32; 2]]) -> impl Iterator<Item = usize> {
     let rows = warp.0.map(|row| row.map(|value| value as f32));
     let error = move |row: [f32; 3], from: [f32; 2], to: f32| {
@@ -104,7 +104,7 @@ fn agreeing(warp: &Warp, from: &[[f32; 2]], to: &[[f32; 2]]) -> impl Iterator<It
     })
 }
 
-/// The warp with the least sum of squared errors; `None` when all points are one.
+/// Warp with the least sum of squared errors; `None` when all points are equal.
 fn nearest(pairs: &[[[f64; 2]; 2]]) -> Option<Warp> {
     let count = pairs.len() as f64;
     let mean =
