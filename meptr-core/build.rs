@@ -1,12 +1,12 @@
-//! Compiles the kernels for NVIDIA GPUs, with the feature `cuda` alone.
+//! Compiles the kernels for NVIDIA GPUs to PTX, with the feature `cuda` only.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const FOLDER: &str = "src/gpu";
-/// Takes in the other files.
-const SOURCE: &str = "src/gpu/kernels.cu";
+const FOLDER: &str = "src/kernels/cuda";
+/// Includes the other files.
+const SOURCE: &str = "src/kernels/cuda/kernels.cu";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -26,7 +26,7 @@ fn main() {
             "CUDA_COMPUTE_CAP={oldest}: the kernels need the tensor cores of 80 (Ampere) or later"
         );
     }
-    let folder = PathBuf::from(env::var_os("OUT_DIR").expect("Cargo names it"));
+    let folder = PathBuf::from(env::var_os("OUT_DIR").expect("Cargo sets it"));
     let status = Command::new(&nvcc)
         .args(["--ptx", "-O3", "-std=c++17", SOURCE, "-o"])
         .arg(folder.join("kernels.ptx"))

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 
 use clap::Args;
+use meptr_core::kernels::cpu::has_bf16;
 use meptr_core::{DeviceChoice, Precision};
 use meptr_extract::extractor::Place;
-use meptr_extract::product;
 
 /// Which devices to use, and with which numbers.
 #[derive(Debug, Args)]
@@ -48,7 +48,7 @@ impl DeviceArgs {
     pub fn check(&self, is_on_gpu: bool) -> anyhow::Result<()> {
         let is_fast = match self.precision {
             Precision::F32 => true,
-            Precision::Bf16 => is_on_gpu || product::has_bf16(),
+            Precision::Bf16 => is_on_gpu || has_bf16(),
             Precision::F16 => is_on_gpu,
         };
         anyhow::ensure!(

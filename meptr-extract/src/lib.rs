@@ -11,13 +11,10 @@ pub mod decode;
 pub mod detect;
 pub mod error;
 pub mod extractor;
-#[cfg(feature = "cuda")]
-mod gpu;
 pub mod image;
 pub mod init;
 pub mod memory;
 pub mod predictor;
-pub mod product;
 pub mod progress;
 pub mod sample;
 pub mod speech;

@@ -1,38 +1,47 @@
-//! Sampling of pictures as tables, for GPUs.
+//! Bilinear sampling of 8-bit images as tables, for GPUs; equal to OpenCV bit for bit.
 
-/// The two pixels along an axis that a sampling position lies between, and their weights.
+/// Two pixels along an axis that a sampling position lies between, and their weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pair {
-    pub(crate) places: [usize; 2],
-    pub(crate) weights: [u32; 2],
+pub struct BilinearTap {
+    /// Columns or rows of the source.
+    pub indices: [usize; 2],
+    /// Weights of the two, in the unit of the table's [`Blending`].
+    pub weights: [u32; 2],
 }
 
-/// How the four pixels around a position become one; as in `gpu/pictures.cuh`.
+/// Fixed-point arithmetic by which four pixels become one; as in `cuda/resize.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Blending {
-    /// Weights in 1/32, as OpenCV warps pictures.
-    SharesOf32,
-    /// Weights in 1/2048, as OpenCV resizes pictures.
-    SharesOf2048,
-    /// All the same.
+pub enum Blending {
+    /// Weights in 1/32, as in OpenCV's `warpAffine`.
+    Weights32,
+    /// Weights in 1/2048, as in OpenCV's `resize`.
+    Weights2048,
+    /// Mean of the four.
     Mean,
 }
 
-/// How pictures of one size are sampled.
+/// Sampling positions for images of one size.
 #[derive(Debug)]
-pub(crate) struct Sampling {
-    /// Of each column of the result; `None` where nothing of the picture is.
-    pub(crate) columns: Vec<Option<Pair>>,
-    pub(crate) rows: Vec<Option<Pair>>,
-    pub(crate) blending: Blending,
-    /// Every channel of what has nothing of the picture.
-    pub(crate) fill: u8,
+pub struct SamplingTable {
+    /// Tap of each column of the result; `None` outside the source.
+    pub columns: Vec<Option<BilinearTap>>,
+    /// Tap of each row of the result; `None` outside the source.
+    pub rows: Vec<Option<BilinearTap>>,
+    /// Arithmetic.
+    pub blending: Blending,
+    /// Value of every channel outside the source.
+    pub fill: u8,
 }
 
-#[cfg(test)]
-impl Sampling {
-    /// What the kernel computes, here.
-    pub(crate) fn apply(&self, image: &crate::RgbImage) -> Vec<u8> {
+impl SamplingTable {
+    /// Samples an image as the GPU kernel does; the reference of its tests.
+    ///
+    /// - `pixels`: rows of `width` pixels of 3 bytes
+    /// - returns `(rows, columns, 3)`
+    ///
+    /// # Panics
+    /// When a tap lies outside `pixels`.
+    pub fn apply(&self, pixels: &[u8], width: usize) -> Vec<u8> {
         let mut sampled = Vec::with_capacity(self.rows.len() * self.columns.len() * 3);
         for row in &self.rows {
             for column in &self.columns {
@@ -41,10 +50,10 @@ impl Sampling {
                     continue;
                 };
                 sampled.extend([0, 1, 2].map(|channel| {
-                    let corners = row
-                        .places
-                        .map(|y| column.places.map(|x| u32::from(image.row(y)[x * 3 + channel])));
-                    self.blending.of(corners, column.weights, row.weights)
+                    let corners = row.indices.map(|y| {
+                        column.indices.map(|x| u32::from(pixels[(y * width + x) * 3 + channel]))
+                    });
+                    self.blending.blend(corners, column.weights, row.weights)
                 }));
             }
         }
@@ -52,15 +61,14 @@ impl Sampling {
     }
 }
 
-#[cfg(test)]
 impl Blending {
-    fn of(self, corners: [[u32; 2]; 2], across: [u32; 2], down: [u32; 2]) -> u8 {
+    fn blend(self, corners: [[u32; 2]; 2], across: [u32; 2], down: [u32; 2]) -> u8 {
         let rows = corners.map(|[left, right]| left * across[0] + right * across[1]);
         let byte = match self {
-            Self::SharesOf32 => (rows[0] * down[0] + rows[1] * down[1] + 512) / 1024,
-            Self::SharesOf2048 => {
-                let share = |row: usize| (down[row] * (rows[row] >> 4)) >> 16;
-                (share(0) + share(1) + 2) >> 2
+            Self::Weights32 => (rows[0] * down[0] + rows[1] * down[1] + 512) / 1024,
+            Self::Weights2048 => {
+                let [upper, lower] = [0, 1].map(|row| (down[row] * (rows[row] >> 4)) >> 16);
+                (upper + lower + 2) >> 2
             }
             Self::Mean => (corners.as_flattened().iter().sum::<u32>() + 2) >> 2,
         };

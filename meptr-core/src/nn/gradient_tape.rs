@@ -1,4 +1,4 @@
-//! Gradients of weights as the two factors they are products of.
+//! Weight gradients as pairs of factors.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,70 +6,68 @@ use std::thread::{self, ThreadId};
 
 use candle::{Tensor, TensorId};
 
-/// Where layers leave the factors of their weights' gradients during a backward pass.
+use crate::kernels::cpu::autograd::FactorSink;
+
+/// Record of the factors of weight gradients that layers produce during a backward pass.
 ///
-/// The gradient of a weight `(outputs, inputs)` over a batch of `rows` is a product of a matrix
-/// `(outputs, rows)` and one `(rows, inputs)`, both much smaller than it as long as rows are few.
-/// Norms and weighted sums of the gradients of several losses follow from the factors without
-/// these matrices; see `loss::grad_norm` of `meptr-train`.
+/// The gradient of a weight `(outputs, inputs)` over a batch of `rows` is the product of a matrix
+/// `(outputs, rows)` and a matrix `(rows, inputs)`, both much smaller than the gradient while rows
+/// are few. Norms and weighted sums of the gradients of several losses follow from the factors
+/// without the full matrices: `TapedGradients` in the losses of `meptr-train`.
 ///
-/// Clones share what they hold; backward passes on several threads do not mix. A weight used on a tape gets no gradient from Candle's backward
-/// pass.
+/// Clones share their content; backward passes on several threads do not mix. A weight used with a
+/// tape gets no gradient from Candle's backward pass.
 #[derive(Debug, Clone, Default)]
-pub struct Tape(Arc<Shared>);
+pub struct GradientTape(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    products: Mutex<Vec<(ThreadId, Product)>>,
+    factors: Mutex<Vec<(ThreadId, GradientFactors)>>,
     calls: AtomicUsize,
 }
 
 /// A term of a weight's gradient, `output_gradient^T input`.
 #[derive(Debug, Clone)]
-pub struct Product {
-    /// Which weight.
-    pub place: Place,
-    /// `(rows, inputs)`: what the layer read.
+pub struct GradientFactors {
+    /// Weight and forward call that the term belongs to.
+    pub weight_use: WeightUse,
+    /// Input of the layer, `(rows, inputs)`.
     pub input: Tensor,
-    /// `(rows, outputs)`: the gradient of what it gave.
+    /// Gradient of the layer's output, `(rows, outputs)`.
     pub output_gradient: Tensor,
 }
 
-/// The use of a weight in a forward pass.
+/// Use of a weight in a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct WeightUse {
     /// The variable.
     pub weight: TensorId,
-    /// First of the variable's rows that the layer used; there are as many as outputs.
+    /// First row of the variable that the layer used; there are as many as outputs.
     pub first_row: usize,
-    /// Number of the use; with the same number, the input is the same.
+    /// Number of the forward call; terms with equal numbers have the same input.
     pub call: usize,
 }
 
-impl Place {
-    pub(super) fn with(self, input: Tensor, output_gradient: Tensor) -> Product {
-        Product { place: self, input, output_gradient }
-    }
-}
-
-impl Tape {
-    /// What backward passes of this thread have left since its last call, in their order.
-    pub fn take(&self) -> Vec<Product> {
+impl GradientTape {
+    /// Takes the factors that backward passes of this thread recorded since its last call, in their
+    /// order.
+    pub fn take(&self) -> Vec<GradientFactors> {
         let thread = thread::current().id();
-        let mut products = self.0.products.lock().unwrap_or_else(PoisonError::into_inner);
-        products.extract_if(.., |(by, _)| *by == thread).map(|(_, product)| product).collect()
+        let mut factors = self.0.factors.lock().unwrap_or_else(PoisonError::into_inner);
+        factors.extract_if(.., |(by, _)| *by == thread).map(|(_, factors)| factors).collect()
     }
 
-    pub(super) fn keep(&self, product: Product) {
-        self.0
-            .products
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((thread::current().id(), product));
-    }
-
-    pub(super) fn place(&self, weight: &Tensor, first_row: usize) -> Place {
+    /// Recorder for one use of a weight, its rows from `first_row` on.
+    pub(crate) fn sink(&self, weight: &Tensor, first_row: usize) -> FactorSink {
         let call = self.0.calls.fetch_add(1, Ordering::Relaxed);
-        Place { weight: weight.id(), first_row, call }
+        let (tape, weight_use) = (self.clone(), WeightUse { weight: weight.id(), first_row, call });
+        Box::new(move |input, output_gradient| {
+            tape.record(GradientFactors { weight_use, input, output_gradient });
+        })
+    }
+
+    fn record(&self, factors: GradientFactors) {
+        let mut all = self.0.factors.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((thread::current().id(), factors));
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use meptr_core::Modality;
 
 use super::tracker::assign;
-use super::{BoundingBox, Crop, CropSource, PixelBox};
+use super::{BoundingBox, Crop, CropSource};
+use crate::image::PixelBox;
 
 /// A face is looked for within this many times its size of where it was.
 const MAX_FACE_STEP: f32 = 3.0;

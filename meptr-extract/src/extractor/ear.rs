@@ -7,7 +7,7 @@ use meptr_core::bundle::Bundle;
 use meptr_core::device::BatchSize;
 
 use super::Place;
-use crate::backbones::{AudioInput, Wav2Vec2};
+use crate::backbones::{FromCheckpoint, Wav2Vec2, Wav2Vec2Preprocessor};
 use crate::decode::{FramePlan, SAMPLE_RATE_HZ};
 use crate::{Error, Result};
 
@@ -39,7 +39,7 @@ const MAX_WAITING_SAMPLES: usize = 480 * SAMPLE_RATE_HZ as usize;
 /// Wav2Vec2 with its preparation.
 #[derive(Debug)]
 pub(super) struct Ear {
-    input: AudioInput,
+    input: Wav2Vec2Preprocessor,
     model: Wav2Vec2,
     /// Pieces that the model reads at a time.
     batch: BatchSize,
@@ -49,10 +49,15 @@ pub(super) struct Ear {
 impl Ear {
     pub(super) fn open(bundle: &Bundle, Place { device, precision }: &Place) -> Result<Self> {
         let folder = bundle.path(&bundle.manifest().parts.wav2vec2.folder);
-        let model = Wav2Vec2::open_as(&folder, device, *precision)?;
+        let model = Wav2Vec2::open(&folder, device, *precision)?;
         let half_a_minute = model.bytes_per_clip(30 * SAMPLE_RATE_HZ as usize);
         let batch = BatchSize::fitting(device, half_a_minute, 1, MAX_GPU_BATCH);
-        Ok(Self { input: AudioInput::open(&folder)?, model, batch, device: device.clone() })
+        Ok(Self {
+            input: Wav2Vec2Preprocessor::open(&folder)?,
+            model,
+            batch,
+            device: device.clone(),
+        })
     }
 
     /// Lets go of the weights until the next video, where they are mapped.

@@ -12,13 +12,13 @@ use meptr_core::weights::load_file;
 
 use super::Place;
 use super::steps::Steps;
-use crate::backbones::ClipVision;
+use crate::backbones::{ClipPreprocessor, ClipVision, FromCheckpoint};
 use crate::detect::tracker::BotSort;
 use crate::detect::{
     BodyConfig, BodyDetector, Crop, CropSource, Detector, FaceDetector, FaceModel, FrameBoxes,
-    PixelBox, crops, yolo,
+    crops, yolo,
 };
-use crate::image::ClipInput;
+use crate::image::PixelBox;
 use crate::unfit::{NOTED, Unfit};
 use crate::{Error, Result, RgbImage};
 
@@ -30,7 +30,7 @@ const MAX_GPU_BATCH: usize = 1024;
 /// CLIP with its preparation, and the detectors of the bundle.
 #[derive(Debug)]
 pub(super) struct Eye {
-    input: ClipInput,
+    input: ClipPreprocessor,
     model: ClipVision,
     /// Crops that CLIP reads at a time.
     batch: BatchSize,
@@ -57,7 +57,7 @@ impl Eye {
         let parts = &bundle.manifest().parts;
         let folder = bundle.path(&parts.clip.folder);
         let mut unfit = Unfit::default();
-        let model = unfit.note(ClipVision::open_as(&folder, device, *precision))?;
+        let model = unfit.note(ClipVision::open(&folder, device, *precision))?;
         let faces = parts.face_detector.as_ref().map(|part| -> Result<Box<dyn Detector>> {
             let path = bundle.path(&part.file);
             let model = face_model(&path, &part.kind)?;
@@ -74,8 +74,8 @@ impl Eye {
         unfit.finish()?;
         let model = model.expect(NOTED);
         Ok(Self {
-            input: ClipInput::open(&folder)?,
-            batch: BatchSize::fitting(device, model.bytes_per_picture(), MAX_BATCH, MAX_GPU_BATCH),
+            input: ClipPreprocessor::open(&folder)?,
+            batch: BatchSize::fitting(device, model.bytes_per_image(), MAX_BATCH, MAX_GPU_BATCH),
             model,
             faces: faces.expect(NOTED),
             bodies: bodies.expect(NOTED),
@@ -150,7 +150,7 @@ impl Eye {
         let rows = self.batch.run(crops.len(), |batch| {
             let batch = crops[batch].iter();
             let parts: Vec<_> = batch.map(|(frame, bounds)| (frames[*frame], *bounds)).collect();
-            let pixels = self.input.prepare_parts(&parts, &self.device)?;
+            let pixels = self.input.prepare_crops(&parts, &self.device)?;
             self.model.forward(&pixels).map_err(Error::doing("running CLIP"))
         })?;
         Tensor::cat(&rows, 0).map_err(Error::doing("joining the features of crops"))

@@ -165,7 +165,7 @@ impl Extractor {
         let transcriber = bundle.manifest().parts.transcriber.as_ref().filter(|_| listens);
         let open_whisper = |part: &FolderPart| {
             let folder = bundle.path(&part.folder);
-            Whisper::open_as(&folder, &place.device, place.precision)
+            Whisper::open(&folder, &place.device, place.precision)
         };
         let (ffmpeg, ((eye, reader), (ear, whisper))) = std::thread::scope(|scope| {
             let ffmpeg = scope.spawn(load_ffmpeg);

@@ -6,7 +6,7 @@ use candle::{Device, Tensor};
 use meptr_core::bundle::Bundle;
 
 use super::Place;
-use crate::backbones::{Bert, TextInput};
+use crate::backbones::{Bert, BertTokenizer, FromCheckpoint};
 use crate::decode::{Cue, Limits, MediaInfo, Transcript, read_transcript};
 use crate::{Error, Result};
 
@@ -117,7 +117,7 @@ pub(super) fn embedded(cues: Vec<Cue>, media: &MediaInfo) -> Option<Words> {
 /// BERT with its tokenizer.
 #[derive(Debug)]
 pub(super) struct WordReader {
-    input: TextInput,
+    input: BertTokenizer,
     model: Bert,
     device: Device,
 }
@@ -125,8 +125,8 @@ pub(super) struct WordReader {
 impl WordReader {
     pub(super) fn open(bundle: &Bundle, Place { device, precision }: &Place) -> Result<Self> {
         let folder = bundle.path(&bundle.manifest().parts.bert.folder);
-        let model = Bert::open_as(&folder, device, *precision)?;
-        let input = TextInput::open(&folder, model.config().max_position_embeddings)?;
+        let model = Bert::open(&folder, device, *precision)?;
+        let input = BertTokenizer::open(&folder, model.config().max_position_embeddings)?;
         Ok(Self { input, model, device: device.clone() })
     }
 

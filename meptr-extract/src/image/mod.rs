@@ -1,9 +1,6 @@
-//! Pictures in memory, and the way from a picture to CLIP's input.
+//! Images in memory.
 
-mod clip_input;
-mod resize;
-#[cfg(any(test, feature = "cuda"))]
-pub(crate) mod sampling;
+mod pixel_box;
 
 use std::sync::Arc;
 #[cfg(feature = "cuda")]
@@ -11,10 +8,10 @@ use std::sync::OnceLock;
 
 #[cfg(feature = "cuda")]
 use candle::{Device, Tensor};
-
-pub use clip_input::ClipInput;
 #[cfg(feature = "cuda")]
-pub(crate) use resize::Taps;
+use meptr_core::kernels::cuda::SampleSource;
+
+pub use pixel_box::PixelBox;
 
 /// An 8-bit RGB picture, rows from the top, no padding; clones share its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +104,18 @@ impl RgbImage {
         }
         Some(Self::new(x2 - x1, y2 - y1, data))
     }
+}
+
+/// Images on a GPU, as its sampling kernel takes them.
+#[cfg(feature = "cuda")]
+pub(crate) fn sample_sources(
+    images: &[&RgbImage],
+    device: &Device,
+) -> candle::Result<Vec<SampleSource>> {
+    let source = |image: &&RgbImage| {
+        Ok(SampleSource { image: image.on_device(device)?, width: image.width() })
+    };
+    images.iter().map(source).collect()
 }
 
 #[cfg(test)]

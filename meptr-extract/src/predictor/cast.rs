@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use meptr_core::prediction::{self, ChosenFrame};
 
 use super::request::PersonChoice;
-use crate::detect::{CropSource, Crowd, Person, PixelBox, Sighting, largest_person};
+use crate::detect::{CropSource, Crowd, Person, Sighting, largest_person};
 use crate::extractor::Seen;
+use crate::image::PixelBox;
 
 /// The people of a video as its windows come in.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use candle::{DType, Result, Tensor, Var};
 use meptr_core::Task;
-use meptr_core::nn::Tape;
+use meptr_core::nn::GradientTape;
 use serde::{Deserialize, Serialize};
 
 use super::grad_norm::Gradients;
@@ -280,7 +280,7 @@ impl Objective {
         &mut self,
         components: &Components,
         parameters: &BTreeMap<String, Var>,
-        tape: &Tape,
+        tape: &GradientTape,
     ) -> Result<Balanced> {
         let losses: Vec<&Tensor> = components.values().collect();
         let all = measured_gradients(tape, &losses, parameters)?;
@@ -485,7 +485,7 @@ mod tests {
         let logits = Tensor::zeros((1, 7), DType::F32, &Device::Cpu)?;
         let parts = objective.components(&logits, &scores, &labels)?;
         assert!(parts[&Component::PersonalitySupervised].to_scalar::<f32>()?.is_nan());
-        let balanced = objective.balance(&parts, &parameters, &Tape::default())?;
+        let balanced = objective.balance(&parts, &parameters, &GradientTape::default())?;
         assert!(balanced.gradients.is_empty() && balanced.total == 0.0);
         assert_eq!(objective.wallets().supervised.weights(), [1.0, 1.0]);
         Ok(())

@@ -1,90 +1,64 @@
-//! Attention over heads without holding all scores.
+//! Self-attention over heads that never holds all scores.
 
-use meptr_core::Precision;
 use rayon::prelude::*;
 
-use super::scratch::zeros;
 #[cfg(target_arch = "x86_64")]
-use super::tiles;
-use super::{Unit, vectors};
+use super::amx;
+use super::attention_args::{AttentionArgs, HeadQueries};
+use super::isa::Isa;
+use super::scratch::zeros;
+use super::simd;
+use crate::Precision;
 
 /// Queries of a task are a multiple of this.
 const MIN_QUERIES: usize = 32;
 
-/// Sequences to attend within.
-#[derive(Debug, Clone, Copy)]
-pub struct Attend<'a> {
-    /// `(batch, time, 3, heads, head_width)`: scaled queries, keys, values.
-    pub query_key_value: &'a [f32],
-    /// Steps of every row.
-    pub time: usize,
-    /// Per row the number of real steps, 1 to `time`; later ones are not attended to.
-    pub lengths: &'a [usize],
-    /// The number of heads.
-    pub heads: usize,
-    /// Numbers of a head's query, key or value.
-    pub head_width: usize,
-}
-
-impl<'a> Attend<'a> {
-    /// From the start of a query, key or value to that of the next step's.
-    pub(super) fn step(&self) -> usize {
-        3 * self.heads * self.head_width
-    }
-
-    /// Queries (0), keys (1) or values (2) of a head, from the first step's on.
-    pub(super) fn part(&self, head: &Head, index: usize) -> &'a [f32] {
-        let first = head.batch * self.time * self.step();
-        &self.query_key_value[first + (index * self.heads + head.head) * self.head_width..]
-    }
-}
-
-/// `softmax(query key^T) value` per head, `(batch, time, heads * head_width)`, with factors of this
-/// precision at least.
+/// Computes `softmax(query key^T) value` per head.
+///
+/// - `precision`: least precision of the factors; sums are f32
+/// - returns `(batch, time, heads * head_width)`
 ///
 /// # Panics
 /// When sizes do not fit each other; callers check shapes.
-pub fn attend(precision: Precision, attend: Attend) -> Vec<f32> {
-    attend_on(Unit::best(precision), attend)
+pub fn attention(precision: Precision, args: AttentionArgs) -> Vec<f32> {
+    attention_on(Isa::best(precision), args)
 }
 
-fn attend_on(unit: Unit, attend: Attend) -> Vec<f32> {
-    let Attend { time, lengths, heads, head_width, .. } = attend;
+fn attention_on(isa: Isa, args: AttentionArgs) -> Vec<f32> {
+    let AttentionArgs { time, lengths, heads, head_width, .. } = args;
     let width = heads * head_width;
-    assert_eq!(attend.query_key_value.len(), 3 * lengths.len() * time * width);
+    assert_eq!(args.query_key_value.len(), 3 * lengths.len() * time * width);
     let mut out = zeros(lengths.len() * time * width);
-    // A task lays out a head's keys once, so it takes all queries unless threads would wait.
-    let tasks = 2 * rayon::current_num_threads();
-    let shares = tasks.div_ceil((lengths.len() * heads).max(1));
-    let share = time.div_ceil(shares).next_multiple_of(MIN_QUERIES).min(time.max(1));
-    let mut work: Vec<Head> = Vec::new();
-    for (batch, lines) in out.chunks_exact_mut((time * width).max(1)).enumerate() {
-        for (number, lines) in lines.chunks_mut(share * width).enumerate() {
-            let mut here: Vec<Head> = (0..heads)
-                .map(|head| Head { batch, head, first: number * share, out: Vec::new() })
-                .collect();
-            for line in lines.chunks_exact_mut(width) {
-                let columns = line.chunks_exact_mut(head_width);
-                here.iter_mut().zip(columns).for_each(|(head, columns)| head.out.push(columns));
-            }
-            work.append(&mut here);
-        }
-    }
-    work.into_par_iter().for_each(|head| match unit {
-        Unit::Vectors(arch) => vectors::attend(arch, attend, head),
+    tasks(args, &mut out).into_par_iter().for_each(|queries| match isa {
+        Isa::Simd(arch) => simd::attention(arch, args, queries),
         #[cfg(target_arch = "x86_64")]
-        Unit::Tiles(tiles, pieces) => tiles::attend(tiles, pieces, attend, head),
+        Isa::Amx(amx, terms) => amx::attention(amx, terms, args, queries),
     });
     out
 }
 
-/// Some queries of one head, and where to write what they read.
-pub(super) struct Head<'o> {
-    pub(super) batch: usize,
-    head: usize,
-    /// The first query.
-    pub(super) first: usize,
-    pub(super) out: Vec<&'o mut [f32]>,
+/// Splits the output into tasks. A task packs its head's keys once, so it takes all of the head's
+/// queries unless threads would be idle.
+fn tasks<'o>(args: AttentionArgs, out: &'o mut [f32]) -> Vec<HeadQueries<'o>> {
+    let AttentionArgs { time, lengths, heads, head_width, .. } = args;
+    let width = heads * head_width;
+    let wanted = 2 * rayon::current_num_threads();
+    let shares = wanted.div_ceil((lengths.len() * heads).max(1));
+    let share = time.div_ceil(shares).next_multiple_of(MIN_QUERIES).min(time.max(1));
+    let mut tasks: Vec<HeadQueries> = Vec::new();
+    for (batch, rows) in out.chunks_exact_mut((time * width).max(1)).enumerate() {
+        for (number, rows) in rows.chunks_mut(share * width).enumerate() {
+            let mut by_head: Vec<HeadQueries> = (0..heads)
+                .map(|head| HeadQueries { batch, head, first: number * share, out: Vec::new() })
+                .collect();
+            for row in rows.chunks_exact_mut(width) {
+                let columns = row.chunks_exact_mut(head_width);
+                by_head.iter_mut().zip(columns).for_each(|(head, columns)| head.out.push(columns));
+            }
+            tasks.append(&mut by_head);
+        }
+    }
+    tasks
 }
 
 #[cfg(test)]
@@ -93,9 +67,9 @@ mod tests {
 
     use super::*;
 
-    /// The same by its definition, in f64.
-    fn plain(attend: Attend) -> Vec<f64> {
-        let Attend { query_key_value, time, lengths, heads, head_width } = attend;
+    /// Attention by its definition, in f64.
+    fn reference(args: AttentionArgs) -> Vec<f64> {
+        let AttentionArgs { query_key_value, time, lengths, heads, head_width } = args;
         let width = heads * head_width;
         let at = |batch: usize, step: usize, part: usize, head: usize| {
             let start = ((batch * time + step) * 3 + part) * width + head * head_width;
@@ -125,11 +99,11 @@ mod tests {
     }
 
     fn check(time: usize, lengths: &[usize], heads: usize, head_width: usize) {
-        check_on(&Unit::all(), 5e-6, time, lengths, heads, head_width);
+        check_on(&Isa::all(), 5e-6, time, lengths, heads, head_width);
     }
 
     fn check_on(
-        units: &[Unit],
+        isas: &[Isa],
         tolerance: f64,
         time: usize,
         lengths: &[usize],
@@ -139,9 +113,10 @@ mod tests {
         let count = 3 * lengths.len() * time * heads * head_width;
         let query_key_value: Vec<f32> =
             (0..count).map(|at| ((at * at) as f32 * 0.17).sin()).collect();
-        let attend = Attend { query_key_value: &query_key_value, time, lengths, heads, head_width };
-        for unit in units {
-            for (found, expected) in attend_on(*unit, attend).iter().zip(plain(attend)) {
+        let args =
+            AttentionArgs { query_key_value: &query_key_value, time, lengths, heads, head_width };
+        for isa in isas {
+            for (found, expected) in attention_on(*isa, args).iter().zip(reference(args)) {
                 let off = (f64::from(*found) - expected).abs();
                 assert!(off < tolerance, "{found} is not {expected}");
             }
@@ -164,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn attention_of_bf16_is_near() {
-        check_on(&[Unit::best(Precision::Bf16)], 0.03, 70, &[66], 1, 40);
+    fn attention_in_bf16_is_near() {
+        check_on(&[Isa::best(Precision::Bf16)], 0.03, 70, &[66], 1, 40);
     }
 
     #[test]

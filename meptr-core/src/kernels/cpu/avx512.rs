@@ -1,11 +1,11 @@
-//! Vectors of 16 numbers: read, written, and squares of them turned over in registers.
+//! AVX-512 vectors of 16 f32: loads, stores, and a 16x16 transpose in registers.
 
 use std::arch::x86_64::*;
 
-/// Vector `c` of the result holds number `c` of every given vector.
+/// Transposes a 16x16 matrix: vector `c` of the result holds lane `c` of every given vector.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) fn turn_16(rows: [__m512; 16]) -> [__m512; 16] {
+pub(super) fn transpose_16x16(rows: [__m512; 16]) -> [__m512; 16] {
     // Groups of four rows: vector `n` holds columns n, n + 4, n + 8, n + 12 of the four.
     let mut groups = [[_mm512_setzero_ps(); 4]; 4];
     for (group, rows) in groups.iter_mut().zip(rows.chunks_exact(4)) {
@@ -32,17 +32,18 @@ pub(super) fn turn_16(rows: [__m512; 16]) -> [__m512; 16] {
     columns
 }
 
+/// Loads 16 values.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn load_16(from: &[f32; 16]) -> __m512 {
     #[expect(unsafe_code, reason = "a load takes a pointer")]
-    // SAFETY: sixteen numbers are there; the load asks for no alignment.
+    // SAFETY: the array holds sixteen values; the load asks for no alignment.
     unsafe {
         _mm512_loadu_ps(from.as_ptr())
     }
 }
 
-/// The first 16 numbers, 0 beyond the end.
+/// Loads the first 16 values; lanes beyond the end of `from` are 0.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn load_up_to_16(from: &[f32]) -> __m512 {
@@ -51,19 +52,19 @@ pub(super) fn load_up_to_16(from: &[f32]) -> __m512 {
     }
     let mask = (1_u32 << from.len()) - 1;
     #[expect(unsafe_code, reason = "a load takes a pointer")]
-    // SAFETY: only numbers that are there are read; the load asks for no alignment.
+    // SAFETY: the mask excludes lanes beyond the slice; the load asks for no alignment.
     unsafe {
         _mm512_maskz_loadu_ps(mask as u16, from.as_ptr())
     }
 }
 
-/// Writes as many numbers as there is room for, 16 at most.
+/// Stores the first lanes, as many as `into` holds, 16 at most.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn store_up_to_16(into: &mut [f32], vector: __m512) {
     let mask = (1_u32 << into.len().min(16)) - 1;
     #[expect(unsafe_code, reason = "a store takes a pointer")]
-    // SAFETY: as many numbers are stored as have room; the store asks for no alignment.
+    // SAFETY: the mask excludes lanes beyond the slice; the store asks for no alignment.
     unsafe {
         _mm512_mask_storeu_ps(into.as_mut_ptr(), mask as u16, vector);
     }

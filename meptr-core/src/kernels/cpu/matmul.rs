@@ -1,74 +1,75 @@
-//! Products of matrices on the processor.
+//! MatrixView multiplication of views, for the small matrices of training.
 
 use candle::{DType, Layout, Result, Storage, Tensor};
 use gemm::Parallelism;
 
-use super::host::Real;
+use super::slices::Real;
 
-/// Multiplications below which a product stays on one core: to wake another takes longer.
-const SHARED: usize = 4 << 20;
+/// Multiply-adds from which on a multiplication runs on all cores; below, waking another core takes
+/// longer.
+const MIN_PARALLEL: usize = 4 << 20;
 
-/// A matrix as it lies in memory: number `(i, j)` is at `i * row_step + j * column_step`.
+/// A strided matrix: value `(i, j)` is at `i * row_stride + j * column_stride`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Matrix<'a, T> {
-    numbers: &'a [T],
+pub(super) struct MatrixView<'a, T> {
+    values: &'a [T],
     rows: usize,
     columns: usize,
-    row_step: usize,
-    column_step: usize,
+    row_stride: usize,
+    column_stride: usize,
 }
 
-impl<'a, T: Real> Matrix<'a, T> {
-    /// Rows one after another.
-    pub(super) fn new(numbers: &'a [T], rows: usize, columns: usize) -> Self {
-        Self { numbers, rows, columns, row_step: columns, column_step: 1 }
+impl<'a, T: Real> MatrixView<'a, T> {
+    /// Row-major values.
+    pub(super) fn new(values: &'a [T], rows: usize, columns: usize) -> Self {
+        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// The transposed matrix, where it lies.
+    /// Transposed view, without a copy.
     pub(super) fn t(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
-            row_step: self.column_step,
-            column_step: self.row_step,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
             ..self
         }
     }
 
-    fn of(numbers: &'a [T], layout: &Layout) -> Result<Self> {
-        let (&[rows, columns], &[row_step, column_step]) = (layout.dims(), layout.stride()) else {
-            candle::bail!("a product of {:?}, which is no matrix", layout.dims())
+    fn of(values: &'a [T], layout: &Layout) -> Result<Self> {
+        let (&[rows, columns], &[row_stride, column_stride]) = (layout.dims(), layout.stride())
+        else {
+            candle::bail!("{:?} is no matrix to multiply", layout.dims())
         };
-        let numbers = &numbers[layout.start_offset()..];
-        Ok(Self { numbers, rows, columns, row_step, column_step })
+        let values = &values[layout.start_offset()..];
+        Ok(Self { values, rows, columns, row_stride, column_stride })
     }
 
-    /// Whether every number lies in the slice.
-    fn is_whole(&self) -> bool {
-        let last = |count: usize, step: usize| count.saturating_sub(1) * step;
-        let end = last(self.rows, self.row_step) + last(self.columns, self.column_step);
-        self.rows * self.columns == 0 || end < self.numbers.len()
+    /// Whether every value lies in the slice.
+    fn is_in_bounds(&self) -> bool {
+        let end = self.rows.saturating_sub(1) * self.row_stride
+            + self.columns.saturating_sub(1) * self.column_stride;
+        self.rows * self.columns == 0 || end < self.values.len()
     }
 
-    /// The product `self other`, rows one after another.
+    /// `self other`, row-major.
     ///
-    /// Candle's own asks the system for the number of cores each time, which costs more than the
-    /// small products of a training step, and shares even these among cores.
-    #[expect(unsafe_code, reason = "the library of kernels takes pointers")]
-    pub(super) fn times(self, other: Matrix<T>) -> Vec<T> {
+    /// Candle's own matmul asks the system for the number of cores each time, which costs more than
+    /// the small multiplications of a training step, and splits even these over cores.
+    #[expect(unsafe_code, reason = "the GEMM library takes pointers")]
+    pub(super) fn matmul(self, other: MatrixView<T>) -> Vec<T> {
         let (rows, columns, inner) = (self.rows, other.columns, self.columns);
-        assert!(inner == other.rows, "a product of matrices that do not fit");
-        assert!(self.is_whole() && other.is_whole(), "a matrix reaches beyond its numbers");
+        assert!(inner == other.rows, "inner dimensions of a matmul differ");
+        assert!(self.is_in_bounds() && other.is_in_bounds(), "a matrix exceeds its slice");
         let mut output = vec![T::ZERO; rows * columns];
         let cores = rayon::current_num_threads();
-        let parallelism = match cores > 1 && rows * columns * inner >= SHARED {
+        let parallelism = match cores > 1 && rows * columns * inner >= MIN_PARALLEL {
             true => Parallelism::Rayon(cores),
             false => Parallelism::None,
         };
-        let step = |step: usize| step as isize;
         // SAFETY: the assertions keep every index that `(rows, inner)`, `(inner, columns)` and the
-        // steps give inside the two slices; the output is `rows * columns` numbers, row by row, and
-        // not read.
+        // strides give inside the two slices; the output holds `rows * columns` values, row-major,
+        // and is not read.
         unsafe {
             gemm::gemm(
                 rows,
@@ -76,14 +77,14 @@ impl<'a, T: Real> Matrix<'a, T> {
                 inner,
                 output.as_mut_ptr(),
                 1,
-                step(columns),
+                columns as isize,
                 false,
-                self.numbers.as_ptr(),
-                step(self.column_step),
-                step(self.row_step),
-                other.numbers.as_ptr(),
-                step(other.column_step),
-                step(other.row_step),
+                self.values.as_ptr(),
+                self.column_stride as isize,
+                self.row_stride as isize,
+                other.values.as_ptr(),
+                other.column_stride as isize,
+                other.row_stride as isize,
                 T::ZERO,
                 T::from_f64(1.0),
                 false,
@@ -96,34 +97,35 @@ impl<'a, T: Real> Matrix<'a, T> {
     }
 }
 
-/// The product of two matrices, which may be views; without gradient.
+/// Multiplies two matrices, which may be views; without gradient.
 ///
 /// - `a`: `(rows, inner)`, `b`: `(inner, columns)`, f32
 /// - returns `(rows, columns)`
 ///
 /// # Errors
 /// When a shape differs from the above.
-pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let are_on_cpu = a.device().is_cpu() && b.device().is_cpu();
     match (a.dtype(), b.dtype()) {
-        (DType::F32, DType::F32) if a.device().is_cpu() && b.device().is_cpu() => of::<f32>(a, b),
-        (DType::F64, DType::F64) if a.device().is_cpu() && b.device().is_cpu() => of::<f64>(a, b),
+        (DType::F32, DType::F32) if are_on_cpu => matmul_on_cpu::<f32>(a, b),
+        (DType::F64, DType::F64) if are_on_cpu => matmul_on_cpu::<f64>(a, b),
         _ => a.detach().matmul(&b.detach()),
     }
 }
 
-fn of<T: Real>(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+fn matmul_on_cpu<T: Real>(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (rows, columns) = (a.dims2()?.0, b.dims2()?.1);
     if a.dim(1)? != b.dim(0)? {
-        candle::bail!("a product of {:?} and {:?}", a.dims(), b.dims())
+        candle::bail!("{:?} cannot be multiplied with {:?}", a.dims(), b.dims())
     }
     let (a_storage, a_layout) = a.storage_and_layout();
     let (b_storage, b_layout) = b.storage_and_layout();
-    let (Storage::Cpu(a_numbers), Storage::Cpu(b_numbers)) = (&*a_storage, &*b_storage) else {
-        candle::bail!("a product of matrices elsewhere")
+    let (Storage::Cpu(a_values), Storage::Cpu(b_values)) = (&*a_storage, &*b_storage) else {
+        candle::bail!("matrices on the CPU without values there")
     };
-    let a_matrix = Matrix::of(T::cpu_storage_as_slice(a_numbers)?, a_layout)?;
-    let b_matrix = Matrix::of(T::cpu_storage_as_slice(b_numbers)?, b_layout)?;
-    Tensor::from_vec(a_matrix.times(b_matrix), (rows, columns), a.device())
+    let a_view = MatrixView::of(T::cpu_storage_as_slice(a_values)?, a_layout)?;
+    let b_view = MatrixView::of(T::cpu_storage_as_slice(b_values)?, b_layout)?;
+    Tensor::from_vec(a_view.matmul(b_view), (rows, columns), a.device())
 }
 
 #[cfg(test)]
@@ -134,21 +136,21 @@ mod tests {
     use super::*;
     use crate::weights::generated_tensor;
 
-    /// Views of every kind, against Candle's product of copies.
+    /// Views of every kind, against Candle's matmul of copies.
     fn check(rows: usize, inner: usize, columns: usize) -> Result<()> {
-        let numbers = |name: &str, rows: usize, columns: usize| {
+        let values = |name: &str, rows: usize, columns: usize| {
             generated_tensor(name, &Shape::from((rows, columns)), 2, &Device::Cpu)
         };
         let a = [
-            numbers("a", rows, inner)?,
-            numbers("b", inner, rows)?.t()?,
-            numbers("c", rows + 2, inner + 3)?.narrow(0, 1, rows)?.narrow(1, 2, inner)?,
-            numbers("d", 1, inner)?.broadcast_as((rows, inner))?,
+            values("a", rows, inner)?,
+            values("b", inner, rows)?.t()?,
+            values("c", rows + 2, inner + 3)?.narrow(0, 1, rows)?.narrow(1, 2, inner)?,
+            values("d", 1, inner)?.broadcast_as((rows, inner))?,
         ];
-        let b = [numbers("e", inner, columns)?, numbers("f", columns, inner)?.t()?];
+        let b = [values("e", inner, columns)?, values("f", columns, inner)?.t()?];
         for (a, b) in a.iter().flat_map(|a| b.iter().map(move |b| (a, b))) {
             let expected = a.contiguous()?.matmul(&b.contiguous()?)?;
-            let off = (product(a, b)? - &expected)?.abs()?.flatten_all()?.max(0)?;
+            let off = (matmul(a, b)? - &expected)?.abs()?.flatten_all()?.max(0)?;
             let off = off.to_scalar::<f32>()?;
             assert!(off < 1e-5, "{rows} x {inner} x {columns}: off by {off}");
         }
@@ -156,23 +158,23 @@ mod tests {
     }
 
     #[test]
-    fn large_products_equal_those_of_candle_and_misfits_are_refused() -> Result<()> {
+    fn large_matrices_equal_candle_and_misfits_are_refused() -> Result<()> {
         check(160, 300, 130)?;
         let matrix = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?;
-        assert!(product(&matrix, &matrix).is_err());
+        assert!(matmul(&matrix, &matrix).is_err());
         Ok(())
     }
 
     #[test]
-    fn numbers_do_not_depend_on_the_number_of_cores() -> Result<()> {
-        let numbers = |name: &str, rows: usize, columns: usize| {
+    fn results_do_not_depend_on_the_number_of_cores() -> Result<()> {
+        let values = |name: &str, rows: usize, columns: usize| {
             generated_tensor(name, &Shape::from((rows, columns)), 2, &Device::Cpu)
         };
         for (rows, inner, columns) in [(32, 2048, 256), (256, 32, 2048), (161, 257, 255)] {
-            let (a, b) = (numbers("a", rows, inner)?, numbers("b", inner, columns)?);
+            let (a, b) = (values("a", rows, inner)?, values("b", inner, columns)?);
             let on = |cores: usize| -> Result<Vec<Vec<f32>>> {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(cores).build();
-                pool.map_err(candle::Error::wrap)?.install(|| product(&a, &b)?.to_vec2())
+                pool.map_err(candle::Error::wrap)?.install(|| matmul(&a, &b)?.to_vec2())
             };
             assert!(on(1)? == on(2)? && on(1)? == on(7)?, "{rows} x {inner} x {columns}");
         }
@@ -183,7 +185,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn products_equal_those_of_candle(
+        fn small_matrices_equal_candle(
             rows in 1usize..20, inner in 1usize..40, columns in 1usize..20
         ) {
             check(rows, inner, columns).unwrap();

@@ -1,14 +1,14 @@
-//! Work that is divided among cores in few large pieces.
+//! Parallel work in few large items, one core each.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Does all pieces of work, in their order and on all cores; results come in the same order.
+/// Maps all items, started in their order on all cores. Results come in the same order.
 ///
-/// Each piece runs on one core, whatever it would divide by itself: a step of training is many short
-/// operations, and to wake another core for each takes longer than most of them.
-pub(crate) fn each<I: Send, T: Send>(items: Vec<I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
+/// Each item runs on one core, even where its work would split over the Rayon pool: a training step
+/// is many short operations, and waking another core for each takes longer than most of them.
+pub fn map<I: Send, T: Send>(items: Vec<I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
     let pools = match rayon::current_num_threads().min(items.len()) {
         0 | 1 => &[],
         count => pools().get(..count).unwrap_or_default(),
@@ -29,7 +29,7 @@ pub(crate) fn each<I: Send, T: Send>(items: Vec<I>, work: impl Fn(I) -> T + Sync
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Runs the same on all pools at once; a panic goes on in the caller.
+/// Runs `work` on all pools at once; a panic propagates to the caller.
 fn on_each(pools: &[ThreadPool], work: &(impl Fn() + Sync)) {
     match pools {
         [] => {}
@@ -41,7 +41,7 @@ fn on_each(pools: &[ThreadPool], work: &(impl Fn() + Sync)) {
     }
 }
 
-/// One thread each, as many as there are cores; none where the system refuses.
+/// Pools of one thread, one per core; none where the system refuses threads.
 fn pools() -> &'static [ThreadPool] {
     static POOLS: OnceLock<Vec<ThreadPool>> = OnceLock::new();
     POOLS.get_or_init(|| {
@@ -55,19 +55,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_are_in_order_and_pieces_stay_on_their_thread() {
+    fn results_are_in_order_and_items_stay_on_their_thread() {
         for count in [0, 1, 2, 50] {
             let items: Vec<usize> = (0..count).collect();
-            let found = each(items.clone(), |item| (item, rayon::current_num_threads()));
+            let found = map(items.clone(), |item| (item, rayon::current_num_threads()));
             assert!(found.iter().map(|(item, _)| *item).eq(items));
-            let is_divided = count > 1 && rayon::current_num_threads() > 1;
-            assert!(!is_divided || found.iter().all(|(_, threads)| *threads == 1));
+            let is_parallel = count > 1 && rayon::current_num_threads() > 1;
+            assert!(!is_parallel || found.iter().all(|(_, threads)| *threads == 1));
         }
     }
 
     #[test]
-    #[should_panic(expected = "piece 3")]
+    #[should_panic(expected = "item 3")]
     fn a_panic_reaches_the_caller() {
-        each((0..5).collect(), |item| assert!(item != 3, "piece {item}"));
+        map((0..5).collect(), |item| assert!(item != 3, "item {item}"));
     }
 }

@@ -1,146 +1,161 @@
-//! Outputs shared out over threads, and what follows their sums.
+//! Partition of a GEMM's output over threads, and the epilogue on each block.
 
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::dispatch;
-use super::multiply::{Ending, Part};
-use crate::backbones::{Activation, vector_math};
+use super::dispatch::dispatch;
+use super::gemm_args::{Epilogue, GemmWeights};
+use super::row_ops;
+use crate::kernels::Activation;
 
-/// The most outputs of a task that leave no thread idle for long: up to `most` times `panel`.
-pub(super) fn outputs_at_once(panel: usize, most: usize, parts: &[Part]) -> usize {
+/// Largest block, in outputs, that leaves no thread idle for long: up to `max_panels` times `panel`.
+pub(super) fn outputs_per_block(panel: usize, max_panels: usize, weights: &[GemmWeights]) -> usize {
     let threads = rayon::current_num_threads();
-    let panels: usize = parts.iter().map(|part| part.bias.len().div_ceil(panel)).sum();
+    let panels: usize = weights.iter().map(|part| part.bias.len().div_ceil(panel)).sum();
     let is_even = |size: &usize| {
-        let tasks = panels.div_ceil(*size);
-        tasks >= 8 * threads || (tasks.is_multiple_of(threads) && panels.is_multiple_of(*size))
+        let blocks = panels.div_ceil(*size);
+        blocks >= 8 * threads || (blocks.is_multiple_of(threads) && panels.is_multiple_of(*size))
     };
-    panel * (1..=most).rev().find(is_even).unwrap_or(1)
+    panel * (1..=max_panels).rev().find(is_even).unwrap_or(1)
 }
 
-/// Cuts the outputs of parts into tasks of `at_once` of them, each with its columns of all lines; the
-/// first part's first output is at `place`.
-pub(super) fn tasks<'a, 'o>(
+/// Cuts the outputs of all weights into blocks of `outputs`, each with its columns of all rows of
+/// `out`. The first output of the first weights is at `offset`.
+pub(super) fn output_blocks<'a, 'o>(
     out: &'o mut [f32],
-    place: Place,
-    parts: &[Part<'a>],
-    at_once: usize,
-) -> Vec<Task<'a, 'o>> {
-    let mut tasks: Vec<Task> = Vec::new();
-    let mut first_column = place.first_column;
-    for part in parts {
-        for first in (0..part.bias.len()).step_by(at_once) {
-            let outputs = at_once.min(part.bias.len() - first);
-            let part = Part {
+    offset: OutputOffset,
+    weights: &[GemmWeights<'a>],
+    outputs: usize,
+) -> Vec<OutputBlock<'a, 'o>> {
+    let mut blocks: Vec<OutputBlock> = Vec::new();
+    let mut first_column = offset.first_column;
+    for part in weights {
+        for first in (0..part.bias.len()).step_by(outputs) {
+            let outputs = outputs.min(part.bias.len() - first);
+            let weights = GemmWeights {
                 weight: &part.weight[first * part.depth..][..outputs * part.depth],
                 bias: &part.bias[first..first + outputs],
                 ..*part
             };
-            let place = Place { first_column, ..place };
-            tasks.push(Task { part, place, out: Vec::with_capacity(out.len() / place.width) });
+            let offset = OutputOffset { first_column, ..offset };
+            let rows = Vec::with_capacity(out.len() / offset.row_width);
+            blocks.push(OutputBlock { weights, offset, rows });
             first_column += outputs;
         }
     }
-    for line in out.chunks_exact_mut(place.width) {
-        let mut line = &mut line[place.first_column..];
-        for task in &mut tasks {
-            let (columns, rest) = line.split_at_mut(task.part.bias.len());
-            task.out.push(columns);
-            line = rest;
+    for row in out.chunks_exact_mut(offset.row_width) {
+        let mut row = &mut row[offset.first_column..];
+        for block in &mut blocks {
+            let (columns, rest) = row.split_at_mut(block.weights.bias.len());
+            block.rows.push(columns);
+            row = rest;
         }
     }
-    tasks
+    blocks
 }
 
-/// Some outputs, and their columns of some lines.
-pub(super) struct Task<'a, 'o> {
-    pub(super) part: Part<'a>,
-    pub(super) place: Place,
-    pub(super) out: Vec<&'o mut [f32]>,
+/// Some outputs and their columns of some rows: the work of one task.
+pub(super) struct OutputBlock<'a, 'o> {
+    pub(super) weights: GemmWeights<'a>,
+    pub(super) offset: OutputOffset,
+    /// This block's columns of each row.
+    pub(super) rows: Vec<&'o mut [f32]>,
 }
 
-/// Where a task's lines lie in the output.
+/// Position of a block in the output.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct OutputOffset {
     pub(super) first_row: usize,
     pub(super) first_column: usize,
-    pub(super) width: usize,
+    /// Values of a row of the whole output.
+    pub(super) row_width: usize,
 }
 
-impl<'a, 'o> Task<'a, 'o> {
-    /// The same in several tasks of so many lines, at least one.
+impl<'a, 'o> OutputBlock<'a, 'o> {
+    /// Splits the block into blocks of at most `rows` rows, `rows` being at least 1.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn split(self, lines: usize) -> Vec<Self> {
-        if self.out.len() <= lines {
+    pub(super) fn split(self, rows: usize) -> Vec<Self> {
+        if self.rows.len() <= rows {
             return vec![self];
         }
-        let Self { part, place, out } = self;
-        let mut tasks: Vec<Task<'a, 'o>> = Vec::new();
-        for (number, line) in out.into_iter().enumerate() {
-            if number % lines == 0 {
-                let place = Place { first_row: place.first_row + number, ..place };
-                tasks.push(Task { part, place, out: Vec::with_capacity(lines) });
+        let Self { weights, offset, rows: all } = self;
+        let mut blocks: Vec<OutputBlock<'a, 'o>> = Vec::new();
+        for (number, row) in all.into_iter().enumerate() {
+            if number % rows == 0 {
+                let offset = OutputOffset { first_row: offset.first_row + number, ..offset };
+                blocks.push(OutputBlock { weights, offset, rows: Vec::with_capacity(rows) });
             }
-            tasks.last_mut().expect("the first line makes one").out.push(line);
+            blocks.last_mut().expect("the first row makes one").rows.push(row);
         }
-        tasks
+        blocks
     }
 
-    /// Scale, bias and what follows for some of the task's lines and outputs, whose sums are there.
-    pub(super) fn end(
+    /// Applies scale, bias and epilogue to some rows and outputs of the block that hold finished
+    /// sums.
+    pub(super) fn finish(
         &mut self,
         arch: Arch,
-        ending: Ending,
-        lines: Range<usize>,
+        epilogue: Epilogue,
+        rows: Range<usize>,
         outputs: Range<usize>,
     ) {
         match arch {
-            Arch::Scalar => dispatch(arch, End::<false> { task: self, ending, lines, outputs }),
-            _ => dispatch(arch, End::<true> { task: self, ending, lines, outputs }),
+            Arch::Scalar => {
+                dispatch(arch, FinishRows::<false> { block: self, epilogue, rows, outputs });
+            }
+            _ => dispatch(arch, FinishRows::<true> { block: self, epilogue, rows, outputs }),
         }
     }
 }
 
-struct End<'t, 'a, 'o, 'e, const FUSED: bool> {
-    task: &'t mut Task<'a, 'o>,
-    ending: Ending<'e>,
-    lines: Range<usize>,
+struct FinishRows<'t, 'a, 'o, 'e, const FUSED: bool> {
+    block: &'t mut OutputBlock<'a, 'o>,
+    epilogue: Epilogue<'e>,
+    rows: Range<usize>,
     outputs: Range<usize>,
 }
 
-impl<const FUSED: bool> WithSimd for End<'_, '_, '_, '_, FUSED> {
+impl<const FUSED: bool> WithSimd for FinishRows<'_, '_, '_, '_, FUSED> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Self { task: Task { part, place, out }, ending, lines, outputs } = self;
-        let first_row = place.first_row + lines.start;
-        for (row, line) in out[lines].iter_mut().enumerate() {
-            let line = &mut line[outputs.clone()];
-            let bias = &part.bias[outputs.clone()];
-            let at = (first_row + row) * place.width + place.first_column + outputs.start;
-            end::<FUSED>(line, bias, part.scale, ending, at);
+        let Self { block: OutputBlock { weights, offset, rows: all }, epilogue, rows, outputs } =
+            self;
+        let first_row = offset.first_row + rows.start;
+        for (number, row) in all[rows].iter_mut().enumerate() {
+            let row = &mut row[outputs.clone()];
+            let bias = &weights.bias[outputs.clone()];
+            let index =
+                (first_row + number) * offset.row_width + offset.first_column + outputs.start;
+            finish_row::<FUSED>(row, bias, weights.scale, epilogue, index);
         }
     }
 }
 
-/// Scale, bias and what follows, for a stretch of a line that starts at number `at` of the output.
+/// Applies scale, bias and epilogue to columns of one row that start at value `index` of the output.
 #[inline(always)]
-fn end<const FUSED: bool>(line: &mut [f32], bias: &[f32], scale: f32, ending: Ending, at: usize) {
-    let biased = line.iter_mut().zip(bias);
-    match ending {
-        Ending::Linear => biased.for_each(|(x, bias)| *x = *x * scale + bias),
-        Ending::Activated(Activation::Gelu) => {
-            biased.for_each(|(x, bias)| *x = vector_math::gelu::<FUSED>(*x * scale + bias));
+fn finish_row<const FUSED: bool>(
+    row: &mut [f32],
+    bias: &[f32],
+    scale: f32,
+    epilogue: Epilogue,
+    index: usize,
+) {
+    let biased = row.iter_mut().zip(bias);
+    match epilogue {
+        Epilogue::Identity => biased.for_each(|(x, bias)| *x = *x * scale + bias),
+        Epilogue::Activation(Activation::Gelu) => {
+            biased.for_each(|(x, bias)| *x = row_ops::gelu::<FUSED>(*x * scale + bias));
         }
-        Ending::Activated(Activation::QuickGelu) => {
-            biased.for_each(|(x, bias)| *x = vector_math::quick_gelu::<FUSED>(*x * scale + bias));
+        Epilogue::Activation(Activation::QuickGelu) => {
+            biased.for_each(|(x, bias)| *x = row_ops::quick_gelu::<FUSED>(*x * scale + bias));
         }
-        Ending::Plus(residual) => {
-            let residual = &residual[at..at + bias.len()];
+        Epilogue::Residual(residual) => {
+            let residual = &residual[index..index + bias.len()];
             for ((x, bias), residual) in biased.zip(residual) {
-                *x += bias + residual; // parts with a residual have the scale 1
+                *x += bias + residual; // weights with a residual have the scale 1
             }
         }
     }

@@ -1,29 +1,30 @@
-//! Rows of f32 on the CPU: activations, softmax and layer norm in loops that vectorise.
+//! Activations, softmax and layer norm on rows of f32, in loops that the compiler vectorises.
 //!
-//! Each function is dispatched for the instructions the CPU has. Differences from the exact
-//! functions stay below 5e-7 for values of the order of 1.
+//! Functions that take an `Arch` dispatch to the instructions of the CPU; the others inline into a
+//! caller that has done so. Differences from the exact functions stay below 5e-7 for values of the
+//! order of 1.
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::encoder::Activation;
+use crate::kernels::Activation;
 
-/// Sums of rows run in this many lanes, so that they vectorise and round less.
+/// Lanes of a row's sums, so that they vectorise and round less.
 const LANES: usize = 16;
 
-/// `row = activation(row)`.
-pub(super) fn activate_row(arch: Arch, row: &mut [f32], activation: Activation) {
+/// Applies an activation to a row in place.
+pub(crate) fn activate_row(arch: Arch, row: &mut [f32], activation: Activation) {
     match activation {
-        Activation::Gelu => arch.dispatch(Map { row, function: gelu::<false> }),
-        Activation::QuickGelu => arch.dispatch(Map { row, function: quick_gelu::<false> }),
+        Activation::Gelu => arch.dispatch(MapRow { row, function: gelu::<false> }),
+        Activation::QuickGelu => arch.dispatch(MapRow { row, function: quick_gelu::<false> }),
     }
 }
 
-struct Map<'a, F> {
+struct MapRow<'a, F> {
     row: &'a mut [f32],
     function: F,
 }
 
-impl<F: Fn(f32) -> f32> WithSimd for Map<'_, F> {
+impl<F: Fn(f32) -> f32> WithSimd for MapRow<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -35,89 +36,90 @@ impl<F: Fn(f32) -> f32> WithSimd for Map<'_, F> {
 }
 
 /// Softmax of a row in place.
-pub(super) fn softmax_row(arch: Arch, row: &mut [f32]) {
-    arch.dispatch(Softmax(row));
+pub(crate) fn softmax_row(arch: Arch, row: &mut [f32]) {
+    arch.dispatch(SoftmaxRow(row));
 }
 
-struct Softmax<'a>(&'a mut [f32]);
+struct SoftmaxRow<'a>(&'a mut [f32]);
 
-impl WithSimd for Softmax<'_> {
+impl WithSimd for SoftmaxRow<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        softmax(self.0);
+        softmax_inline(self.0);
     }
 }
 
 /// Softmax of a row in place, with the instructions of the caller.
 #[inline(always)]
-pub(crate) fn softmax(row: &mut [f32]) {
-    let largest = lanes(row, f32::NEG_INFINITY, |so_far, x| if x > so_far { x } else { so_far });
+pub(super) fn softmax_inline(row: &mut [f32]) {
+    let largest = fold_lanes(row, f32::NEG_INFINITY, |max, x| if x > max { x } else { max });
     let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
     for x in row.iter_mut() {
         *x = exp::<false>(*x - largest);
     }
-    let sum: f32 = lanes(row, 0.0, |sum, x| sum + x).into_iter().sum();
+    let sum: f32 = fold_lanes(row, 0.0, |sum, x| sum + x).into_iter().sum();
     let scale = 1.0 / sum;
     for x in row.iter_mut() {
         *x *= scale;
     }
 }
 
-/// `out = (row - mean) / sqrt(variance + eps) * weight + bias`.
-pub(super) fn layer_norm_row(
-    arch: Arch,
-    row: &[f32],
-    out: &mut [f32],
-    weight: &[f32],
-    bias: &[f32],
-    eps: f32,
-) {
-    arch.dispatch(Norm { row, out, weight, bias, eps });
+/// Weights of a layer norm, `(width,)` each, and what is added to the variance.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerNormWeights<'a> {
+    pub(crate) weight: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) eps: f32,
 }
 
-struct Norm<'a> {
+/// `out = (row - mean) / sqrt(variance + eps) * weight + bias`.
+pub(crate) fn layer_norm_row(arch: Arch, row: &[f32], out: &mut [f32], weights: LayerNormWeights) {
+    arch.dispatch(LayerNormRow { row, out, weights });
+}
+
+struct LayerNormRow<'a> {
     row: &'a [f32],
     out: &'a mut [f32],
-    weight: &'a [f32],
-    bias: &'a [f32],
-    eps: f32,
+    weights: LayerNormWeights<'a>,
 }
 
-impl WithSimd for Norm<'_> {
+impl WithSimd for LayerNormRow<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let width = self.row.len() as f32;
-        let mean = lanes(self.row, 0.0, |sum, x| sum + x).into_iter().sum::<f32>() / width;
-        let squares = lanes(self.row, 0.0, |sum, x| sum + (x - mean) * (x - mean));
-        let scale = 1.0 / (squares.into_iter().sum::<f32>() / width + self.eps).sqrt();
-        let parameters = self.weight.iter().zip(self.bias);
+        let LayerNormWeights { weight, bias, eps } = self.weights;
+        let mean = fold_lanes(self.row, 0.0, |sum, x| sum + x).into_iter().sum::<f32>() / width;
+        let squares = fold_lanes(self.row, 0.0, |sum, x| sum + (x - mean) * (x - mean));
+        let scale = 1.0 / (squares.into_iter().sum::<f32>() / width + eps).sqrt();
+        let parameters = weight.iter().zip(bias);
         for ((out, x), (weight, bias)) in self.out.iter_mut().zip(self.row).zip(parameters) {
             *out = (x - mean) * scale * weight + bias;
         }
     }
 }
 
+/// Folds every [`LANES`]th value of a row into one lane.
 #[inline(always)]
-fn lanes(row: &[f32], start: f32, join: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+fn fold_lanes(row: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
     let mut lanes = [start; LANES];
     let chunks = row.chunks_exact(LANES);
     let rest = chunks.remainder();
     for chunk in chunks {
         for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = join(*lane, *x);
+            *lane = fold(*lane, *x);
         }
     }
     for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane = join(*lane, *x);
+        *lane = fold(*lane, *x);
     }
     lanes
 }
 
-/// `a b + c`; `FUSED` in one instruction, for code that the CPU's vectors run.
+/// `a b + c`; with `FUSED` as one instruction, for code dispatched to a CPU that has it.
 #[inline(always)]
 fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
@@ -159,8 +161,8 @@ fn erf<const FUSED: bool>(x: f32) -> f32 {
     (1.0 - series * t * exp::<FUSED>(-positive * positive)).copysign(x)
 }
 
-/// `e^x`, 0 below -87 and a large finite number above 88: `2^n` by the exponent's bits, times the
-/// Taylor series of what is left, at most ln(2) / 2.
+/// `e^x`, 0 below -87 and a large finite value above 88: `2^n` by the exponent's bits, times the
+/// Taylor series of the remainder, at most ln(2) / 2.
 #[inline(always)]
 fn exp<const FUSED: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves a whole number in the low bits

@@ -1,20 +1,28 @@
-//! Tensors on the processor as slices, for operations of our own.
+//! Tensors as slices, and sums over slices whose order depends on the shape alone, so that results
+//! do not depend on the number of cores.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
-use candle::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType};
+use candle::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, Var, WithDType};
 use rayon::prelude::*;
 
-/// Numbers that one task of the thread pool works on, at least.
-const CHUNK: usize = 1 << 16;
+/// Values of a task in a pass over a whole tensor, such as an optimiser's.
+pub const CHUNK: usize = 1 << 14;
 
-/// Numbers that are added side by side, so that the compiler makes vectors of them.
+/// Least number of values of a task that works row by row.
+const MIN_VALUES_PER_TASK: usize = 1 << 16;
+
+/// Sums that run side by side, so that the compiler vectorises them.
 const LANES: usize = 16;
 
-/// The types that fused operations know: f32, and f64 for the tests of gradients.
-pub(super) trait Real: WithDType {
+/// Data types of the fused operations: f32, and f64 for the tests of gradients.
+pub trait Real: WithDType {
+    /// 0.
     const ZERO: Self;
+    /// `e^self`.
     fn exp(self) -> Self;
+    /// Square root.
     fn sqrt(self) -> Self;
 }
 
@@ -42,37 +50,86 @@ impl Real for f64 {
     }
 }
 
-/// Whether fused operations can take the tensor; others go through Candle's own.
-pub(super) fn is_fusable(tensor: &Tensor) -> bool {
+/// Whether fused operations support the tensor's device and dtype; other tensors go through Candle's
+/// own operations.
+pub(crate) fn is_fusable(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::F64)
 }
 
-/// The numbers of a contiguous tensor.
-pub(super) fn slice<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+/// Values of a contiguous tensor.
+pub(crate) fn slice<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
-        candle::bail!("a fused operation needs contiguous numbers")
+        candle::bail!("a fused operation needs a contiguous tensor, not {layout:?}")
     };
     Ok(&T::cpu_storage_as_slice(storage)?[start..end])
 }
 
-/// Shows the numbers of any tensor on the processor in row-major order.
-pub(super) fn read<T: Real, R>(tensor: &Tensor, look: impl FnOnce(&[T]) -> R) -> Result<R> {
+/// Calls `f` with a tensor's values in row-major order; copies them only when they are not so in
+/// memory, or on another device.
+///
+/// # Errors
+/// When the tensor is not of type `T` or the device fails.
+pub fn read<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
+    if !tensor.device().is_cpu() {
+        return Ok(f(&tensor.flatten_all()?.to_vec1()?));
+    }
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else {
-        candle::bail!("a fused operation needs numbers on the processor")
+        candle::bail!("a tensor on the CPU without values there")
     };
-    Ok(look(slice(storage, layout)?))
+    Ok(f(slice(storage, layout)?))
 }
 
-/// Works on `rows` rows of `width` numbers each in parts that depend on the shape alone, on all
-/// cores when that is worth it; results come in order.
+/// [`read`] of an f32 tensor.
+///
+/// # Errors
+/// When the tensor is not f32 or the device fails.
+pub fn read_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    read(tensor, f)
+}
+
+/// Changes the values of an f32 variable in place: one pass over memory where Candle's operations
+/// take several.
+///
+/// # Errors
+/// When the variable is not f32 or the device fails.
+pub fn update(variable: &Var, f: impl FnOnce(&mut [f32])) -> Result<()> {
+    if variable.device().is_cpu() {
+        return variable.inplace_op1(&Update(RefCell::new(Some(f))));
+    }
+    let mut values = variable.as_detached_tensor().flatten_all()?.to_vec1()?;
+    f(&mut values);
+    variable.set(&Tensor::from_vec(values, variable.shape(), variable.device())?)
+}
+
+struct Update<F>(RefCell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for Update<F> {
+    fn name(&self) -> &'static str {
+        "update"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let CpuStorage::F32(values) = storage else { candle::bail!("a variable is not f32") };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle::bail!("a variable is not contiguous");
+        };
+        if let Some(f) = self.0.take() {
+            f(&mut values[start..end]);
+        }
+        Ok(())
+    }
+}
+
+/// Works on `rows` rows of `width` values each, in parts that depend on the shape alone and on all
+/// cores when that is worth it. Results come in order.
 pub(super) fn by_rows<R: Send>(
     rows: usize,
     width: usize,
     work: impl Fn(Range<usize>) -> R + Sync,
 ) -> Vec<R> {
-    let part = CHUNK.div_ceil(width.max(1));
+    let part = MIN_VALUES_PER_TASK.div_ceil(width.max(1));
     let parts = rows.div_ceil(part);
     let rows_of = |index: usize| index * part..rows.min((index + 1) * part);
     match parts {
@@ -81,13 +138,13 @@ pub(super) fn by_rows<R: Send>(
     }
 }
 
-/// As [`by_rows`], for work that fills its rows of `output`, and may say something beside.
+/// Like [`by_rows`], for work that fills its rows of `output` and may return a result too.
 pub(super) fn fill_by_rows<T: Real, R: Send>(
     output: &mut [T],
     width: usize,
     work: impl Fn(usize, &mut [T]) -> R + Sync,
 ) -> Vec<R> {
-    let part = CHUNK.div_ceil(width.max(1));
+    let part = MIN_VALUES_PER_TASK.div_ceil(width.max(1));
     if output.len() <= part * width {
         return vec![work(0, output)];
     }
@@ -95,7 +152,7 @@ pub(super) fn fill_by_rows<T: Real, R: Send>(
     parts.map(|(index, output)| work(index * part, output)).collect()
 }
 
-/// `sum_i of(i)` for all `i` below `count`, in an order that depends on `count` alone.
+/// `sum_i of(i)` over all `i` below `count`, in an order that depends on `count` alone.
 pub(super) fn sum<T: Real>(count: usize, of: impl Fn(usize) -> T) -> T {
     let mut lanes = [T::ZERO; LANES];
     let whole = count / LANES * LANES;
@@ -129,7 +186,7 @@ pub(super) fn add_scaled<T: Real>(to: &mut [T], factor: T, from: &[T]) {
     }
 }
 
-/// Sums of parts, in order.
+/// Elementwise sum of parts, in order.
 pub(super) fn add_up<T: Real>(parts: impl IntoIterator<Item = Vec<T>>) -> Vec<T> {
     let sum = parts.into_iter().reduce(|mut sum, part| {
         for (sum, part) in sum.iter_mut().zip(part) {
@@ -138,4 +195,24 @@ pub(super) fn add_up<T: Real>(parts: impl IntoIterator<Item = Vec<T>>) -> Vec<T>
         sum
     });
     sum.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle::Device;
+
+    use super::*;
+
+    #[test]
+    fn views_read_in_row_major_order_and_updates_are_visible() -> Result<()> {
+        let matrix = Tensor::new(&[[1.0f32, 2.0], [3.0, 4.0]], &Device::Cpu)?;
+        assert_eq!(read(&matrix.t()?, <[f32]>::to_vec)?, [1.0, 3.0, 2.0, 4.0]);
+        assert_eq!(read(&matrix.narrow(0, 1, 1)?, <[f32]>::to_vec)?, [3.0, 4.0]);
+        let variable = Var::from_tensor(&matrix)?;
+        let held_by_a_model = variable.as_tensor().clone();
+        update(&variable, |values| values.iter_mut().for_each(|value| *value *= 2.0))?;
+        assert_eq!(read(&held_by_a_model, <[f32]>::to_vec)?, [2.0, 4.0, 6.0, 8.0]);
+        assert!(read(&Tensor::new(&[1u32], &Device::Cpu)?, <[f32]>::to_vec).is_err());
+        Ok(())
+    }
 }

@@ -1,70 +1,71 @@
 // Attention over heads that keeps scores on the chip (Dao 2023, https://arxiv.org/abs/2307.08691).
 //
-// A block reads 128 queries of one head, 16 to a warp, and passes over the keys and values 64 at a
-// time. 16 bits are multiplied as they are; f32 in two pieces of f16 each (pieces.cuh), with a scale
-// for each query and key and one for a tile of values; shares, up to 1, have a fixed one.
+// A block computes 128 queries of one head, 16 per warp, and passes over keys and values 64 at a time.
+// 16-bit values are multiplied as they are; f32 as two f16 terms (f16_split.cuh), with a scale per query
+// and key and one per tile of values. Attention weights, up to 1, have a fixed scale.
 #pragma once
 
-#include "numbers.cuh"
-#include "pieces.cuh"
+#include "dtypes.cuh"
+#include "f16_split.cuh"
 #include "tensor_cores.cuh"
 
 namespace attention {
 
 constexpr int QUERIES = 128, KEYS = 64, THREADS = 256;
-constexpr float SHARE_SCALE = 16384.0f; // of a share: 1 becomes 2^14
+constexpr float WEIGHT_SCALE = 16384.0f; // an attention weight of 1 becomes 2^14
 
-// What the tensor cores multiply for numbers of a type, and how many pieces of each.
-template <typename T> struct Factor {
-    using Piece = T;
-    static constexpr int PIECES = 1;
+// Tensor core operand of a dtype: the dtype of its terms, and their number.
+template <typename T> struct Operand {
+    using Term = T;
+    static constexpr int TERMS = 1;
 };
-template <> struct Factor<float> {
-    using Piece = __half;
-    static constexpr int PIECES = 2;
+template <> struct Operand<float> {
+    using Term = __half;
+    static constexpr int TERMS = 2;
 };
 
-__device__ __forceinline__ unsigned two(float x, float y, __half) {
+__device__ __forceinline__ unsigned pack_pair(float x, float y, __half) {
     return bits(__floats2half2_rn(x, y));
 }
-__device__ __forceinline__ unsigned two(float x, float y, __nv_bfloat16) {
+__device__ __forceinline__ unsigned pack_pair(float x, float y, __nv_bfloat16) {
     __nv_bfloat162 both = __floats2bfloat162_rn(x, y);
     return *reinterpret_cast<unsigned *>(&both);
 }
 
-// Two numbers as factors; 16 bits are not scaled.
+// Stores two values as operands; 16-bit values are not scaled.
 template <typename T>
-__device__ __forceinline__ void cut(unsigned *first, unsigned *second, float x, float y,
-                                    float factor) {
-    if constexpr (Factor<T>::PIECES == 2) {
-        TwoPieces both = pieces(x, y, factor);
+__device__ __forceinline__ void store_terms(unsigned *first, unsigned *second, float x, float y,
+                                            float factor) {
+    if constexpr (Operand<T>::TERMS == 2) {
+        SplitPair both = split(x, y, factor);
         *first = both.first;
         *second = both.second;
     } else {
-        *first = two(x, y, T());
+        *first = pack_pair(x, y, T());
     }
 }
 
-// Keys or values: rows of `WIDTH` halves of each piece.
+// Keys or values: rows of `WIDTH` 16-bit values of each term.
 template <typename T, int WIDTH> struct Tile {
-    static constexpr int UNITS = WIDTH / 8; // of 16 bytes, of a row of one piece
-    uint4 units[Factor<T>::PIECES * KEYS * UNITS];
+    static constexpr int UNITS = WIDTH / 8; // units of 16 bytes in a row of one term
+    uint4 units[Operand<T>::TERMS * KEYS * UNITS];
 
-    // No two of 8 rows have a unit in the same bank.
-    __device__ __forceinline__ uint4 *unit(int row, int piece, int number) {
-        int turn = UNITS >= 8 ? row & 7 : (row * UNITS / 8) & (UNITS - 1);
-        return &units[(piece * KEYS + row) * UNITS + (number ^ turn)];
+    // Swizzled, so that no two of 8 rows have a unit in the same bank.
+    __device__ __forceinline__ uint4 *unit(int row, int term, int index) {
+        int swizzle = UNITS >= 8 ? row & 7 : (row * UNITS / 8) & (UNITS - 1);
+        return &units[(term * KEYS + row) * UNITS + (index ^ swizzle)];
     }
 
-    __device__ __forceinline__ void store(int row, int number, const Eight &x, float factor) {
-        if constexpr (Factor<T>::PIECES == 2) {
-            TwoUnits both = ::units(x, factor);
-            *unit(row, 0, number) = both.first;
-            *unit(row, 1, number) = both.second;
+    __device__ __forceinline__ void store(int row, int index, const Eight &x, float factor) {
+        if constexpr (Operand<T>::TERMS == 2) {
+            SplitEight both = split_eight(x, factor);
+            *unit(row, 0, index) = both.first;
+            *unit(row, 1, index) = both.second;
         } else {
-            const float *n = x.numbers;
-            *unit(row, 0, number) = make_uint4(two(n[0], n[1], T()), two(n[2], n[3], T()),
-                                               two(n[4], n[5], T()), two(n[6], n[7], T()));
+            const float *n = x.values;
+            *unit(row, 0, index) =
+                make_uint4(pack_pair(n[0], n[1], T()), pack_pair(n[2], n[3], T()),
+                           pack_pair(n[4], n[5], T()), pack_pair(n[6], n[7], T()));
         }
     }
 };
@@ -72,10 +73,10 @@ template <typename T, int WIDTH> struct Tile {
 template <typename T, int WIDTH> struct Shared {
     Tile<T, WIDTH> keys, values;
     float key_scales[KEYS];
-    int largest_value[2]; // its bits; of this tile and of the next
+    int max_value[2]; // bits of the largest magnitude; of this tile and of the next
 };
 
-// 8 numbers of a product and of the bias; none beyond the width or for a step that is not there.
+// Loads 8 values of a projection and adds the bias; zeros beyond the width or the last step.
 template <typename T>
 __device__ __forceinline__ Eight load(const T *x, const T *bias, bool is_inside) {
     Eight sum = {};
@@ -87,40 +88,40 @@ __device__ __forceinline__ Eight load(const T *x, const T *bias, bool is_inside)
         Pack<T, COUNT> added = reinterpret_cast<const Pack<T, COUNT> *>(bias)[part];
 #pragma unroll
         for (int n = 0; n < COUNT; n++) {
-            sum.numbers[part * COUNT + n] = to_float(here.numbers[n]) + to_float(added.numbers[n]);
+            sum.values[part * COUNT + n] = to_float(here.values[n]) + to_float(added.values[n]);
         }
     }
     return sum;
 }
 
-// Sums of products, of those of f32 the small products of pieces apart: the tensor cores cut sums off
-// instead of rounding them, and cut less off short ones.
-struct Sums {
+// Accumulators; for f32 the small products of terms are apart: the tensor cores truncate sums instead
+// of rounding them, and truncate less of short ones.
+struct Accumulators {
     float large[4] = {}, small[4] = {};
 
     template <typename T>
     __device__ __forceinline__ void add(T, const unsigned (*left)[4], const unsigned (*right)[2]) {
-        typename Factor<T>::Piece kind{};
-        multiply_add(kind, large, left[0], right[0]);
-        if constexpr (Factor<T>::PIECES == 2) {
-            multiply_add(kind, small, left[0], right[1]);
-            multiply_add(kind, small, left[1], right[0]);
+        typename Operand<T>::Term term{};
+        multiply_add(term, large, left[0], right[0]);
+        if constexpr (Operand<T>::TERMS == 2) {
+            multiply_add(term, small, left[0], right[1]);
+            multiply_add(term, small, left[1], right[0]);
         }
     }
 
-    __device__ __forceinline__ float of(int n) const { return large[n] + small[n]; }
+    __device__ __forceinline__ float sum(int n) const { return large[n] + small[n]; }
 };
 
-// - x: (batch * time, 3, heads, width) without its bias (3, heads, width); queries scaled
+// - x: (batch * time, 3, heads, width) before the bias (3, heads, width) is added; queries scaled
 // - lengths: steps of each row of the batch that are attended to, 1 to `time`
 // - out: (batch * time, heads, width)
 //
 // `width` is a multiple of 8 and at most `WIDTH`. A grid of (time / 128, heads, batch).
 template <typename T, int WIDTH>
-__device__ void attend(const T *x, const T *bias, const unsigned *lengths, T *out, unsigned time,
+__device__ void attention(const T *x, const T *bias, const unsigned *lengths, T *out, unsigned time,
                        unsigned width, uint4 *memory) {
-    constexpr bool IS_CUT = Factor<T>::PIECES == 2;
-    constexpr int PIECES = Factor<T>::PIECES, DEEP = WIDTH / 16, WIDE = WIDTH / 8;
+    constexpr bool IS_SPLIT = Operand<T>::TERMS == 2;
+    constexpr int TERMS = Operand<T>::TERMS, DEEP = WIDTH / 16, WIDE = WIDTH / 8;
     constexpr int FETCHED = KEYS * WIDE / THREADS; // units of a tile that a thread brings in
     Shared<T, WIDTH> &shared = *reinterpret_cast<Shared<T, WIDTH> *>(memory);
     const unsigned heads = gridDim.y, head = blockIdx.y, row_step = 3 * heads * width;
@@ -129,33 +130,34 @@ __device__ void attend(const T *x, const T *bias, const unsigned *lengths, T *ou
     x += size_t(blockIdx.z) * time * row_step + head * width;
     bias += head * width;
 
-    // Queries: of rows `lane / 4` and 8 further, as factors.
+    // Queries of rows `lane / 4` and `lane / 4 + 8`, as operands.
     const unsigned first_query = blockIdx.x * QUERIES + warp * 16;
-    unsigned query[DEEP][PIECES][4];
+    unsigned query[DEEP][TERMS][4];
     float query_scales[2] = {1.0f, 1.0f};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         unsigned step = first_query + half * 8 + lane / 4;
-        float numbers[DEEP * 4], most = 0.0f;
+        float values[DEEP * 4], most = 0.0f;
 #pragma unroll
         for (int n = 0; n < DEEP * 4; n++) {
             unsigned column = n / 2 * 8 + lane % 4 * 2 + n % 2;
             bool is_inside = step < time && column < width;
-            numbers[n] = is_inside ? to_float(x[size_t(step) * row_step + column])
-                                         + to_float(bias[column])
-                                   : 0.0f;
-            most = fmaxf(most, fabsf(numbers[n]));
+            values[n] = is_inside ? to_float(x[size_t(step) * row_step + column])
+                                        + to_float(bias[column])
+                                  : 0.0f;
+            most = fmaxf(most, fabsf(values[n]));
         }
         float factor = 1.0f;
-        if constexpr (IS_CUT) {
-            Scale scale = scale_of(largest_of_lanes<4>(most));
+        if constexpr (IS_SPLIT) {
+            Scale scale = scale_of(max_of_lanes<4>(most));
             factor = scale.factor;
             query_scales[half] = scale.inverse;
         }
 #pragma unroll
         for (int n = 0; n < DEEP * 2; n++) {
-            cut<T>(&query[n / 2][0][n % 2 * 2 + half], &query[n / 2][PIECES - 1][n % 2 * 2 + half],
-                   numbers[2 * n], numbers[2 * n + 1], factor);
+            store_terms<T>(&query[n / 2][0][n % 2 * 2 + half],
+                           &query[n / 2][TERMS - 1][n % 2 * 2 + half], values[2 * n],
+                           values[2 * n + 1], factor);
         }
     }
 
@@ -171,32 +173,32 @@ __device__ void attend(const T *x, const T *bias, const unsigned *lengths, T *ou
         }
     };
 
-    float read[WIDE][4] = {};
-    float largest_score[2] = {-INFINITY, -INFINITY}, share_sum[2] = {};
-    if (threadIdx.x < 2) shared.largest_value[threadIdx.x] = 0;
+    float output[WIDE][4] = {};
+    float max_score[2] = {-INFINITY, -INFINITY}, weight_sum[2] = {};
+    if (threadIdx.x < 2) shared.max_value[threadIdx.x] = 0;
     __syncthreads();
     fetch(0);
     for (unsigned first = 0, number = 0; first < length; first += KEYS, number++) {
-        if constexpr (IS_CUT) {
+        if constexpr (IS_SPLIT) {
             float most = 0.0f;
 #pragma unroll
-            for (int n = 0; n < FETCHED; n++) most = fmaxf(most, largest(values[n]));
-            most = largest_of_lanes<32>(most);
-            if (lane == 0) atomicMax(&shared.largest_value[number % 2], __float_as_int(most));
+            for (int n = 0; n < FETCHED; n++) most = fmaxf(most, max_abs(values[n]));
+            most = max_of_lanes<32>(most);
+            if (lane == 0) atomicMax(&shared.max_value[number % 2], __float_as_int(most));
         }
-        __syncthreads(); // every warp is done with the last tile
+        __syncthreads(); // every warp has finished the last tile
         // No warp reads or raises the other value between this barrier and the next.
-        if (threadIdx.x == 0) shared.largest_value[(number + 1) % 2] = 0;
+        if (threadIdx.x == 0) shared.max_value[(number + 1) % 2] = 0;
         Scale value_scale = {1.0f, 1.0f};
-        if constexpr (IS_CUT) {
-            value_scale = scale_of(__int_as_float(shared.largest_value[number % 2]));
+        if constexpr (IS_SPLIT) {
+            value_scale = scale_of(__int_as_float(shared.max_value[number % 2]));
         }
 #pragma unroll
         for (int n = 0; n < FETCHED; n++) {
             unsigned at = n * THREADS + threadIdx.x;
             float factor = 1.0f;
-            if constexpr (IS_CUT) {
-                Scale scale = scale_of(largest_of_lanes<WIDE>(largest(keys[n])));
+            if constexpr (IS_SPLIT) {
+                Scale scale = scale_of(max_of_lanes<WIDE>(max_abs(keys[n])));
                 factor = scale.factor;
                 if (at % WIDE == 0) shared.key_scales[at / WIDE] = scale.inverse;
             }
@@ -205,87 +207,87 @@ __device__ void attend(const T *x, const T *bias, const unsigned *lengths, T *ou
         }
         __syncthreads();
         if (first + KEYS < length) fetch(first + KEYS);
-        if (first_query >= time) continue; // it only helped to bring the tile in
+        if (first_query >= time) continue; // this warp only helped to load the tile
 
         // Scores of 16 queries and 64 keys.
         float scores[KEYS / 8][4];
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n += 2) {
-            Sums here[2];
+            Accumulators here[2];
 #pragma unroll
             for (int deep = 0; deep < DEEP; deep++) {
-                unsigned right[2][PIECES][2];
+                unsigned right[2][TERMS][2];
 #pragma unroll
-                for (int piece = 0; piece < PIECES; piece++) {
+                for (int term = 0; term < TERMS; term++) {
                     unsigned both[4];
                     int row = n * 8 + lane / 16 * 8 + lane % 8;
-                    load_matrices(both, shared.keys.unit(row, piece, deep * 2 + lane / 8 % 2));
+                    load_matrices(both, shared.keys.unit(row, term, deep * 2 + lane / 8 % 2));
 #pragma unroll
-                    for (int i = 0; i < 4; i++) right[i / 2][piece][i % 2] = both[i];
+                    for (int i = 0; i < 4; i++) right[i / 2][term][i % 2] = both[i];
                 }
                 here[0].add(T(), query[deep], right[0]);
                 here[1].add(T(), query[deep], right[1]);
             }
 #pragma unroll
-            for (int i = 0; i < 8; i++) scores[n + i / 4][i % 4] = here[i / 4].of(i % 4);
+            for (int i = 0; i < 8; i++) scores[n + i / 4][i % 4] = here[i / 4].sum(i % 4);
         }
-        // Shares, of the largest score so far.
-        float largest_here[2] = {largest_score[0], largest_score[1]};
+        // Weights relative to the largest score so far.
+        float new_max[2] = {max_score[0], max_score[1]};
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int key = n * 8 + lane % 4 * 2 + i % 2;
                 float &score = scores[n][i];
-                if constexpr (IS_CUT) score *= query_scales[i / 2] * shared.key_scales[key];
+                if constexpr (IS_SPLIT) score *= query_scales[i / 2] * shared.key_scales[key];
                 if (first + key >= length) score = -INFINITY;
-                largest_here[i / 2] = fmaxf(largest_here[i / 2], score);
+                new_max[i / 2] = fmaxf(new_max[i / 2], score);
             }
         }
-        float shrinks[2];
+        float rescale[2]; // of the sums so far
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            largest_here[half] = largest_of_lanes<4>(largest_here[half]);
-            shrinks[half] = expf(largest_score[half] - largest_here[half]);
-            largest_score[half] = largest_here[half];
-            share_sum[half] *= shrinks[half];
+            new_max[half] = max_of_lanes<4>(new_max[half]);
+            rescale[half] = expf(max_score[half] - new_max[half]);
+            max_score[half] = new_max[half];
+            weight_sum[half] *= rescale[half];
         }
-        unsigned shares[KEYS / 16][PIECES][4];
+        unsigned weights[KEYS / 16][TERMS][4];
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                float low = expf(scores[n][half * 2] - largest_score[half]);
-                float high = expf(scores[n][half * 2 + 1] - largest_score[half]);
-                share_sum[half] += low + high;
-                unsigned(&here)[PIECES][4] = shares[n / 2];
-                cut<T>(&here[0][n % 2 * 2 + half], &here[PIECES - 1][n % 2 * 2 + half], low, high,
-                       SHARE_SCALE);
+                float low = expf(scores[n][half * 2] - max_score[half]);
+                float high = expf(scores[n][half * 2 + 1] - max_score[half]);
+                weight_sum[half] += low + high;
+                unsigned(&here)[TERMS][4] = weights[n / 2];
+                store_terms<T>(&here[0][n % 2 * 2 + half], &here[TERMS - 1][n % 2 * 2 + half], low,
+                               high, WEIGHT_SCALE);
             }
         }
-        // What they read.
-        float unscaled = IS_CUT ? value_scale.inverse / SHARE_SCALE : 1.0f;
+        // Weighted sums of the values.
+        float unscaled = IS_SPLIT ? value_scale.inverse / WEIGHT_SCALE : 1.0f;
 #pragma unroll
         for (int n = 0; n < WIDE; n += 2) {
-            Sums here[2];
+            Accumulators here[2];
 #pragma unroll
             for (int deep = 0; deep < KEYS / 16; deep++) {
-                unsigned right[2][PIECES][2];
+                unsigned right[2][TERMS][2];
 #pragma unroll
-                for (int piece = 0; piece < PIECES; piece++) {
+                for (int term = 0; term < TERMS; term++) {
                     unsigned both[4];
-                    load_turned_matrices(
-                        both, shared.values.unit(deep * 16 + lane % 16, piece, n + lane / 16));
+                    load_transposed_matrices(
+                        both, shared.values.unit(deep * 16 + lane % 16, term, n + lane / 16));
 #pragma unroll
-                    for (int i = 0; i < 4; i++) right[i / 2][piece][i % 2] = both[i];
+                    for (int i = 0; i < 4; i++) right[i / 2][term][i % 2] = both[i];
                 }
-                here[0].add(T(), shares[deep], right[0]);
-                here[1].add(T(), shares[deep], right[1]);
+                here[0].add(T(), weights[deep], right[0]);
+                here[1].add(T(), weights[deep], right[1]);
             }
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                float &sum = read[n + i / 4][i % 4];
-                sum = fmaf(sum, shrinks[i % 4 / 2], here[i / 4].of(i % 4) * unscaled);
+                float &sum = output[n + i / 4][i % 4];
+                sum = fmaf(sum, rescale[i % 4 / 2], here[i / 4].sum(i % 4) * unscaled);
             }
         }
     }
@@ -293,15 +295,15 @@ __device__ void attend(const T *x, const T *bias, const unsigned *lengths, T *ou
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         unsigned step = first_query + half * 8 + lane / 4;
-        float scale = 1.0f / sum_of_lanes<4>(share_sum[half]);
+        float scale = 1.0f / sum_of_lanes<4>(weight_sum[half]);
         if (step >= time) continue;
         T *into = out + (size_t(blockIdx.z) * time + step) * heads * width + head * width;
 #pragma unroll
         for (int n = 0; n < WIDE; n++) {
             unsigned column = n * 8 + lane % 4 * 2;
             if (column >= width) continue;
-            Pack<T, 2> both = {{of_float<T>(read[n][half * 2] * scale),
-                                of_float<T>(read[n][half * 2 + 1] * scale)}};
+            Pack<T, 2> both = {{from_float<T>(output[n][half * 2] * scale),
+                                from_float<T>(output[n][half * 2 + 1] * scale)}};
             reinterpret_cast<Pack<T, 2> *>(into + column)[0] = both;
         }
     }
@@ -309,17 +311,17 @@ __device__ void attend(const T *x, const T *bias, const unsigned *lengths, T *ou
 
 } // namespace attention
 
-#define ATTEND(T, NAME, WIDTH)                                                                      \
+#define ATTENTION(T, NAME, WIDTH)                                                                   \
     extern "C" __global__ void __launch_bounds__(attention::THREADS)                                \
-        attend_##NAME##_##WIDTH(const T *x, const T *bias, const unsigned *lengths, T *out,         \
-                                unsigned time, unsigned width) {                                    \
+        attention_##NAME##_##WIDTH(const T *x, const T *bias, const unsigned *lengths, T *out,      \
+                                   unsigned time, unsigned width) {                                 \
         extern __shared__ uint4 shared[];                                                           \
-        attention::attend<T, WIDTH>(x, bias, lengths, out, time, width, shared);                    \
+        attention::attention<T, WIDTH>(x, bias, lengths, out, time, width, shared);                 \
     }
-#define ATTEND_ALL(WIDTH)                                                                           \
-    ATTEND(float, f32, WIDTH)                                                                       \
-    ATTEND(__half, f16, WIDTH)                                                                      \
-    ATTEND(__nv_bfloat16, bf16, WIDTH)
-ATTEND_ALL(32)
-ATTEND_ALL(64)
-ATTEND_ALL(128)
+#define ATTENTION_ALL(WIDTH)                                                                        \
+    ATTENTION(float, f32, WIDTH)                                                                    \
+    ATTENTION(__half, f16, WIDTH)                                                                   \
+    ATTENTION(__nv_bfloat16, bf16, WIDTH)
+ATTENTION_ALL(32)
+ATTENTION_ALL(64)
+ATTENTION_ALL(128)

@@ -1,34 +1,39 @@
-//! Attention over heads.
+//! Self-attention over heads.
 
 use candle::{DType, Result, Tensor};
 
-use super::call::{Call, is_aligned, room, suffix};
+use super::launch::{Grid, Launch, is_aligned, suffix, supports, uninit_like};
 
-/// As in `attention.cuh`.
+/// Queries of a block, as in `attention.cuh`.
 const QUERIES: usize = 128;
+/// Keys of a tile, as in `attention.cuh`.
 const KEYS: usize = 64;
+/// Threads of a block, as in `attention.cuh`.
 const THREADS: usize = 256;
-/// Widths of a head that there are kernels for; a narrower head is filled up with zeros.
+/// Head widths that kernels are compiled for; narrower heads are padded with zeros.
 const WIDTHS: [usize; 3] = [32, 64, 128];
-/// What the width of a head is a multiple of.
+/// Divisor of a supported head width.
 const WIDTH_STEP: usize = 8;
 
-/// Whether there is a kernel for heads of this width, on a tensor that kernels take.
-pub(crate) fn attends(x: &Tensor, head_width: usize) -> bool {
-    super::takes(x) && head_width.is_multiple_of(WIDTH_STEP) && kernel_width(head_width).is_some()
+/// Whether there is a kernel for heads of this width and a tensor like `x`.
+pub fn supports_attention(x: &Tensor, head_width: usize) -> bool {
+    supports(x) && head_width.is_multiple_of(WIDTH_STEP) && kernel_width(head_width).is_some()
 }
 
 fn kernel_width(head_width: usize) -> Option<usize> {
     WIDTHS.into_iter().find(|width| head_width <= *width)
 }
 
-/// `softmax(query key^T) value` per head.
+/// Computes `softmax(query key^T) value` per head, flash attention (Dao 2023).
 ///
-/// - `query_key_value`: `(batch * time, 3 * heads * width)` without the bias `(3 * heads * width,)`,
-///   queries scaled
-/// - `lengths`: u32 `(batch,)`, the steps that are attended to, 1 to `time`
+/// - `query_key_value`: `(batch * time, 3 * heads * width)` before the bias is added, queries scaled
+/// - `bias`: `(3 * heads * width,)`
+/// - `lengths`: u32 `(batch,)`, steps of each row that are attended to, 1 to `time`
 /// - returns `(batch * time, heads * width)`
-pub(crate) fn attend(
+///
+/// # Errors
+/// When a shape differs from the above, a tensor is not contiguous and aligned, or the launch fails.
+pub fn attention(
     query_key_value: &Tensor,
     bias: &Tensor,
     lengths: &Tensor,
@@ -40,15 +45,19 @@ pub(crate) fn attend(
     let fits = (rows, width) == (batch * time, 3 * heads * head_width) && bias.dims() == [width];
     let is_aligned = is_aligned(query_key_value)? && is_aligned(bias)?;
     let (true, true, Some(kernel_width)) = (fits, is_aligned, kernel_width(head_width)) else {
-        candle::bail!("{:?} cannot be read by {heads} heads", query_key_value.dims());
+        candle::bail!("no attention kernel for {:?} and {heads} heads", query_key_value.dims());
     };
     let dtype = query_key_value.dtype();
-    let out = room(query_key_value, (rows, heads * head_width))?;
-    // Keys and values in 16 bits, f32 in two pieces; a scale of each key; the largest value twice.
+    let out = uninit_like(query_key_value, (rows, heads * head_width))?;
+    // Keys and values in 16 bits (f32 as two terms), a scale of each key, the largest value twice.
     let shared_bytes = 2 * KEYS * kernel_width * dtype.size_in_bytes() + KEYS * 4 + 8;
-    let name = format!("attend_{}_{kernel_width}", suffix(dtype)?);
-    let blocks = [time.div_ceil(QUERIES), heads, batch];
-    Call::new(name, query_key_value, blocks, THREADS, shared_bytes.next_multiple_of(16))?
+    let name = format!("attention_{}_{kernel_width}", suffix(dtype)?);
+    let grid = Grid {
+        blocks: [time.div_ceil(QUERIES), heads, batch],
+        threads: THREADS,
+        shared_bytes: shared_bytes.next_multiple_of(16),
+    };
+    Launch::new(name, query_key_value, grid)?
         .tensor(query_key_value)?
         .tensor(bias)?
         .typed(lengths, DType::U32)?

@@ -1,4 +1,4 @@
-// Numbers as kernels read, compute with and write them.
+// Data types: kernels load and store float, half or bf16, and compute in float.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,16 +8,17 @@ __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-template <typename T> __device__ __forceinline__ T of_float(float x);
-template <> __device__ __forceinline__ float of_float<float>(float x) { return x; }
-template <> __device__ __forceinline__ __half of_float<__half>(float x) { return __float2half_rn(x); }
-template <> __device__ __forceinline__ __nv_bfloat16 of_float<__nv_bfloat16>(float x) {
+template <typename T> __device__ __forceinline__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
+template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
     return __float2bfloat16_rn(x);
 }
 
-// As many numbers as a thread reads at a time.
-template <typename T, int COUNT> struct alignas(sizeof(T) * COUNT) Pack { T numbers[COUNT]; };
+// Values of one vector load.
+template <typename T, int COUNT> struct alignas(sizeof(T) * COUNT) Pack { T values[COUNT]; };
 
+// As `activation_code` in `launch.rs`.
 enum Activation { NONE = 0, GELU = 1, QUICK_GELU = 2 };
 
 __device__ __forceinline__ float activated(float x, int activation) {
@@ -28,14 +29,15 @@ __device__ __forceinline__ float activated(float x, int activation) {
     }
 }
 
-// Over `LANES` neighbouring lanes.
+// Sum over `LANES` adjacent lanes of a warp.
 template <int LANES> __device__ __forceinline__ float sum_of_lanes(float x) {
 #pragma unroll
     for (int step = LANES / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
     return x;
 }
 
-template <int LANES> __device__ __forceinline__ float largest_of_lanes(float x) {
+// Maximum over `LANES` adjacent lanes of a warp.
+template <int LANES> __device__ __forceinline__ float max_of_lanes(float x) {
 #pragma unroll
     for (int step = LANES / 2; step > 0; step /= 2) {
         x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));

@@ -1,11 +1,11 @@
-//! What stands between the matrix products, each in one pass over memory.
+//! Operations between GEMMs, each in one pass over memory.
 
 use candle::{Result, Tensor};
 
-use super::call::{Packing, room};
-use crate::backbones::encoder::Activation;
+use super::launch::{AccessWidth, uninit_like};
+use crate::kernels::Activation;
 
-/// The size of the last dimension.
+/// Size of the last dimension.
 fn width(x: &Tensor) -> Result<usize> {
     match x.dims().last() {
         Some(width) => Ok(*width),
@@ -13,108 +13,137 @@ fn width(x: &Tensor) -> Result<usize> {
     }
 }
 
-fn ensure_fits(x: &Tensor, shape: &[usize]) -> Result<()> {
+fn ensure_shape(x: &Tensor, shape: &[usize]) -> Result<()> {
     if x.dims() != shape {
         candle::bail!("{:?} is not {shape:?}", x.dims());
     }
     Ok(())
 }
 
-/// `activation(x + bias)` in place; `x` is `(.., width)` and nothing else holds it, `bias` `(width,)`.
-pub(crate) fn add_bias(x: Tensor, bias: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
+/// `activation(x + bias)` in place; nothing else may hold `x`.
+///
+/// - `x`: `(.., width)`
+/// - `bias`: `(width,)`
+///
+/// # Errors
+/// When a shape differs from the above or the launch fails.
+pub fn add_bias(x: Tensor, bias: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
     let width = width(&x)?;
-    ensure_fits(bias, &[width])?;
-    let packing = Packing::of(width, &[&x, bias])?;
-    packing
-        .call("add_bias", &x)?
+    ensure_shape(bias, &[width])?;
+    let access = AccessWidth::of(width, &[&x, bias])?;
+    access
+        .elementwise("add_bias", &x)?
         .tensor(&x)?
         .tensor(bias)?
         .activation(activation)
-        .size(x.elem_count() / packing.count)?
-        .size(width / packing.count)?
+        .size(x.elem_count() / access.count)?
+        .size(width / access.count)?
         .run()?;
     Ok(x)
 }
 
-/// `x + bias + residual` in place, as in [`add_bias`]; `residual` is of the shape of `x`.
-pub(crate) fn add_residual(x: Tensor, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
+/// `x + bias + residual` in place; nothing else may hold `x`.
+///
+/// - `x`, `residual`: `(.., width)`
+/// - `bias`: `(width,)`
+///
+/// # Errors
+/// When a shape differs from the above or the launch fails.
+pub fn add_bias_residual(x: Tensor, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
     let (width, residual) = (width(&x)?, residual.contiguous()?);
-    ensure_fits(bias, &[width])?;
-    ensure_fits(&residual, x.dims())?;
-    let packing = Packing::of(width, &[&x, bias, &residual])?;
-    packing
-        .call("add_residual", &x)?
+    ensure_shape(bias, &[width])?;
+    ensure_shape(&residual, x.dims())?;
+    let access = AccessWidth::of(width, &[&x, bias, &residual])?;
+    access
+        .elementwise("add_bias_residual", &x)?
         .tensor(&x)?
         .tensor(bias)?
         .tensor(&residual)?
-        .size(x.elem_count() / packing.count)?
-        .size(width / packing.count)?
+        .size(x.elem_count() / access.count)?
+        .size(width / access.count)?
         .run()?;
     Ok(x)
 }
 
-/// Layer norm over the last dimension and an activation; `weight` and `bias` are `(width,)`.
-pub(crate) fn layer_norm(
+/// Layer norm over the last dimension and an activation.
+///
+/// - `x`: `(.., width)`
+/// - `weight`, `bias`: `(width,)`
+///
+/// # Errors
+/// When a shape differs from the above or the launch fails.
+pub fn layer_norm(
     x: &Tensor,
-    (weight, bias): (&Tensor, &Tensor),
+    [weight, bias]: [&Tensor; 2],
     eps: f64,
     activation: Option<Activation>,
 ) -> Result<Tensor> {
     let width = width(x)?;
-    ensure_fits(weight, &[width])?;
-    ensure_fits(bias, &[width])?;
-    let (out, rows) = (room(x, x.shape())?, x.elem_count() / width);
-    let packing = Packing::of(width, &[x, &out, weight, bias])?;
-    packing
-        .call_on_rows("layer_norm", &out, rows)?
+    ensure_shape(weight, &[width])?;
+    ensure_shape(bias, &[width])?;
+    let (out, rows) = (uninit_like(x, x.shape())?, x.elem_count() / width);
+    let access = AccessWidth::of(width, &[x, &out, weight, bias])?;
+    access
+        .by_rows("layer_norm", &out, rows)?
         .tensor(x)?
         .tensor(weight)?
         .tensor(bias)?
         .tensor(&out)?
         .size(rows)?
-        .size(width / packing.count)?
+        .size(width / access.count)?
         .float(eps as f32)
         .activation(activation)
         .run()?;
     Ok(out)
 }
 
-/// `(outer, first, second, inner)` to `(outer, second, first, inner)`.
-pub(crate) fn swap_middle(x: &Tensor) -> Result<Tensor> {
+/// Transposes the middle dimensions: `(outer, first, second, inner)` to
+/// `(outer, second, first, inner)`.
+///
+/// # Errors
+/// When `x` has other dimensions or the launch fails.
+pub fn transpose_12(x: &Tensor) -> Result<Tensor> {
     let (outer, first, second, inner) = x.dims4()?;
-    let out = room(x, (outer, second, first, inner))?;
-    let packing = Packing::of(inner, &[x, &out])?;
-    packing
-        .call("swap_middle", &out)?
+    let out = uninit_like(x, (outer, second, first, inner))?;
+    let access = AccessWidth::of(inner, &[x, &out])?;
+    access
+        .elementwise("transpose_12", &out)?
         .tensor(x)?
         .tensor(&out)?
-        .size(x.elem_count() / packing.count)?
+        .size(x.elem_count() / access.count)?
         .size(first)?
         .size(second)?
-        .size(inner / packing.count)?
+        .size(inner / access.count)?
         .run()?;
     Ok(out)
 }
 
-/// Windows of a sequence `(steps, channels)`: `(groups, windows, kernel * channels / groups)`.
-pub(crate) fn windows(x: &Tensor, groups: usize, kernel: usize, stride: usize) -> Result<Tensor> {
+/// im2col of a sequence.
+///
+/// - `x`: `(steps, channels)`
+/// - returns `(groups, windows, kernel * channels / groups)`
+///
+/// # Errors
+/// When `x` has fewer steps than the kernel, `groups` does not divide the channels, or the launch
+/// fails.
+pub fn im2col_1d(x: &Tensor, groups: usize, kernel: usize, stride: usize) -> Result<Tensor> {
     let (steps, channels) = x.dims2()?;
     if steps < kernel || !channels.is_multiple_of(groups) {
         candle::bail!("{:?} has no {groups} groups of windows of {kernel}", x.dims());
     }
     let (windows, inner) = ((steps - kernel) / stride + 1, channels / groups);
-    let out = room(x, (groups, windows, kernel * inner))?;
-    let packing = Packing::of(inner, &[x, &out])?;
-    packing
-        .call("windows", &out)?
+    let out = uninit_like(x, (groups, windows, kernel * inner))?;
+    let access = AccessWidth::of(inner, &[x, &out])?;
+    access
+        .elementwise("im2col_1d", &out)?
         .tensor(x)?
         .tensor(&out)?
-        .size(out.elem_count() / packing.count)?
+        .size(out.elem_count() / access.count)?
         .size(groups)?
         .size(windows)?
         .size(kernel)?
         .size(stride)?
-        .size(inner / packing.count)?
+        .size(inner / access.count)?
         .run()?;
     Ok(out)
 }

@@ -1,31 +1,31 @@
-// The product of matrices of f32 on tensor cores, each number in two pieces of f16.
+// GEMM of f32 on tensor cores, each value as two f16 terms.
 //
-// A block computes `SIDE` x `SIDE` numbers, each of its warps `SIDE / 2` x 32. The depth is taken 32 at a
-// time; each row's 32 numbers have one scale. While one such part is multiplied, the next is cut to
-// pieces in the other half of shared memory, and the one after it is on its way from memory.
+// A block computes `SIDE` x `SIDE` outputs, each of its warps `SIDE / 2` x 32. The depth is taken 32 at a
+// time; the 32 values of a row share a scale. While one stage is multiplied, the next is split into terms
+// in the other half of shared memory, and the one after it is being loaded.
 #pragma once
 
-#include "numbers.cuh"
-#include "pieces.cuh"
+#include "dtypes.cuh"
+#include "f16_split.cuh"
 #include "tensor_cores.cuh"
 
-namespace product {
+namespace gemm {
 
 constexpr int DEPTH = 32;
-constexpr int STEPS = DEPTH / 16; // products of 16 deep
-constexpr int RIGHTS = 4;         // products of 8 columns of a warp
+constexpr int STEPS = DEPTH / 16; // multiplications of depth 16 per stage
+constexpr int RIGHTS = 4;         // multiplications of 8 columns per warp
 
-// Rows of a factor, 32 numbers deep: of each row 8 units of 8 halves, those of the first piece, then of
-// the second.
+// Rows of an operand, 32 values deep: of each row 8 units of 8 f16 values, those of the first term, then
+// of the second.
 template <int SIDE> struct Tile {
     uint4 units[SIDE * 8];
     float scales[SIDE];
 
-    // Where a unit lies: 8 rows have it in 8 different places of 128 bytes, and so have two rows in a row
-    // four units, so that no two lanes meet in a bank.
-    __device__ __forceinline__ uint4 *unit(int row, int piece, int number) {
-        int turn = (row & 1) << 2 | (row >> 1 & 3);
-        return &units[row * 8 + ((piece * 4 + number) ^ turn)];
+    // Swizzled: 8 rows have a unit in 8 different positions of 128 bytes, and so have two adjacent rows
+    // four units, so that no two lanes access the same bank.
+    __device__ __forceinline__ uint4 *unit(int row, int term, int index) {
+        int swizzle = (row & 1) << 2 | (row >> 1 & 3);
+        return &units[row * 8 + ((term * 4 + index) ^ swizzle)];
     }
 };
 
@@ -33,8 +33,8 @@ template <int SIDE> struct Stage {
     Tile<SIDE> left, right;
 };
 
-// `rows` of a factor from row `first` on, `step` numbers apart, as one of `2 SIDE` threads brings them
-// in: of two rows, the same 8 of each 32 numbers.
+// Part of an operand's rows that one of `2 SIDE` threads loads: of two rows, the same 8 of each 32
+// values. The rows start at row `first`, `step` values apart; there are `rows` in all.
 template <int SIDE> struct Source {
     const float *from[2];
     bool is_inside[2];
@@ -61,15 +61,15 @@ template <int SIDE> struct Source {
 };
 
 template <int SIDE> __device__ __forceinline__ void store(Tile<SIDE> &tile, int n, const Eight &x) {
-    int row = n * SIDE / 2 + threadIdx.x / 4, number = threadIdx.x % 4;
-    Scale scale = scale_of(largest_of_lanes<4>(largest(x)));
-    TwoUnits two = units(x, scale.factor);
-    *tile.unit(row, 0, number) = two.first;
-    *tile.unit(row, 1, number) = two.second;
-    if (number == 0) tile.scales[row] = scale.inverse;
+    int row = n * SIDE / 2 + threadIdx.x / 4, index = threadIdx.x % 4;
+    Scale scale = scale_of(max_of_lanes<4>(max_abs(x)));
+    SplitEight two = split_eight(x, scale.factor);
+    *tile.unit(row, 0, index) = two.first;
+    *tile.unit(row, 1, index) = two.second;
+    if (index == 0) tile.scales[row] = scale.inverse;
 }
 
-// Sums of 16 x 32 numbers over one stage, and what their pieces were scaled with.
+// Accumulates 16 x 32 sums over one stage, and undoes the scales of their terms.
 template <int SIDE>
 __device__ __forceinline__ void multiply(float (&sums)[RIGHTS][4], Tile<SIDE> &left_tile, int row,
                                          const unsigned (&right)[2][STEPS][RIGHTS][2],
@@ -77,18 +77,18 @@ __device__ __forceinline__ void multiply(float (&sums)[RIGHTS][4], Tile<SIDE> &l
     int lane = threadIdx.x % 32;
     unsigned left[2][STEPS][4];
 #pragma unroll
-    for (int piece = 0; piece < 2; piece++) {
+    for (int term = 0; term < 2; term++) {
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
-            load_matrices(left[piece][step],
-                          left_tile.unit(row + lane % 16, piece, step * 2 + lane / 16));
+            load_matrices(left[term][step],
+                          left_tile.unit(row + lane % 16, term, step * 2 + lane / 16));
         }
     }
     float here[RIGHTS][4] = {};
-    // The small products first: the shorter a sum is when it is cut off, the less is lost.
+    // Small products first: the smaller a sum is when it is truncated, the less is lost.
 #pragma unroll
-    for (int turn = 0; turn < 3; turn++) {
-        int of_left = turn == 1, of_right = turn == 0;
+    for (int pass = 0; pass < 3; pass++) {
+        int of_left = pass == 1, of_right = pass == 0;
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
 #pragma unroll
@@ -111,30 +111,30 @@ __device__ __forceinline__ void multiply(float (&sums)[RIGHTS][4], Tile<SIDE> &l
     }
 }
 
-// `activation(x weight^T + bias) + residual` of each group; bias and residual may be missing.
+// `activation(x weight^T + bias) + residual` of each group; bias and residual may be null.
 //
-// - x: rows of `depth` numbers `x_step` apart, groups `x_group` apart; rows may overlap
+// - x: rows of `depth` values `x_step` apart, groups `x_group` apart; rows may overlap
 // - weight: (groups, columns, depth), bias: (groups, columns)
 // - residual, out: (rows, groups, columns)
 //
 // `depth`, `columns`, `x_step` and `x_group` are multiples of 4, addresses of 16. A grid of
 // (columns / SIDE, rows / SIDE, groups), blocks of `2 SIDE`.
 template <int SIDE>
-__device__ __forceinline__ void multiply_tile(const float *x, const float *weight, const float *bias,
-                                              const float *residual, float *out, unsigned rows,
-                                              unsigned columns, unsigned depth, unsigned x_step,
-                                              unsigned x_group, int activation, uint4 *shared) {
-    constexpr int LEFTS = SIDE / 32; // products of 16 rows of a warp
+__device__ __forceinline__ void gemm_tile(const float *x, const float *weight, const float *bias,
+                                          const float *residual, float *out, unsigned rows,
+                                          unsigned columns, unsigned depth, unsigned x_step,
+                                          unsigned x_group, int activation, uint4 *shared) {
+    constexpr int LEFTS = SIDE / 32; // multiplications of 16 rows per warp
     Stage<SIDE> *stages = reinterpret_cast<Stage<SIDE> *>(shared);
     unsigned group = blockIdx.z, first_row = blockIdx.y * SIDE, first_column = blockIdx.x * SIDE;
     Source<SIDE> left(x + size_t(group) * x_group, x_step, first_row, rows);
     Source<SIDE> right(weight + size_t(group) * columns * depth, depth, first_column, columns);
-    // Fetched a whole stage ahead.
+    // Loaded a whole stage ahead.
     Eight fetched[4];
     auto fetch = [&](int n, unsigned start) {
         fetched[n] = (n < 2 ? left : right).load(n % 2, start, depth);
     };
-    auto cut = [&](int n, Stage<SIDE> &stage) {
+    auto split_into = [&](int n, Stage<SIDE> &stage) {
         store(n < 2 ? stage.left : stage.right, n % 2, fetched[n]);
     };
 
@@ -144,13 +144,13 @@ __device__ __forceinline__ void multiply_tile(const float *x, const float *weigh
 #pragma unroll
     for (int n = 0; n < 4; n++) {
         fetch(n, 0);
-        cut(n, stages[0]);
+        split_into(n, stages[0]);
         fetch(n, DEPTH);
     }
     __syncthreads();
     for (unsigned start = 0, number = 0; start < depth; start += DEPTH, number++) {
         Stage<SIDE> &now = stages[number % 2], &next = stages[(number + 1) % 2];
-        unsigned right_factors[2][STEPS][RIGHTS][2];
+        unsigned right_terms[2][STEPS][RIGHTS][2];
         float scales[RIGHTS][2];
 #pragma unroll
         for (int n = 0; n < RIGHTS; n++) {
@@ -160,27 +160,27 @@ __device__ __forceinline__ void multiply_tile(const float *x, const float *weigh
             }
         }
 #pragma unroll
-        for (int piece = 0; piece < 2; piece++) {
+        for (int term = 0; term < 2; term++) {
 #pragma unroll
             for (int step = 0; step < STEPS; step++) {
 #pragma unroll
                 for (int n = 0; n < RIGHTS; n += 2) {
                     unsigned two[4];
                     int row = warp_column + n * 8 + lane / 16 * 8 + lane % 8;
-                    load_matrices(two, now.right.unit(row, piece, step * 2 + lane / 8 % 2));
-                    right_factors[piece][step][n][0] = two[0];
-                    right_factors[piece][step][n][1] = two[1];
-                    right_factors[piece][step][n + 1][0] = two[2];
-                    right_factors[piece][step][n + 1][1] = two[3];
+                    load_matrices(two, now.right.unit(row, term, step * 2 + lane / 8 % 2));
+                    right_terms[term][step][n][0] = two[0];
+                    right_terms[term][step][n][1] = two[1];
+                    right_terms[term][step][n + 1][0] = two[2];
+                    right_terms[term][step][n + 1][1] = two[3];
                 }
             }
         }
 #pragma unroll
         for (int m = 0; m < LEFTS; m++) {
-            multiply(sums[m], now.left, warp_row + m * 16, right_factors, scales);
+            multiply(sums[m], now.left, warp_row + m * 16, right_terms, scales);
 #pragma unroll
             for (int n = m * 4 / LEFTS; n < (m + 1) * 4 / LEFTS; n++) {
-                cut(n, next);
+                split_into(n, next);
                 fetch(n, start + 2 * DEPTH);
             }
         }
@@ -217,17 +217,17 @@ __device__ __forceinline__ void multiply_tile(const float *x, const float *weigh
     }
 }
 
-} // namespace product
+} // namespace gemm
 
-// For large products, and for those that leave most of the device idle in large pieces.
-#define MULTIPLY(SIDE, BLOCKS)                                                                      \
+// Large tiles, and small ones for GEMMs that leave most multiprocessors idle in large tiles.
+#define GEMM(SIDE, BLOCKS)                                                                          \
     extern "C" __global__ void __launch_bounds__(2 * SIDE, BLOCKS)                                  \
-        multiply_##SIDE(const float *x, const float *weight, const float *bias,                     \
-                        const float *residual, float *out, unsigned rows, unsigned columns,         \
-                        unsigned depth, unsigned x_step, unsigned x_group, int activation) {        \
+        gemm_##SIDE(const float *x, const float *weight, const float *bias, const float *residual,  \
+                    float *out, unsigned rows, unsigned columns, unsigned depth, unsigned x_step,   \
+                    unsigned x_group, int activation) {                                             \
         extern __shared__ uint4 shared[];                                                           \
-        product::multiply_tile<SIDE>(x, weight, bias, residual, out, rows, columns, depth, x_step,  \
-                                     x_group, activation, shared);                                  \
+        gemm::gemm_tile<SIDE>(x, weight, bias, residual, out, rows, columns, depth, x_step,         \
+                              x_group, activation, shared);                                         \
     }
-MULTIPLY(128, 1)
-MULTIPLY(64, 3)
+GEMM(128, 1)
+GEMM(64, 3)

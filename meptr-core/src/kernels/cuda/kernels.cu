@@ -1,13 +1,13 @@
-// All kernels, and here those of what stands between the matrix products of the frozen backbones, each
-// in one pass over memory.
+// Translation unit of all kernels. This file itself has the operations between the GEMMs of the frozen
+// backbones, each in one pass over memory.
 //
-// Every one of these exists for float, __half and __nv_bfloat16 (suffixes f32, f16, bf16) and computes in
-// float. Sizes are checked by the callers, in the files of Rust, where each kernel's shapes are stated.
+// Each of these exists for float, __half and __nv_bfloat16 (suffixes f32, f16, bf16) and computes in
+// float. The Rust callers in `elementwise.rs` check sizes and state the shapes.
 
 #include "attention.cuh"
-#include "numbers.cuh"
-#include "pictures.cuh"
-#include "product.cuh"
+#include "dtypes.cuh"
+#include "gemm.cuh"
+#include "resize.cuh"
 
 namespace {
 
@@ -19,14 +19,14 @@ __device__ void add_bias(T *x, const T *bias, int activation, unsigned packs, un
     Packed here = reinterpret_cast<Packed *>(x)[at];
     Packed added = reinterpret_cast<const Packed *>(bias)[at % columns];
     for (int n = 0; n < COUNT; n++) {
-        float sum = to_float(here.numbers[n]) + to_float(added.numbers[n]);
-        here.numbers[n] = of_float<T>(activated(sum, activation));
+        float sum = to_float(here.values[n]) + to_float(added.values[n]);
+        here.values[n] = from_float<T>(activated(sum, activation));
     }
     reinterpret_cast<Packed *>(x)[at] = here;
 }
 
 template <typename T, int COUNT>
-__device__ void add_residual(T *x, const T *bias, const T *residual, unsigned packs,
+__device__ void add_bias_residual(T *x, const T *bias, const T *residual, unsigned packs,
                              unsigned columns) {
     using Packed = Pack<T, COUNT>;
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
@@ -35,15 +35,15 @@ __device__ void add_residual(T *x, const T *bias, const T *residual, unsigned pa
     Packed added = reinterpret_cast<const Packed *>(bias)[at % columns];
     Packed more = reinterpret_cast<const Packed *>(residual)[at];
     for (int n = 0; n < COUNT; n++) {
-        float sum = to_float(here.numbers[n]) + to_float(added.numbers[n]);
-        here.numbers[n] = of_float<T>(sum + to_float(more.numbers[n]));
+        float sum = to_float(here.values[n]) + to_float(added.values[n]);
+        here.values[n] = from_float<T>(sum + to_float(more.values[n]));
     }
     reinterpret_cast<Packed *>(x)[at] = here;
 }
 
-// Turns two dimensions over: (outer, first, second, inner) to (outer, second, first, inner).
+// Transposes the middle dimensions: (outer, first, second, inner) to (outer, second, first, inner).
 template <typename T, int COUNT>
-__device__ void swap_middle(const T *x, T *out, unsigned packs, unsigned first, unsigned second,
+__device__ void transpose_12(const T *x, T *out, unsigned packs, unsigned first, unsigned second,
                             unsigned inner) {
     using Packed = Pack<T, COUNT>;
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
@@ -56,9 +56,9 @@ __device__ void swap_middle(const T *x, T *out, unsigned packs, unsigned first, 
     reinterpret_cast<Packed *>(out)[at] = reinterpret_cast<const Packed *>(x)[from];
 }
 
-// Windows of (steps, groups, inner), each group's (count, kernel, inner) side by side.
+// im2col of (steps, groups, inner): each group's windows, (count, kernel, inner).
 template <typename T, int COUNT>
-__device__ void windows(const T *x, T *out, unsigned packs, unsigned groups, unsigned count,
+__device__ void im2col_1d(const T *x, T *out, unsigned packs, unsigned groups, unsigned count,
                         unsigned kernel, unsigned stride, unsigned inner) {
     using Packed = Pack<T, COUNT>;
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
@@ -71,7 +71,7 @@ __device__ void windows(const T *x, T *out, unsigned packs, unsigned groups, uns
     reinterpret_cast<Packed *>(out)[at] = reinterpret_cast<const Packed *>(x)[from];
 }
 
-// One warp a row, which stays in the first-level cache between the passes.
+// One warp per row, which stays in the first-level cache between the passes.
 template <typename T, int COUNT>
 __device__ void layer_norm(const T *x, const T *weight, const T *bias, T *out, unsigned rows,
                            unsigned packs, float eps, int activation) {
@@ -83,13 +83,13 @@ __device__ void layer_norm(const T *x, const T *weight, const T *bias, T *out, u
     float sum = 0.0f, squares = 0.0f, width = packs * COUNT;
     for (unsigned at = lane; at < packs; at += 32) {
         Packed here = from[at];
-        for (int n = 0; n < COUNT; n++) sum += to_float(here.numbers[n]);
+        for (int n = 0; n < COUNT; n++) sum += to_float(here.values[n]);
     }
     float mean = sum_of_lanes<32>(sum) / width;
     for (unsigned at = lane; at < packs; at += 32) {
         Packed here = from[at];
         for (int n = 0; n < COUNT; n++) {
-            float off = to_float(here.numbers[n]) - mean;
+            float off = to_float(here.values[n]) - mean;
             squares += off * off;
         }
     }
@@ -99,9 +99,9 @@ __device__ void layer_norm(const T *x, const T *weight, const T *bias, T *out, u
         Packed weights = reinterpret_cast<const Packed *>(weight)[at];
         Packed added = reinterpret_cast<const Packed *>(bias)[at];
         for (int n = 0; n < COUNT; n++) {
-            float normed = (to_float(here.numbers[n]) - mean) * scale;
-            normed = normed * to_float(weights.numbers[n]) + to_float(added.numbers[n]);
-            here.numbers[n] = of_float<T>(activated(normed, activation));
+            float normed = (to_float(here.values[n]) - mean) * scale;
+            normed = normed * to_float(weights.values[n]) + to_float(added.values[n]);
+            here.values[n] = from_float<T>(activated(normed, activation));
         }
         into[at] = here;
     }
@@ -109,26 +109,26 @@ __device__ void layer_norm(const T *x, const T *weight, const T *bias, T *out, u
 
 } // namespace
 
-// Wide forms read 16 bytes at a time, narrow ones one number; sizes of the innermost dimension
-// count in these.
+// Wide forms access 16 bytes at a time, narrow ones one value; sizes of the innermost dimension count
+// these accesses.
 #define FOR_TYPE_AND_COUNT(T, NAME, COUNT)                                                          \
     extern "C" __global__ void add_bias_##NAME(T *x, const T *bias, int activation, unsigned packs, \
                                                unsigned columns) {                                  \
         add_bias<T, COUNT>(x, bias, activation, packs, columns);                                    \
     }                                                                                               \
-    extern "C" __global__ void add_residual_##NAME(T *x, const T *bias, const T *residual,          \
+    extern "C" __global__ void add_bias_residual_##NAME(T *x, const T *bias, const T *residual,          \
                                                    unsigned packs, unsigned columns) {              \
-        add_residual<T, COUNT>(x, bias, residual, packs, columns);                                  \
+        add_bias_residual<T, COUNT>(x, bias, residual, packs, columns);                                  \
     }                                                                                               \
-    extern "C" __global__ void swap_middle_##NAME(const T *x, T *out, unsigned packs,               \
+    extern "C" __global__ void transpose_12_##NAME(const T *x, T *out, unsigned packs,               \
                                                   unsigned first, unsigned second,                  \
                                                   unsigned inner) {                                 \
-        swap_middle<T, COUNT>(x, out, packs, first, second, inner);                                 \
+        transpose_12<T, COUNT>(x, out, packs, first, second, inner);                                 \
     }                                                                                               \
-    extern "C" __global__ void windows_##NAME(const T *x, T *out, unsigned packs, unsigned groups,  \
+    extern "C" __global__ void im2col_1d_##NAME(const T *x, T *out, unsigned packs, unsigned groups,  \
                                               unsigned count, unsigned kernel, unsigned stride,     \
                                               unsigned inner) {                                     \
-        windows<T, COUNT>(x, out, packs, groups, count, kernel, stride, inner);                     \
+        im2col_1d<T, COUNT>(x, out, packs, groups, count, kernel, stride, inner);                     \
     }                                                                                               \
     extern "C" __global__ void layer_norm_##NAME(const T *x, const T *weight, const T *bias,        \
                                                  T *out, unsigned rows, unsigned packs, float eps,  \

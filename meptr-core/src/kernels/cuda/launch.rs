@@ -1,4 +1,4 @@
-//! Calls of the kernels.
+//! Launches of the kernels: arguments, grid, and output memory.
 
 use candle::backend::BackendDevice;
 use candle::cuda_backend::cudarc::driver::sys::CUfunction_attribute as Attribute;
@@ -9,18 +9,18 @@ use candle::cuda_backend::{CudaDevice, CudaStorageSlice, WrapErr};
 use candle::op::BackpropOp;
 use candle::{CudaStorage, DType, Device, Result, Shape, Storage, Tensor};
 
-use crate::backbones::encoder::Activation;
+use crate::kernels::Activation;
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
-/// Threads that work together where each works for itself or 32 share a row.
-const BLOCK: usize = 256;
-/// Bytes that a thread reads at a time, if sizes and places allow.
-const WIDE_BYTES: usize = 16;
-/// Shared memory that a kernel has without asking for more.
-const SHARED_BYTES: usize = 48 << 10;
+/// Threads of a block in elementwise and row kernels.
+const BLOCK_THREADS: usize = 256;
+/// Bytes of a vector load, used where sizes and alignment allow.
+const VECTOR_BYTES: usize = 16;
+/// Dynamic shared memory that a kernel may use without a higher limit.
+const DEFAULT_SHARED_BYTES: usize = 48 << 10;
 
-/// What names of kernels end in.
+/// Suffix of kernel names for a dtype.
 pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
     match dtype {
         DType::F32 => Ok("f32"),
@@ -30,7 +30,13 @@ pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
     }
 }
 
-fn number(activation: Option<Activation>) -> i32 {
+/// Whether the kernels support a tensor: f32, f16 or bf16, contiguous, not empty, on an NVIDIA GPU.
+pub fn supports(x: &Tensor) -> bool {
+    x.device().is_cuda() && suffix(x.dtype()).is_ok() && x.is_contiguous() && x.elem_count() > 0
+}
+
+/// Value of `enum Activation` in `dtypes.cuh`.
+fn activation_code(activation: Option<Activation>) -> i32 {
     match activation {
         None => 0,
         Some(Activation::Gelu) => 1,
@@ -38,7 +44,7 @@ fn number(activation: Option<Activation>) -> i32 {
     }
 }
 
-/// Where the first number of a contiguous tensor lies.
+/// Device address of a contiguous tensor's first value.
 pub(super) fn address(x: &Tensor) -> Result<u64> {
     let (storage, layout) = x.storage_and_layout();
     let (Some((first, _)), Storage::Cuda(storage)) = (layout.contiguous_offsets(), &*storage)
@@ -46,29 +52,29 @@ pub(super) fn address(x: &Tensor) -> Result<u64> {
         candle::bail!("a contiguous tensor on a GPU is needed");
     };
     let stream = storage.device.cuda_stream();
-    // The guards would record events, of which a device with one queue has none.
+    // The guards would record events, which a device with one stream does not need.
     let start = match &storage.slice {
-        CudaStorageSlice::F32(numbers) => numbers.device_ptr(&stream).0,
-        CudaStorageSlice::F16(numbers) => numbers.device_ptr(&stream).0,
-        CudaStorageSlice::BF16(numbers) => numbers.device_ptr(&stream).0,
-        CudaStorageSlice::U32(numbers) => numbers.device_ptr(&stream).0,
-        CudaStorageSlice::U8(numbers) => numbers.device_ptr(&stream).0,
+        CudaStorageSlice::F32(values) => values.device_ptr(&stream).0,
+        CudaStorageSlice::F16(values) => values.device_ptr(&stream).0,
+        CudaStorageSlice::BF16(values) => values.device_ptr(&stream).0,
+        CudaStorageSlice::U32(values) => values.device_ptr(&stream).0,
+        CudaStorageSlice::U8(values) => values.device_ptr(&stream).0,
         _ => candle::bail!("no kernel computes with {:?}", x.dtype()),
     };
     Ok(start + (first * x.dtype().size_in_bytes()) as u64)
 }
 
-/// Room for an output beside `x`, of its type.
-pub(super) fn room(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
-    room_for(x.dtype(), shape, x.device())
+/// Uninitialised output with the device and dtype of `x`; see [`uninit`].
+pub(super) fn uninit_like(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
+    uninit(x.dtype(), shape, x.device())
 }
 
-/// Room for an output; the kernel that is called next writes all of it.
-pub(super) fn room_for(dtype: DType, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+/// Uninitialised output, all of which the kernel that is launched next must write.
+pub(super) fn uninit(dtype: DType, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     let (shape, device) = (shape.into(), device.as_cuda_device()?);
     let count = shape.elem_count();
     #[expect(unsafe_code, reason = "memory is not cleared before it is written")]
-    // SAFETY: every number is written by the kernel that is launched next, in the same queue.
+    // SAFETY: every value is written by the kernel that is launched next, in the same stream.
     let slice = unsafe {
         match dtype {
             DType::U8 => CudaStorageSlice::U8(device.alloc(count)?),
@@ -82,16 +88,24 @@ pub(super) fn room_for(dtype: DType, shape: impl Into<Shape>, device: &Device) -
     Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
 }
 
-/// A call of a kernel.
-pub(super) struct Call<'a> {
+/// Grid of a kernel launch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid {
+    /// Blocks along x, y and z.
+    pub(super) blocks: [usize; 3],
+    /// Threads of a block.
+    pub(super) threads: usize,
+    /// Dynamic shared memory of a block.
+    pub(super) shared_bytes: usize,
+}
+
+/// Launch of a kernel, built argument by argument.
+pub(super) struct Launch<'a> {
     name: String,
     device: &'a CudaDevice,
-    /// Of the numbers that it reads and writes.
+    /// Dtype of the kernel's main tensors.
     dtype: DType,
-    blocks: [usize; 3],
-    /// Threads of a block.
-    threads: usize,
-    shared_bytes: usize,
+    grid: Grid,
     arguments: Vec<Argument>,
 }
 
@@ -99,29 +113,23 @@ enum Argument {
     Address(u64),
     Size(u32),
     Float(f32),
-    Number(i32),
+    Int(i32),
 }
 
-impl<'a> Call<'a> {
-    /// A kernel that computes with numbers as in `x`, on its device.
-    pub(super) fn new(
-        name: String,
-        x: &'a Tensor,
-        blocks: [usize; 3],
-        threads: usize,
-        shared_bytes: usize,
-    ) -> Result<Self> {
+impl<'a> Launch<'a> {
+    /// Launch of a kernel with the dtype and device of `x`.
+    pub(super) fn new(name: String, x: &'a Tensor, grid: Grid) -> Result<Self> {
         let (device, dtype) = (x.device().as_cuda_device()?, x.dtype());
-        Ok(Self { name, device, dtype, blocks, threads, shared_bytes, arguments: Vec::new() })
+        Ok(Self { name, device, dtype, grid, arguments: Vec::new() })
     }
 
-    /// A contiguous tensor of the numbers that the kernel computes with.
+    /// Adds a contiguous tensor of the kernel's dtype.
     pub(super) fn tensor(self, x: &Tensor) -> Result<Self> {
         let dtype = self.dtype;
         self.typed(x, dtype)
     }
 
-    /// The same, or nothing.
+    /// Adds a contiguous tensor of the kernel's dtype, or a null pointer.
     pub(super) fn optional(mut self, x: Option<&Tensor>) -> Result<Self> {
         match x {
             Some(x) => self.tensor(x),
@@ -132,7 +140,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A contiguous tensor of other numbers.
+    /// Adds a contiguous tensor of another dtype.
     pub(super) fn typed(mut self, x: &Tensor, dtype: DType) -> Result<Self> {
         if x.dtype() != dtype {
             candle::bail!("{:?} instead of {dtype:?}", x.dtype());
@@ -144,71 +152,75 @@ impl<'a> Call<'a> {
         Ok(self)
     }
 
+    /// Adds a count, u32.
     pub(super) fn size(mut self, count: usize) -> Result<Self> {
         self.arguments.push(Argument::Size(size(count)?));
         Ok(self)
     }
 
+    /// Adds a float.
     pub(super) fn float(mut self, value: f32) -> Self {
         self.arguments.push(Argument::Float(value));
         self
     }
 
+    /// Adds an activation.
     pub(super) fn activation(mut self, activation: Option<Activation>) -> Self {
-        self.arguments.push(Argument::Number(number(activation)));
+        self.arguments.push(Argument::Int(activation_code(activation)));
         self
     }
 
-    /// Puts the call into the device's queue.
+    /// Launches the kernel in the device's stream.
     pub(super) fn run(self) -> Result<()> {
         let function = self.device.get_or_load_custom_func(&self.name, "meptr", PTX)?;
-        if self.shared_bytes > SHARED_BYTES {
+        let Grid { blocks: [x, y, z], threads, shared_bytes } = self.grid;
+        if shared_bytes > DEFAULT_SHARED_BYTES {
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(attribute, size(self.shared_bytes)? as i32).w()?;
+            function.set_attribute(attribute, size(shared_bytes)? as i32).w()?;
         }
-        let mut call = function.builder();
+        let mut launch = function.builder();
         for argument in &self.arguments {
             match argument {
-                Argument::Address(value) => push(&mut call, value),
-                Argument::Size(value) => push(&mut call, value),
-                Argument::Float(value) => push(&mut call, value),
-                Argument::Number(value) => push(&mut call, value),
+                Argument::Address(value) => push(&mut launch, value),
+                Argument::Size(value) => push(&mut launch, value),
+                Argument::Float(value) => push(&mut launch, value),
+                Argument::Int(value) => push(&mut launch, value),
             }
         }
-        let [x, y, z] = self.blocks;
         let config = LaunchConfig {
             grid_dim: (size(x)?, size(y)?, size(z)?),
-            block_dim: (size(self.threads)?, 1, 1),
-            shared_mem_bytes: size(self.shared_bytes)?,
+            block_dim: (size(threads)?, 1, 1),
+            shared_mem_bytes: size(shared_bytes)?,
         };
         #[expect(unsafe_code, reason = "a kernel's arguments are not checked")]
-        // SAFETY: each caller passes what its kernel takes, of sizes that it checked; the tensors
-        // outlive the call in the device's one queue.
-        unsafe { call.launch(config) }.w()?;
+        // SAFETY: each caller passes the arguments of its kernel, with checked sizes; the tensors
+        // outlive the launch in the device's one stream.
+        unsafe { launch.launch(config) }.w()?;
         Ok(())
     }
 }
 
-fn push<'a, T: DeviceRepr>(call: &mut LaunchArgs<'a>, value: &'a T) {
-    call.arg(value);
+fn push<'a, T: DeviceRepr>(launch: &mut LaunchArgs<'a>, value: &'a T) {
+    launch.arg(value);
 }
 
 fn size(count: usize) -> Result<u32> {
-    u32::try_from(count).map_err(|_| candle::Error::Msg(format!("{count} numbers are too many")))
+    u32::try_from(count).map_err(|_| candle::Error::Msg(format!("{count} exceeds 32 bits")))
 }
 
-/// How a kernel reads numbers: `count` at a time.
-pub(super) struct Packing {
+/// Width of a kernel's memory accesses: `count` values at a time.
+pub(super) struct AccessWidth {
     pub(super) count: usize,
+    /// Suffix of the kernel's name.
     form: &'static str,
 }
 
-impl Packing {
-    /// As many numbers as fit, when the innermost dimension is a multiple of them and all tensors
-    /// start at a multiple of their size.
+impl AccessWidth {
+    /// Vector loads, when the innermost dimension is a multiple of their values and all tensors are
+    /// aligned; else single values.
     pub(super) fn of(inner: usize, tensors: &[&Tensor]) -> Result<Self> {
         let dtype = tensors.first().map_or(DType::F32, |first| first.dtype());
-        let count = WIDE_BYTES / dtype.size_in_bytes();
+        let count = VECTOR_BYTES / dtype.size_in_bytes();
         let mut is_wide = inner.is_multiple_of(count);
         for tensor in tensors {
             is_wide &= is_aligned(tensor)?;
@@ -219,28 +231,29 @@ impl Packing {
         })
     }
 
-    /// A kernel with a thread for each pack of an output.
-    pub(super) fn call<'a>(&self, name: &str, out: &'a Tensor) -> Result<Call<'a>> {
-        self.call_with(name, out, out.elem_count() / self.count)
+    /// Launch of an elementwise kernel: a thread for each access of an output.
+    pub(super) fn elementwise<'a>(&self, name: &str, out: &'a Tensor) -> Result<Launch<'a>> {
+        self.launch(name, out, out.elem_count() / self.count)
     }
 
-    /// A kernel of rows, 32 threads to each.
-    pub(super) fn call_on_rows<'a>(
+    /// Launch of a row kernel: a warp for each row.
+    pub(super) fn by_rows<'a>(
         &self,
         name: &str,
         out: &'a Tensor,
         rows: usize,
-    ) -> Result<Call<'a>> {
-        self.call_with(name, out, rows * 32)
+    ) -> Result<Launch<'a>> {
+        self.launch(name, out, rows * 32)
     }
 
-    fn call_with<'a>(&self, name: &str, out: &'a Tensor, threads: usize) -> Result<Call<'a>> {
+    fn launch<'a>(&self, name: &str, out: &'a Tensor, threads: usize) -> Result<Launch<'a>> {
         let name = format!("{name}_{}_{}", suffix(out.dtype())?, self.form);
-        Call::new(name, out, [threads.div_ceil(BLOCK), 1, 1], BLOCK, 0)
+        let blocks = [threads.div_ceil(BLOCK_THREADS), 1, 1];
+        Launch::new(name, out, Grid { blocks, threads: BLOCK_THREADS, shared_bytes: 0 })
     }
 }
 
-/// Whether a tensor can be read [`WIDE_BYTES`] at a time from its start on.
+/// Whether a tensor's start is aligned for vector loads.
 pub(super) fn is_aligned(x: &Tensor) -> Result<bool> {
-    Ok(address(x)?.is_multiple_of(WIDE_BYTES as u64))
+    Ok(address(x)?.is_multiple_of(VECTOR_BYTES as u64))
 }

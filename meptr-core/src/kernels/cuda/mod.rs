@@ -1,26 +1,18 @@
-//! Kernels of our own on NVIDIA GPUs: from pictures to the inputs of networks, what stands between
-//! matrix products, attention, and the products of f32.
+//! Kernels for NVIDIA GPUs: resizing, the operations between GEMMs, attention, and GEMM of f32.
 //!
-//! Candle's operations pass over memory once each, and add biases and turn dimensions over number by
-//! number; in bf16 that took three times as long as the products. Forward only.
+//! Candle's operations pass over memory once each, and add biases and transpose dimensions element
+//! by element; in bf16 that took three times as long as the GEMMs. Forward only.
+//!
+//! `build.rs` compiles `kernels.cu`, which includes the other files, to PTX.
 
 mod attention;
-mod call;
 mod elementwise;
-mod pictures;
-mod product;
+mod gemm;
+mod launch;
+mod resize;
 
-use candle::Tensor;
-
-pub(crate) use self::attention::{attend, attends};
-pub(crate) use self::elementwise::{add_bias, add_residual, layer_norm, swap_middle, windows};
-pub(crate) use self::pictures::{Axis, Part, resize_parts, sample};
-pub(crate) use self::product::{Ending, Product};
-
-/// Whether the kernels can work on a tensor.
-pub(crate) fn takes(x: &Tensor) -> bool {
-    x.device().is_cuda()
-        && call::suffix(x.dtype()).is_ok()
-        && x.is_contiguous()
-        && x.elem_count() > 0
-}
+pub use attention::{attention, supports_attention};
+pub use elementwise::{add_bias, add_bias_residual, im2col_1d, layer_norm, transpose_12};
+pub use gemm::{CudaEpilogue, CudaGemm};
+pub use launch::supports;
+pub use resize::{ResizeAxis, ResizeSource, SampleSource, resize_crops, sample};

@@ -1,38 +1,38 @@
-//! Convolutions along the steps of a sequence.
+//! 1D convolutions with frozen weights, along the steps of a sequence.
 
 use candle::{DType, Device, Result, Tensor};
 use meptr_core::Precision;
+use meptr_core::kernels::cpu::{Epilogue, GemmArgs, GemmRows, GemmWeights, gemm};
+#[cfg(feature = "cuda")]
+use meptr_core::kernels::cuda::{self, CudaEpilogue, CudaGemm};
+use meptr_core::kernels::{Activation, ops};
 use meptr_core::weights::Numbers;
 
-use super::encoder::Activation;
-use super::ops;
-#[cfg(feature = "cuda")]
-use crate::gpu::{self, Product};
-use crate::product::{self, Ending, Part, Rows};
+/// Most values of an im2col copy: 256 MB of f32.
+const MAX_IM2COL: usize = 1 << 26;
 
-/// Numbers copied at a time: 256 MB of f32.
-const MAX_COPIED: usize = 1 << 26;
-
-/// A convolution along the steps of a sequence, without padding, as a product over its windows.
+/// A 1D convolution without padding and without gradient, as a GEMM over its windows.
 ///
 /// The windows of a contiguous sequence are rows that overlap in memory, so the CPU multiplies them
-/// where they lie; elsewhere they are copied out first.
+/// where they lie; other devices copy them first (im2col), unless their kernel needs no copy.
 #[derive(Debug, Clone)]
-pub(crate) struct Convolution {
+pub(crate) struct Conv1d {
     /// `(groups, outputs / groups, kernel * inputs / groups)`, contiguous.
     weight: Tensor,
     /// `(outputs,)`.
     bias: Tensor,
     kernel: usize,
     stride: usize,
-    /// That of the product's factors on the CPU, where `weight` is f32.
+    /// Precision of the GEMM's factors on the CPU, where `weight` is f32.
     precision: Precision,
 }
 
-impl Convolution {
-    /// - `weight`: `(outputs, inputs / groups, kernel)`, as checkpoints have it
-    /// - `bias`: `(outputs,)`, without one it is 0
-    /// - `precision`: that of the factors of the product, where it is one of f32 on the CPU
+impl Conv1d {
+    /// Packs the weights.
+    ///
+    /// - `weight`: `(outputs, inputs / groups, kernel)`, as in checkpoints
+    /// - `bias`: `(outputs,)`; a missing bias is 0
+    /// - `precision`: that of the GEMM's factors, where it runs in f32 on the CPU
     pub(crate) fn new(
         weight: &Tensor,
         bias: Option<Tensor>,
@@ -53,68 +53,75 @@ impl Convolution {
         Ok(Self { weight, bias, kernel, stride, precision })
     }
 
-    /// Steps that a window spans.
-    pub(super) fn kernel(&self) -> usize {
+    /// Steps of a window.
+    pub(crate) fn kernel(&self) -> usize {
         self.kernel
     }
 
     /// Steps from one window to the next.
-    pub(super) fn stride(&self) -> usize {
+    pub(crate) fn stride(&self) -> usize {
         self.stride
     }
 
-    /// The convolution and its bias: `(steps, inputs)` to
-    /// `((steps - kernel) / stride + 1, outputs)`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// Convolves `(steps, inputs)` to `((steps - kernel) / stride + 1, outputs)`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, None)
     }
 
-    /// The same, and an activation.
+    /// Like [`Self::forward`], with an activation.
     pub(crate) fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.run(x, Some(activation))
     }
 
     fn run(&self, x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
         let (steps, inputs) = x.dims2()?;
-        let (groups, outputs, depth) = self.weight.dims3()?;
+        let (groups, _, depth) = self.weight.dims3()?;
         if steps < self.kernel || inputs * self.kernel != groups * depth {
             candle::bail!("{:?} has no windows for kernels {:?}", x.dims(), self.weight.dims());
         }
-        let grouped = || match groups {
-            1 => x.contiguous()?.unsqueeze(0),
-            _ => {
-                let x = x.contiguous()?.reshape((1, steps, groups, inputs / groups))?;
-                ops::swap_middle(&x)?.squeeze(0)
-            }
-        }; // (groups, steps, inputs / groups)
         #[cfg(feature = "cuda")]
-        if gpu::takes(x) && x.dtype() == DType::F32 {
-            let x = grouped()?;
-            let product = Product::of_windows(&x, &self.weight, self.stride)?;
-            if product.is_fast()? {
-                return product.run(gpu::Ending {
-                    bias: Some(&self.bias),
-                    activation,
-                    residual: None,
-                });
+        if cuda::supports(x) && x.dtype() == DType::F32 {
+            let x = self.by_groups(x)?;
+            let gemm = CudaGemm::of_windows(&x, &self.weight, self.stride)?;
+            if gemm.is_fast()? {
+                let bias = Some(&self.bias);
+                return gemm.run(CudaEpilogue { bias, activation, residual: None });
             }
         }
-        if !x.device().is_cpu() || x.dtype() != DType::F32 {
-            let product = self.copying(&x.contiguous()?)?; // (groups, windows, outputs / groups)
-            let product = match groups {
-                1 => product.squeeze(0)?,
-                _ => ops::swap_middle(&product.unsqueeze(0)?)?.squeeze(0)?.flatten_from(1)?,
-            };
-            return ops::biased(product, &self.bias, activation);
+        if x.device().is_cpu() && x.dtype() == DType::F32 {
+            return self.run_on_cpu(x, activation);
         }
-        let grouped = grouped()?;
+        let y = self.run_im2col(&x.contiguous()?)?; // (groups, windows, outputs / groups)
+        let y = match groups {
+            1 => y.squeeze(0)?,
+            _ => ops::transpose_12(&y.unsqueeze(0)?)?.squeeze(0)?.flatten_from(1)?,
+        };
+        ops::add_bias(y, &self.bias, activation)
+    }
+
+    /// Transposes `(steps, inputs)` to `(groups, steps, inputs / groups)`, contiguous.
+    fn by_groups(&self, x: &Tensor) -> Result<Tensor> {
+        let (steps, inputs) = x.dims2()?;
+        match self.weight.dim(0)? {
+            1 => x.contiguous()?.unsqueeze(0),
+            groups => {
+                let x = x.contiguous()?.reshape((1, steps, groups, inputs / groups))?;
+                ops::transpose_12(&x)?.squeeze(0)
+            }
+        }
+    }
+
+    fn run_on_cpu(&self, x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
+        let (steps, inputs) = x.dims2()?;
+        let (groups, outputs, depth) = self.weight.dims3()?;
+        let x = self.by_groups(x)?;
         let count = (steps - self.kernel) / self.stride + 1;
         let (weight, bias) = (Numbers::of(&self.weight)?, Numbers::of(&self.bias)?);
-        let parts: Vec<Part> = weight
+        let weights: Vec<GemmWeights> = weight
             .chunks_exact(outputs * depth)
             .zip(bias.chunks_exact(outputs))
             .enumerate()
-            .map(|(group, (weight, bias))| Part {
+            .map(|(group, (weight, bias))| GemmWeights {
                 offset: group * steps * inputs / groups,
                 weight,
                 depth,
@@ -122,27 +129,26 @@ impl Convolution {
                 scale: 1.0,
             })
             .collect();
-        let numbers = Numbers::of(&grouped)?;
-        let rows = Rows { numbers: &numbers, step: self.stride * inputs / groups, count };
-        let ending = activation.map_or(Ending::Linear, Ending::Activated);
-        let product = product::multiply(self.precision, rows, &parts, ending);
-        Tensor::from_vec(product, (count, groups * outputs), &Device::Cpu)
+        let values = Numbers::of(&x)?;
+        let rows = GemmRows { values: &values, stride: self.stride * inputs / groups, count };
+        let epilogue = activation.map_or(Epilogue::Identity, Epilogue::Activation);
+        let y = gemm(self.precision, GemmArgs { rows, weights: &weights, epilogue });
+        Tensor::from_vec(y, (count, groups * outputs), &Device::Cpu)
     }
 
-    /// The product over windows that are copied out: contiguous `(steps, inputs)` to
+    /// GEMM over copied windows: contiguous `(steps, inputs)` to
     /// `(groups, windows, outputs / groups)`.
-    fn copying(&self, x: &Tensor) -> Result<Tensor> {
+    fn run_im2col(&self, x: &Tensor) -> Result<Tensor> {
         let (groups, _, depth) = self.weight.dims3()?;
         let windows = (x.dim(0)? - self.kernel) / self.stride + 1;
-        let at_once = (MAX_COPIED / (groups * depth)).max(1);
-        let product = |start: usize| -> Result<Tensor> {
-            let steps = (at_once.min(windows - start) - 1) * self.stride + self.kernel;
+        let block = (MAX_IM2COL / (groups * depth)).max(1);
+        let blocks = (0..windows).step_by(block).map(|start| -> Result<Tensor> {
+            let steps = (block.min(windows - start) - 1) * self.stride + self.kernel;
             let x = x.narrow(0, start * self.stride, steps)?;
-            let copied = ops::windows(&x, groups, self.kernel, self.stride)?;
-            ops::matmul(&copied, &self.weight.t()?)
-        };
-        let blocks: Result<Vec<Tensor>> = (0..windows).step_by(at_once).map(product).collect();
-        match blocks?.as_slice() {
+            let columns = ops::im2col_1d(&x, groups, self.kernel, self.stride)?;
+            ops::matmul_f32_sums(&columns, &self.weight.t()?)
+        });
+        match blocks.collect::<Result<Vec<_>>>()?.as_slice() {
             [all] => Ok(all.clone()),
             blocks => Tensor::cat(blocks, 1),
         }
@@ -160,9 +166,9 @@ mod tests {
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 
-    /// f64 takes the windows that are copied out.
+    /// f64 takes the im2col copy.
     #[test]
-    fn windows_are_multiplied_as_if_copied_out() {
+    fn windows_in_place_equal_im2col() {
         for (groups, steps, channels, kernel, stride) in [
             (1, 9, 3, 3, 2),
             (4, 12, 2, 5, 1),
@@ -173,7 +179,7 @@ mod tests {
             let x = wave(&[steps, groups * channels]);
             let (weight, bias) = (wave(&[6 * groups, channels, kernel]), wave(&[6 * groups]));
             let of = |weight: &Tensor, bias: Tensor| {
-                Convolution::new(weight, Some(bias), groups, stride, Precision::F32).unwrap()
+                Conv1d::new(weight, Some(bias), groups, stride, Precision::F32).unwrap()
             };
             let found = of(&weight, bias.clone());
             let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
@@ -187,7 +193,7 @@ mod tests {
             }
         }
         let weight = wave(&[1, 1, 3]);
-        let convolution = Convolution::new(&weight, None, 1, 1, Precision::F32).unwrap();
+        let convolution = Conv1d::new(&weight, None, 1, 1, Precision::F32).unwrap();
         assert!(convolution.forward(&wave(&[2, 1])).is_err());
     }
 }

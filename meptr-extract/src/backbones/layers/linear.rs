@@ -1,163 +1,164 @@
-//! Products with frozen weights.
+//! Linear layers with frozen weights.
 
 use candle::{DType, Device, Result, Tensor};
 use meptr_core::Precision;
+use meptr_core::kernels::cpu::{Epilogue, GemmArgs, GemmRows, GemmWeights, gemm};
+#[cfg(feature = "cuda")]
+use meptr_core::kernels::cuda::{CudaEpilogue, CudaGemm};
+use meptr_core::kernels::{Activation, ops};
 use meptr_core::weights::{FrozenBuilder, Matrix, Numbers};
 
-use super::encoder::Activation;
-use super::ops;
-#[cfg(feature = "cuda")]
-use crate::gpu::{self, Product};
-use crate::product::{self, Ending, Part, Rows};
-
-/// `x W^T + b`, of one layer or of several with the same input side by side.
+/// `x W^T + b` without gradient, of one layer or of several with the same input side by side.
 ///
-/// Weights: `weight` `(outputs, inputs)`, `bias` `(outputs,)`.
+/// Weights: `weight` `(outputs, inputs)`, `bias` `(outputs,)`. The trainable layer is
+/// `meptr_core::nn::Linear`.
 #[derive(Debug, Clone)]
-pub(crate) struct Linear(Form);
+pub(crate) struct FrozenLinear(Weights);
 
 #[derive(Debug, Clone)]
-enum Form {
-    /// On the CPU in f32, with the weights where they lie.
-    OnCpu(Vec<Layer>),
-    /// Everywhere else: `(outputs, inputs)` and `(outputs,)`.
-    Elsewhere(Tensor, Tensor),
+enum Weights {
+    /// f32 on the CPU, where they lie in the file.
+    Cpu(Vec<CpuWeights>),
+    /// Any other device or dtype: `(outputs, inputs)` and `(outputs,)`.
+    Tensors(Tensor, Tensor),
 }
 
-/// `scale (x W^T) + b`.
+/// Weights of `scale (x W^T) + b`.
 #[derive(Debug, Clone)]
-struct Layer {
+struct CpuWeights {
     weight: Matrix,
     bias: Vec<f32>,
     scale: f32,
-    /// That of the factors.
+    /// Precision of the GEMM's factors.
     precision: Precision,
 }
 
-impl Linear {
-    /// A layer with a bias.
+impl FrozenLinear {
+    /// Loads a layer with a bias.
     pub(crate) fn load(inputs: usize, outputs: usize, vb: &FrozenBuilder) -> Result<Self> {
         let weight = vb.matrix((outputs, inputs), "weight")?;
-        Self::of(weight, Some(vb.get(outputs, "bias")?), vb.products())
+        Self::new(weight, Some(vb.get(outputs, "bias")?), vb.products())
     }
 
-    /// A layer without.
-    pub(super) fn load_without_bias(
-        inputs: usize,
-        outputs: usize,
-        vb: &FrozenBuilder,
-    ) -> Result<Self> {
-        Self::of(vb.matrix((outputs, inputs), "weight")?, None, vb.products())
+    /// Loads a layer without a bias.
+    pub(crate) fn load_no_bias(inputs: usize, outputs: usize, vb: &FrozenBuilder) -> Result<Self> {
+        Self::new(vb.matrix((outputs, inputs), "weight")?, None, vb.products())
     }
 
-    /// A layer of these weights; without a bias it is 0. On the CPU its product has factors of
-    /// `precision`.
-    pub(super) fn of(weight: Matrix, bias: Option<Tensor>, precision: Precision) -> Result<Self> {
+    /// Makes a layer of these weights; a missing bias is 0.
+    ///
+    /// `precision`: that of the GEMM's factors on the CPU.
+    pub(crate) fn new(weight: Matrix, bias: Option<Tensor>, precision: Precision) -> Result<Self> {
         if weight.is_on_cpu() {
             let bias = match bias {
                 Some(bias) => bias.to_vec1()?,
                 None => vec![0.0; weight.rows()],
             };
-            return Ok(Self(Form::OnCpu(vec![Layer { weight, bias, scale: 1.0, precision }])));
+            return Ok(Self(Weights::Cpu(vec![CpuWeights {
+                weight,
+                bias,
+                scale: 1.0,
+                precision,
+            }])));
         }
         let weight = weight.tensor()?;
         let bias = match bias {
             Some(bias) => bias,
             None => Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device())?,
         };
-        Ok(Self(Form::Elsewhere(weight, bias)))
+        Ok(Self(Weights::Tensors(weight, bias)))
     }
 
-    /// The same with everything multiplied.
-    pub(super) fn scaled(self, scale: f64) -> Result<Self> {
+    /// Multiplies weight and bias by `scale`.
+    pub(crate) fn scaled(self, scale: f64) -> Result<Self> {
         Ok(Self(match self.0 {
-            Form::OnCpu(mut layers) => {
+            Weights::Cpu(mut layers) => {
                 for layer in &mut layers {
                     layer.scale *= scale as f32;
                     layer.bias.iter_mut().for_each(|bias| *bias *= scale as f32);
                 }
-                Form::OnCpu(layers)
+                Weights::Cpu(layers)
             }
-            Form::Elsewhere(weight, bias) => Form::Elsewhere((weight * scale)?, (bias * scale)?),
+            Weights::Tensors(weight, bias) => Weights::Tensors((weight * scale)?, (bias * scale)?),
         }))
     }
 
-    /// Layers with the same input, their outputs side by side.
-    pub(super) fn stacked(layers: Vec<Self>) -> Result<Self> {
+    /// Joins layers with the same input; their outputs stand side by side.
+    pub(crate) fn stacked(layers: Vec<Self>) -> Result<Self> {
         let (mut on_cpu, mut weights, mut biases) = (Vec::new(), Vec::new(), Vec::new());
         for layer in layers {
             match layer.0 {
-                Form::OnCpu(mut layers) => on_cpu.append(&mut layers),
-                Form::Elsewhere(weight, bias) => {
+                Weights::Cpu(mut layers) => on_cpu.append(&mut layers),
+                Weights::Tensors(weight, bias) => {
                     weights.push(weight);
                     biases.push(bias);
                 }
             }
         }
         Ok(Self(if weights.is_empty() {
-            Form::OnCpu(on_cpu)
+            Weights::Cpu(on_cpu)
         } else {
-            Form::Elsewhere(Tensor::cat(&weights, 0)?, Tensor::cat(&biases, 0)?)
+            Weights::Tensors(Tensor::cat(&weights, 0)?, Tensor::cat(&biases, 0)?)
         }))
     }
 
-    /// The type of its input and output.
-    pub(super) fn dtype(&self) -> DType {
+    /// Data type of input and output.
+    pub(crate) fn dtype(&self) -> DType {
         match &self.0 {
-            Form::OnCpu(_) => DType::F32,
-            Form::Elsewhere(weight, _) => weight.dtype(),
+            Weights::Cpu(_) => DType::F32,
+            Weights::Tensors(weight, _) => weight.dtype(),
         }
     }
 
-    /// `x` is `(rows, inputs)`; returns `(rows, outputs)`.
+    /// Maps `(rows, inputs)` to `(rows, outputs)`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.0 {
-            Form::OnCpu(layers) => multiply(x, layers, Ending::Linear),
-            Form::Elsewhere(weight, bias) => multiply_elsewhere(x, weight, bias, None, None),
+            Weights::Cpu(layers) => forward_on_cpu(x, layers, Epilogue::Identity),
+            Weights::Tensors(weight, bias) => forward_tensors(x, weight, bias, None, None),
         }
     }
 
-    /// The same, and an activation.
-    pub(super) fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+    /// Maps `(rows, inputs)` to `(rows, outputs)` and applies an activation.
+    pub(crate) fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         match &self.0 {
-            Form::OnCpu(layers) => multiply(x, layers, Ending::Activated(activation)),
-            Form::Elsewhere(weight, bias) => {
-                multiply_elsewhere(x, weight, bias, Some(activation), None)
+            Weights::Cpu(layers) => forward_on_cpu(x, layers, Epilogue::Activation(activation)),
+            Weights::Tensors(weight, bias) => {
+                forward_tensors(x, weight, bias, Some(activation), None)
             }
         }
     }
 
-    /// The product without the bias, and the bias, for what adds it with its own next step.
+    /// Output before the bias is added, and the bias, for a next kernel that adds it.
     #[cfg(feature = "cuda")]
-    pub(super) fn forward_apart(&self, x: &Tensor) -> Result<(Tensor, &Tensor)> {
+    pub(crate) fn forward_without_bias(&self, x: &Tensor) -> Result<(Tensor, &Tensor)> {
         match &self.0 {
-            Form::OnCpu(_) => candle::bail!("the processor adds biases with the product"),
-            Form::Elsewhere(weight, bias) => {
-                let product = Product::of_rows(x, weight)?;
-                match product.is_fast()? {
-                    true => Ok((product.run(gpu::Ending::default())?, bias)),
+            Weights::Cpu(_) => candle::bail!("the CPU adds biases in the GEMM"),
+            Weights::Tensors(weight, bias) => {
+                let gemm = CudaGemm::of_rows(x, weight)?;
+                match gemm.is_fast()? {
+                    true => Ok((gemm.run(CudaEpilogue::default())?, bias)),
                     false => Ok((x.matmul(&weight.t()?)?, bias)),
                 }
             }
         }
     }
 
-    /// The same, and `residual` `(rows, outputs)` added.
-    pub(super) fn forward_plus(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    /// Maps `(rows, inputs)` to `(rows, outputs)` and adds `residual`, `(rows, outputs)`.
+    pub(crate) fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         match &self.0 {
-            Form::OnCpu(layers) => {
+            Weights::Cpu(layers) => {
                 let residual = residual.contiguous()?;
-                multiply(x, layers, Ending::Plus(&Numbers::of(&residual)?))
+                forward_on_cpu(x, layers, Epilogue::Residual(&Numbers::of(&residual)?))
             }
-            Form::Elsewhere(weight, bias) => {
-                multiply_elsewhere(x, weight, bias, None, Some(residual))
+            Weights::Tensors(weight, bias) => {
+                forward_tensors(x, weight, bias, None, Some(residual))
             }
         }
     }
 }
 
 /// `activation(x W^T + b)`, or `x W^T + b + residual`.
-fn multiply_elsewhere(
+fn forward_tensors(
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
@@ -165,47 +166,48 @@ fn multiply_elsewhere(
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
-    if let product = Product::of_rows(x, weight)?
-        && product.is_fast()?
+    if let gemm = CudaGemm::of_rows(x, weight)?
+        && gemm.is_fast()?
     {
-        return product.run(gpu::Ending { bias: Some(bias), activation, residual });
+        return gemm.run(CudaEpilogue { bias: Some(bias), activation, residual });
     }
-    let product = ops::matmul(x, &weight.t()?)?;
+    let y = ops::matmul_f32_sums(x, &weight.t()?)?;
     match residual {
-        None => ops::biased(product, bias, activation),
-        Some(residual) => ops::biased_plus(product, bias, residual),
+        None => ops::add_bias(y, bias, activation),
+        Some(residual) => ops::add_bias_residual(y, bias, residual),
     }
 }
 
-fn multiply(x: &Tensor, layers: &[Layer], ending: Ending) -> Result<Tensor> {
-    let (count, step) = x.dims2()?;
+fn forward_on_cpu(x: &Tensor, layers: &[CpuWeights], epilogue: Epilogue) -> Result<Tensor> {
+    let (count, depth) = x.dims2()?;
     let outputs = layers.iter().map(|layer| layer.bias.len()).sum::<usize>();
-    let fits =
-        |layer: &Layer| (layer.weight.rows(), layer.weight.columns()) == (layer.bias.len(), step);
+    let fits = |layer: &CpuWeights| {
+        (layer.weight.rows(), layer.weight.columns()) == (layer.bias.len(), depth)
+    };
     if !layers.iter().all(fits) {
         candle::bail!("{:?} cannot be multiplied with weights of other widths", x.dims());
     }
-    if let Ending::Plus(residual) = ending
+    if let Epilogue::Residual(residual) = epilogue
         && residual.len() != count * outputs
     {
-        candle::bail!("a residual of {} for {count} x {outputs} numbers", residual.len());
+        candle::bail!("a residual of {} values for {count} x {outputs}", residual.len());
     }
     let x = x.contiguous()?;
-    let weights: Vec<Numbers> =
+    let values: Vec<Numbers> =
         layers.iter().map(|layer| layer.weight.numbers()).collect::<Result<_>>()?;
-    let parts: Vec<Part> = layers
+    let weights: Vec<GemmWeights> = layers
         .iter()
-        .zip(&weights)
-        .map(|(layer, weight)| Part {
+        .zip(&values)
+        .map(|(layer, weight)| GemmWeights {
             offset: 0,
             weight,
-            depth: step,
+            depth,
             bias: &layer.bias,
             scale: layer.scale,
         })
         .collect();
-    let rows = Rows { numbers: &Numbers::of(&x)?, step, count };
+    let rows = GemmRows { values: &Numbers::of(&x)?, stride: depth, count };
     let precision = layers.first().map_or(Precision::F32, |layer| layer.precision);
-    let product = product::multiply(precision, rows, &parts, ending);
-    Tensor::from_vec(product, (count, outputs), &Device::Cpu)
+    let y = gemm(precision, GemmArgs { rows, weights: &weights, epilogue });
+    Tensor::from_vec(y, (count, outputs), &Device::Cpu)
 }

@@ -1,59 +1,39 @@
-//! The transformer encoder that the frozen backbones share.
+//! Transformer encoder of the frozen backbones.
 //!
-//! CLIP, BERT, Wav2Vec2 and Whisper's encoder run the same blocks and differ in where the norms stand, in the
-//! activation and in the names of the weights. Forward only: nothing here carries gradients.
+//! CLIP, BERT, Wav2Vec2 and Whisper's encoder run the same layers; they differ in the position of the
+//! norms, the activation and the names of the weights. Forward only: no result carries gradients.
 
 use candle::{D, Device, Result, Tensor};
 use meptr_core::Precision;
-use meptr_core::weights::{FrozenBuilder, Numbers};
-use serde::Deserialize;
-
-use super::layer_norm::LayerNorm;
-use super::linear::Linear;
-use super::ops;
+use meptr_core::kernels::cpu::{self, AttentionArgs};
 #[cfg(feature = "cuda")]
-use crate::gpu;
-use crate::product::{self, Attend};
+use meptr_core::kernels::cuda;
+use meptr_core::kernels::{Activation, ops};
+use meptr_core::weights::{FrozenBuilder, Numbers};
 
-/// Largest number of attention scores held at a time where we have no kernels of our own.
+use super::{FrozenLayerNorm, FrozenLinear};
+
+/// Most attention scores held at a time on devices without an attention kernel.
 const MAX_SCORES: usize = 1 << 28;
 
-/// The activation between the two layers of a feed-forward block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// `x (1 + erf(x / sqrt(2))) / 2`.
-    Gelu,
-    /// `x sigmoid(1.702 x)`.
-    QuickGelu,
-}
-
-/// Sizes of an encoder.
+/// Shape of a [`TransformerEncoder`].
 #[derive(Debug, Clone)]
-pub(crate) struct EncoderConfig {
+pub(crate) struct TransformerEncoderConfig {
     /// Width of the sequence, a multiple of `heads`.
     pub(crate) width: usize,
     pub(crate) heads: usize,
-    /// Width between the two layers of the feed-forward block.
-    pub(crate) inner_width: usize,
+    /// Width between the two layers of a feed-forward block.
+    pub(crate) feed_forward_width: usize,
     pub(crate) layers: usize,
     pub(crate) norm_eps: f64,
     pub(crate) activation: Activation,
-    pub(crate) norm_place: NormPlace,
-    /// Whether the keys of the attention have a bias.
+    /// Pre-norm, `x + branch(norm(x))`; else post-norm, `norm(x + branch(x))`.
+    pub(crate) pre_norm: bool,
+    /// Whether the key projection has a bias.
     pub(crate) key_has_bias: bool,
 }
 
-/// Where a layer norm stands relative to the branch it belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NormPlace {
-    /// `x + branch(norm(x))`.
-    BeforeBranch,
-    /// `norm(x + branch(x))`.
-    AfterResidual,
-}
-
-/// What a checkpoint calls the parts of one layer.
+/// Names of one layer's weights in a checkpoint.
 #[derive(Debug)]
 pub(crate) struct LayerNames {
     pub(crate) query: &'static str,
@@ -61,68 +41,71 @@ pub(crate) struct LayerNames {
     pub(crate) value: &'static str,
     pub(crate) attention_output: &'static str,
     pub(crate) attention_norm: &'static str,
-    pub(crate) inner: &'static str,
-    pub(crate) outer: &'static str,
+    /// First layer of the feed-forward block.
+    pub(crate) fc1: &'static str,
+    /// Second layer of the feed-forward block.
+    pub(crate) fc2: &'static str,
     pub(crate) feed_forward_norm: &'static str,
 }
 
 /// A stack of transformer layers (Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>).
 #[derive(Debug, Clone)]
-pub(crate) struct Encoder {
-    layers: Vec<Layer>,
+pub(crate) struct TransformerEncoder {
+    layers: Vec<EncoderLayer>,
 }
 
-impl Encoder {
-    /// Takes layer `n` from below `vb.pp(n)`.
+impl TransformerEncoder {
+    /// Loads layer `n` from `vb.pp(n)`.
     pub(crate) fn load(
-        config: &EncoderConfig,
+        config: &TransformerEncoderConfig,
         names: &LayerNames,
         vb: &FrozenBuilder,
     ) -> Result<Self> {
-        let layer = |index| Layer::load(config, names, &vb.pp(index));
+        let layer = |index| EncoderLayer::load(config, names, &vb.pp(index));
         Ok(Self { layers: (0..config.layers).map(layer).collect::<Result<_>>()? })
     }
 
     /// Runs all layers.
     ///
     /// - `hidden`: `(batch, time, width)`
-    /// - `lengths`: per row the number of real steps, 1 to `time`; later steps are never attended
-    ///   to, and what is returned for them has no meaning
-    /// - returns `(batch, time, width)`, no norm after the last layer
+    /// - `lengths`: real steps of each row, 1 to `time`; later steps are padding, never attended to,
+    ///   and their results are unspecified
+    /// - returns `(batch, time, width)`, without a norm after the last layer
     pub(crate) fn forward(&self, hidden: Tensor, lengths: &[usize]) -> Result<Tensor> {
         let (batch, time, width) = hidden.dims3()?;
-        self.run(hidden, lengths, Steps::All)?.reshape((batch, time, width))
+        self.run(hidden, lengths, OutputSteps::All)?.reshape((batch, time, width))
     }
 
-    /// The same for the first step of each row alone, `(batch, width)`: the last layer computes no
-    /// other.
+    /// Runs all layers for the first step of each row, `(batch, width)`; the last layer computes no
+    /// other step.
     pub(crate) fn forward_first(&self, hidden: Tensor, lengths: &[usize]) -> Result<Tensor> {
-        self.run(hidden, lengths, Steps::First)
+        self.run(hidden, lengths, OutputSteps::First)
     }
 
-    fn run(&self, hidden: Tensor, lengths: &[usize], last: Steps) -> Result<Tensor> {
+    fn run(&self, hidden: Tensor, lengths: &[usize], last: OutputSteps) -> Result<Tensor> {
         let (batch, time, width) = hidden.dims3()?;
-        let lengths = &Lengths::of(lengths, &hidden)?;
+        let lengths = &SequenceLengths::new(lengths, &hidden)?;
         let mut hidden = hidden.reshape((batch * time, width))?;
         for (number, layer) in self.layers.iter().enumerate() {
             let is_last = number + 1 == self.layers.len();
-            hidden = layer.forward(hidden, lengths, if is_last { last } else { Steps::All })?;
+            hidden =
+                layer.forward(hidden, lengths, if is_last { last } else { OutputSteps::All })?;
         }
         Ok(hidden)
     }
 }
 
-/// Which steps a layer computes.
+/// Steps that a layer computes.
 #[derive(Debug, Clone, Copy)]
-enum Steps {
+enum OutputSteps {
     All,
-    /// The first of each row.
+    /// First step of each row.
     First,
 }
 
-impl Steps {
-    /// Those of `(rows, width)`, rows being all steps of `batch` entries.
-    fn of(self, x: &Tensor, batch: usize) -> Result<Tensor> {
+impl OutputSteps {
+    /// Selects the steps from `(rows, width)`, which holds all steps of `batch` rows.
+    fn select(self, x: &Tensor, batch: usize) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
         match self {
             Self::All => Ok(x.clone()),
@@ -135,18 +118,18 @@ impl Steps {
     }
 }
 
-/// Per row of a batch the number of real steps.
+/// Real steps of each row of a batch.
 #[derive(Debug)]
-struct Lengths<'a> {
+struct SequenceLengths<'a> {
     each: &'a [usize],
-    /// The same, u32, on the device of the sequence.
+    /// `(batch,)`, u32, on the device of the sequence.
     #[cfg(feature = "cuda")]
     on_device: Tensor,
 }
 
-impl<'a> Lengths<'a> {
-    /// Those of `hidden`, `(batch, time, width)`.
-    fn of(each: &'a [usize], hidden: &Tensor) -> Result<Self> {
+impl<'a> SequenceLengths<'a> {
+    /// Checks the lengths of `hidden`, `(batch, time, width)`.
+    fn new(each: &'a [usize], hidden: &Tensor) -> Result<Self> {
         let (batch, time, _) = hidden.dims3()?;
         if each.len() != batch || each.iter().any(|length| !(1..=time).contains(length)) {
             candle::bail!("lengths {each:?} do not fit a batch of {batch} rows of {time} steps");
@@ -162,108 +145,117 @@ impl<'a> Lengths<'a> {
 }
 
 #[derive(Debug, Clone)]
-struct Layer {
-    attention: Attention,
-    attention_norm: LayerNorm,
-    inner: Linear,
-    outer: Linear,
-    feed_forward_norm: LayerNorm,
+struct EncoderLayer {
+    attention: SelfAttention,
+    attention_norm: FrozenLayerNorm,
+    fc1: FrozenLinear,
+    fc2: FrozenLinear,
+    feed_forward_norm: FrozenLayerNorm,
     activation: Activation,
-    norm_place: NormPlace,
+    pre_norm: bool,
 }
 
-impl Layer {
-    fn load(config: &EncoderConfig, names: &LayerNames, vb: &FrozenBuilder) -> Result<Self> {
-        let (width, eps) = (config.width, config.norm_eps);
+impl EncoderLayer {
+    fn load(
+        config: &TransformerEncoderConfig,
+        names: &LayerNames,
+        vb: &FrozenBuilder,
+    ) -> Result<Self> {
+        let (width, feed_forward, eps) = (config.width, config.feed_forward_width, config.norm_eps);
         Ok(Self {
-            attention: Attention::load(config, names, vb)?,
-            attention_norm: LayerNorm::load(width, eps, &vb.pp(names.attention_norm))?,
-            inner: Linear::load(width, config.inner_width, &vb.pp(names.inner))?,
-            outer: Linear::load(config.inner_width, width, &vb.pp(names.outer))?,
-            feed_forward_norm: LayerNorm::load(width, eps, &vb.pp(names.feed_forward_norm))?,
+            attention: SelfAttention::load(config, names, vb)?,
+            attention_norm: FrozenLayerNorm::load(width, eps, &vb.pp(names.attention_norm))?,
+            fc1: FrozenLinear::load(width, feed_forward, &vb.pp(names.fc1))?,
+            fc2: FrozenLinear::load(feed_forward, width, &vb.pp(names.fc2))?,
+            feed_forward_norm: FrozenLayerNorm::load(width, eps, &vb.pp(names.feed_forward_norm))?,
             activation: config.activation,
-            norm_place: config.norm_place,
+            pre_norm: config.pre_norm,
         })
     }
 
-    /// `(rows, width)` to the same for some steps, rows being all steps of all batch entries.
-    fn forward(&self, hidden: Tensor, lengths: &Lengths, steps: Steps) -> Result<Tensor> {
+    /// Runs the layer on `(rows, width)`, which holds all steps of all rows; returns some steps.
+    fn forward(
+        &self,
+        hidden: Tensor,
+        lengths: &SequenceLengths,
+        steps: OutputSteps,
+    ) -> Result<Tensor> {
         let (norm, feed_norm) = (&self.attention_norm, &self.feed_forward_norm);
-        match self.norm_place {
-            NormPlace::BeforeBranch => {
-                let read = self.attention.attend(&norm.forward(&hidden)?, lengths)?;
-                let hidden = self.add_read(&read, &hidden, lengths, steps)?;
-                self.feed_forward(&feed_norm.forward(&hidden)?, &hidden)
-            }
-            NormPlace::AfterResidual => {
-                let read = self.attention.attend(&hidden, lengths)?;
-                let hidden = norm.forward(&self.add_read(&read, &hidden, lengths, steps)?)?;
-                feed_norm.forward(&self.feed_forward(&hidden, &hidden)?)
-            }
+        if self.pre_norm {
+            let attended = self.attention.attend(&norm.forward(&hidden)?, lengths)?;
+            let hidden = self.project_attended(&attended, &hidden, lengths, steps)?;
+            return self.feed_forward(&feed_norm.forward(&hidden)?, &hidden);
         }
+        let attended = self.attention.attend(&hidden, lengths)?;
+        let hidden = norm.forward(&self.project_attended(&attended, &hidden, lengths, steps)?)?;
+        feed_norm.forward(&self.feed_forward(&hidden, &hidden)?)
     }
 
-    /// `hidden` plus what was read, of some steps.
-    fn add_read(
+    /// `hidden` plus the output projection of the attention, for some steps.
+    fn project_attended(
         &self,
-        read: &Tensor,
+        attended: &Tensor,
         hidden: &Tensor,
-        lengths: &Lengths,
-        steps: Steps,
+        lengths: &SequenceLengths,
+        steps: OutputSteps,
     ) -> Result<Tensor> {
-        let of = |x: &Tensor| steps.of(x, lengths.each.len());
-        self.attention.output.forward_plus(&of(read)?, &of(hidden)?)
+        let batch = lengths.each.len();
+        let (attended, hidden) = (steps.select(attended, batch)?, steps.select(hidden, batch)?);
+        self.attention.output.forward_residual(&attended, &hidden)
     }
 
     fn feed_forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.outer.forward_plus(&self.inner.forward_activated(x, self.activation)?, residual)
+        self.fc2.forward_residual(&self.fc1.forward_activated(x, self.activation)?, residual)
     }
 }
 
-/// Multi-head self-attention with one product for queries, keys and values.
+/// Multi-head self-attention with one GEMM for queries, keys and values.
 ///
 /// On the CPU in f32 it never holds all scores.
 #[derive(Debug, Clone)]
-struct Attention {
-    query_key_value: Linear,
-    output: Linear,
+struct SelfAttention {
+    query_key_value: FrozenLinear,
+    output: FrozenLinear,
     heads: usize,
-    /// That of the factors of products of f32 on the CPU.
+    /// Precision of the factors of f32 attention on the CPU.
     precision: Precision,
 }
 
-impl Attention {
-    fn load(config: &EncoderConfig, names: &LayerNames, vb: &FrozenBuilder) -> Result<Self> {
+impl SelfAttention {
+    fn load(
+        config: &TransformerEncoderConfig,
+        names: &LayerNames,
+        vb: &FrozenBuilder,
+    ) -> Result<Self> {
         let width = config.width;
-        let part = |name: &str| Linear::load(width, width, &vb.pp(name));
-        // Scaling the queries at load spares a pass over the scores of every call.
-        let scale = 1.0 / ((width / config.heads) as f64).sqrt();
-        let key = if config.key_has_bias {
-            part(names.key)?
-        } else {
-            Linear::load_without_bias(width, width, &vb.pp(names.key))?
+        let [query, value, output] = [names.query, names.value, names.attention_output]
+            .map(|name| FrozenLinear::load(width, width, &vb.pp(name)));
+        let key = match config.key_has_bias {
+            true => FrozenLinear::load(width, width, &vb.pp(names.key))?,
+            false => FrozenLinear::load_no_bias(width, width, &vb.pp(names.key))?,
         };
-        let (query, value) = (part(names.query)?, part(names.value)?);
+        // Scaling the queries at load saves a pass over the scores of every call.
+        let scale = 1.0 / ((width / config.heads) as f64).sqrt();
         Ok(Self {
-            query_key_value: Linear::stacked(vec![query.scaled(scale)?, key, value])?,
-            output: part(names.attention_output)?,
+            query_key_value: FrozenLinear::stacked(vec![query?.scaled(scale)?, key, value?])?,
+            output: output?,
             heads: config.heads,
             precision: vb.products(),
         })
     }
 
-    /// `(rows, width)` to what the steps read, `(rows, width)`, before the layer that follows.
-    fn attend(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+    /// Attention before the output projection, `(rows, width)` to `(rows, width)`.
+    fn attend(&self, x: &Tensor, lengths: &SequenceLengths) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        if gpu::attends(x, x.dim(1)? / self.heads) {
-            let (query_key_value, bias) = self.query_key_value.forward_apart(x)?;
-            return gpu::attend(&query_key_value, bias, &lengths.on_device, self.heads);
+        if cuda::supports_attention(x, x.dim(1)? / self.heads) {
+            let (query_key_value, bias) = self.query_key_value.forward_without_bias(x)?;
+            return cuda::attention(&query_key_value, bias, &lengths.on_device, self.heads);
         }
         let lengths = lengths.each;
         let query_key_value = self.query_key_value.forward(x)?;
-        match ops::is_plain_cpu(&query_key_value) {
+        match ops::is_contiguous_cpu_f32(&query_key_value) {
             true => self.attend_on_cpu(&query_key_value, lengths),
-            false => self.attend_elsewhere(&query_key_value, lengths),
+            false => self.attend_with_candle(&query_key_value, lengths),
         }
     }
 
@@ -271,19 +263,19 @@ impl Attention {
     fn attend_on_cpu(&self, query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let (rows, width) = query_key_value.dims2()?;
         let width = width / 3;
-        let attend = Attend {
+        let args = AttentionArgs {
             query_key_value: &Numbers::of(query_key_value)?,
             time: rows / lengths.len(),
             lengths,
             heads: self.heads,
             head_width: width / self.heads,
         };
-        let read = product::attend(self.precision, attend);
-        Tensor::from_vec(read, (rows, width), &Device::Cpu)
+        let attended = cpu::attention(self.precision, args);
+        Tensor::from_vec(attended, (rows, width), &Device::Cpu)
     }
 
-    /// The same in operations that Candle has for every device.
-    fn attend_elsewhere(&self, query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    /// `(rows, 3 width)` to `(rows, width)` in Candle's operations, which every device has.
+    fn attend_with_candle(&self, query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let (rows, width) = query_key_value.dims2()?;
         let (batch, heads, head_width) = (lengths.len(), self.heads, width / 3 / self.heads);
         let query_key_value = query_key_value
@@ -293,28 +285,35 @@ impl Attention {
     }
 }
 
-/// `(3, batch, heads, time, head_width)` to `(batch, time, heads * head_width)`.
+/// Attention of each row over its real steps: `(3, batch, heads, time, head_width)` to
+/// `(batch, time, heads * head_width)`.
 fn attend_batch(query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-    let part = |index| query_key_value.narrow(0, index, 1)?.squeeze(0)?.contiguous();
-    let (query, key, value) = (part(0)?, part(1)?, part(2)?);
+    let [query, key, value] =
+        [0, 1, 2].map(|index| query_key_value.narrow(0, index, 1)?.squeeze(0)?.contiguous());
+    let (query, key, value) = (query?, key?, value?);
     let time = query.dim(2)?;
     if lengths.iter().all(|length| *length == time) {
         return attend(&query, &key, &value, MAX_SCORES);
     }
-    let one = |(index, real): (usize, &usize)| -> Result<Tensor> {
-        let row =
-            |part: &Tensor, steps| part.narrow(0, index, 1)?.narrow(2, 0, steps)?.contiguous();
-        attend(&row(&query, time)?, &row(&key, *real)?, &row(&value, *real)?, MAX_SCORES)
-    };
-    let read: Result<Vec<Tensor>> = lengths.iter().enumerate().map(one).collect();
-    Tensor::cat(&read?, 0)
+    let rows = lengths.iter().enumerate().map(|(index, length)| -> Result<Tensor> {
+        let query = row_steps(&query, index, time)?;
+        let (key, value) = (row_steps(&key, index, *length)?, row_steps(&value, index, *length)?);
+        attend(&query, &key, &value, MAX_SCORES)
+    });
+    Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
 }
 
-/// `softmax(query key^T) value`, in blocks of queries so that at most `max_scores` scores (and at
-/// least one query's) exist at a time.
+/// First `steps` steps of one row of `(batch, heads, time, head_width)`.
+fn row_steps(x: &Tensor, row: usize, steps: usize) -> Result<Tensor> {
+    x.narrow(0, row, 1)?.narrow(2, 0, steps)?.contiguous()
+}
+
+/// Computes `softmax(query key^T) value` in blocks of queries, so that at most `max_scores` scores
+/// (and at least one query's) exist at a time.
 ///
-/// `query` is `(batch, heads, queries, head_width)`, already scaled; `key` and `value` are
-/// `(batch, heads, keys, head_width)`; returns `(batch, queries, heads * head_width)`.
+/// - `query`: `(batch, heads, queries, head_width)`, already scaled
+/// - `key`, `value`: `(batch, heads, keys, head_width)`
+/// - returns `(batch, queries, heads * head_width)`
 fn attend(query: &Tensor, key: &Tensor, value: &Tensor, max_scores: usize) -> Result<Tensor> {
     let (batch, heads, queries, _) = query.dims4()?;
     let key = key.t()?;
@@ -323,8 +322,9 @@ fn attend(query: &Tensor, key: &Tensor, value: &Tensor, max_scores: usize) -> Re
         .step_by(step)
         .map(|start| {
             let query = query.narrow(2, start, step.min(queries - start))?;
-            let scores = ops::softmax(ops::matmul(&query, &key)?)?; // (batch, heads, block, keys)
-            ops::matmul(&scores, value)?.transpose(1, 2)?.flatten_from(2)
+            let scores = ops::matmul_f32_sums(&query, &key)?; // (batch, heads, block, keys)
+            let weights = ops::softmax_inplace(scores)?;
+            ops::matmul_f32_sums(&weights, value)?.transpose(1, 2)?.flatten_from(2)
         })
         .collect();
     match blocks?.as_slice() {
@@ -361,28 +361,28 @@ mod tests {
     }
 
     #[test]
-    fn the_attention_of_other_devices_equals_that_of_the_cpu() {
+    fn attention_in_candles_operations_equals_the_cpu_kernel() {
         let (encoder, _) = meptr_core::weights::generate(5, &Device::Cpu, |vb| {
-            Encoder::load(&CONFIG, &NAMES, &vb.into())
+            TransformerEncoder::load(&CONFIG, &NAMES, &vb.into())
         })
         .unwrap();
         let attention = &encoder.layers[0].attention;
         for lengths in [[7, 7, 7], [7, 3, 1]] {
             let query_key_value = wave(&[3 * 7, 3 * 8]);
             let found = attention.attend_on_cpu(&query_key_value, &lengths).unwrap();
-            let other = attention.attend_elsewhere(&query_key_value, &lengths).unwrap();
+            let other = attention.attend_with_candle(&query_key_value, &lengths).unwrap();
             assert!(difference(&found, &other) < 1e-6, "{lengths:?}");
         }
     }
 
-    const CONFIG: EncoderConfig = EncoderConfig {
+    const CONFIG: TransformerEncoderConfig = TransformerEncoderConfig {
         width: 8,
         heads: 2,
-        inner_width: 12,
+        feed_forward_width: 12,
         layers: 2,
         norm_eps: 1e-5,
         activation: Activation::Gelu,
-        norm_place: NormPlace::AfterResidual,
+        pre_norm: false,
         key_has_bias: true,
     };
     const NAMES: LayerNames = LayerNames {
@@ -391,15 +391,15 @@ mod tests {
         value: "v",
         attention_output: "o",
         attention_norm: "n1",
-        inner: "f1",
-        outer: "f2",
+        fc1: "f1",
+        fc2: "f2",
         feed_forward_norm: "n2",
     };
 
     #[test]
     fn a_batch_equals_its_rows() {
         let (encoder, _) = meptr_core::weights::generate(3, &Device::Cpu, |vb| {
-            Encoder::load(&CONFIG, &NAMES, &vb.into())
+            TransformerEncoder::load(&CONFIG, &NAMES, &vb.into())
         })
         .unwrap();
         let hidden = wave(&[3, 5, 8]);

@@ -1,23 +1,23 @@
-//! Text to the input of BERT.
+//! Tokenizer of BERT.
 
 use std::path::{Path, PathBuf};
 
 use meptr_core::files::read_small;
 use tokenizers::{Tokenizer, TruncationParams};
 
-use super::folder::unusable;
+use crate::backbones::checkpoint_folder::unusable;
 use crate::{Error, Result};
 
-/// Cuts text into the token ids that a `tokenizer.json` defines, marks included.
+/// Tokenizes text by a `tokenizer.json`, special tokens included.
 #[derive(Debug)]
-pub struct TextInput {
+pub struct BertTokenizer {
     path: PathBuf,
     tokenizer: Tokenizer,
 }
 
-impl TextInput {
+impl BertTokenizer {
     /// Reads `tokenizer.json` of a folder; `max_tokens` is the longest sequence the network takes
-    /// ([`BertConfig::max_position_embeddings`](super::BertConfig::max_position_embeddings)).
+    /// ([`BertConfig::max_position_embeddings`](crate::backbones::BertConfig::max_position_embeddings)).
     ///
     /// # Errors
     /// When the file is missing or is no tokenizer.
@@ -31,7 +31,7 @@ impl TextInput {
         Ok(Self { path, tokenizer })
     }
 
-    /// The ids of one text with its opening and closing marks, cut off at the limit.
+    /// Token ids of one text with its special tokens, truncated at the limit.
     ///
     /// `None` when the text holds no token (it is empty, or all spaces).
     ///
@@ -42,8 +42,8 @@ impl TextInput {
             .tokenizer
             .encode_fast(text, true)
             .map_err(|why| unusable(&self.path, "tokenizer", why.to_string()))?;
-        let is_mark = encoding.get_special_tokens_mask();
-        let has_words = is_mark.contains(&0);
+        let is_special = encoding.get_special_tokens_mask();
+        let has_words = is_special.contains(&0);
         Ok(has_words.then(|| encoding.get_ids().to_vec()))
     }
 }
@@ -67,14 +67,14 @@ mod tests {
         "max_input_chars_per_word": 100,
         "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "good": 4, "##bye": 5}}}"###;
 
-    fn input(max_tokens: usize) -> TextInput {
+    fn input(max_tokens: usize) -> BertTokenizer {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tokenizer.json"), TOKENIZER).unwrap();
-        TextInput::open(folder.path(), max_tokens).unwrap()
+        BertTokenizer::open(folder.path(), max_tokens).unwrap()
     }
 
     #[test]
-    fn marks_stay_when_a_long_text_is_cut() {
+    fn special_tokens_survive_truncation() {
         let tokens = |limit, text| input(limit).tokens(text).unwrap().unwrap();
         assert_eq!(tokens(512, "Goodbye good you"), [2, 4, 5, 4, 1, 3]);
         assert_eq!(tokens(4, "goodbye good you"), [2, 4, 5, 3]);
@@ -92,7 +92,7 @@ mod tests {
     fn a_broken_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
-        let error = TextInput::open(folder.path(), 512).unwrap_err();
+        let error = BertTokenizer::open(folder.path(), 512).unwrap_err();
         assert!(error.to_string().contains("tokenizer.json"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Pictures to the input of CLIP.
+//! Preprocessing of images for CLIP.
 
 use std::path::Path;
 
@@ -6,39 +6,37 @@ use candle::{Device, Tensor};
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::RgbImage;
-use super::resize::resize_part;
+use meptr_core::kernels::cpu::resize::{RgbPixels, resize_part};
 #[cfg(feature = "cuda")]
-use super::resize::taps;
-use crate::backbones::folder::{read_json, unusable};
-use crate::detect::PixelBox;
-#[cfg(feature = "cuda")]
-use crate::gpu;
+use meptr_core::kernels::{bicubic::bicubic_taps, cuda};
+
+use crate::backbones::checkpoint_folder::{read_json, unusable};
+use crate::image::{PixelBox, RgbImage};
 use crate::{Error, Result};
 
-/// Prepares pictures as a `preprocessor_config.json` of CLIP asks for.
+/// Preprocesses images by the `preprocessor_config.json` of a CLIP checkpoint.
 ///
 /// The shorter side is resized to `size` (Pillow's antialiased bicubic, rounded to 8 bits between
-/// its passes), the centre cut out (black where the picture does not reach), and each value `v`
-/// turned into `(v * rescale_factor - mean) / std` of its channel. Equal to the processor of
-/// transformers 4.52 that works with Pillow.
+/// its passes), the centre is cropped (black beyond the image), and each value `v` becomes
+/// `(v * rescale_factor - mean) / std` of its channel. Equal to the slow image processor of
+/// transformers 4.52, which works with Pillow.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ClipInput {
+pub struct ClipPreprocessor {
     shorter_side: usize,
     width: usize,
     height: usize,
-    /// The network's input for each of the 256 values of each channel.
+    /// Input value of each byte, per channel.
     values: [[f32; 256]; 3],
 }
 
 #[derive(Deserialize)]
 #[serde(default)]
-struct PreprocessorConfig {
+struct ClipPreprocessorConfig {
     do_resize: bool,
-    size: Size,
+    size: ConfigSize,
     resample: u32,
     do_center_crop: bool,
-    crop_size: Size,
+    crop_size: ConfigSize,
     do_rescale: bool,
     rescale_factor: f64,
     do_normalize: bool,
@@ -46,23 +44,23 @@ struct PreprocessorConfig {
     image_std: [f32; 3],
 }
 
-/// Older files give a number, newer ones name it.
+/// ConfigSize in a configuration: a number in older files, an object in newer ones.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Size {
+enum ConfigSize {
     Number(usize),
     ShorterSide { shortest_edge: usize },
     Sides { height: usize, width: usize },
 }
 
-impl Default for PreprocessorConfig {
+impl Default for ClipPreprocessorConfig {
     fn default() -> Self {
         Self {
             do_resize: true,
-            size: Size::Number(224),
+            size: ConfigSize::Number(224),
             resample: 3,
             do_center_crop: true,
-            crop_size: Size::Number(224),
+            crop_size: ConfigSize::Number(224),
             do_rescale: true,
             rescale_factor: 1.0 / 255.0,
             do_normalize: true,
@@ -72,29 +70,29 @@ impl Default for PreprocessorConfig {
     }
 }
 
-impl ClipInput {
+impl ClipPreprocessor {
     /// Reads `preprocessor_config.json` of a folder.
     ///
     /// # Errors
     /// When the file is missing or broken, or asks for steps other than those above.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("preprocessor_config.json");
-        let what = "picture preprocessor configuration";
-        let config: PreprocessorConfig = read_json(&path, what)?;
+        let what = "image preprocessor configuration";
+        let config: ClipPreprocessorConfig = read_json(&path, what)?;
         Self::from_config(&config).map_err(|why| unusable(&path, what, why))
     }
 
-    /// The recipe of the published models, for pictures of `size` by `size` pixels.
+    /// Preprocessor of the published models, for an input of `size` by `size` pixels.
     ///
     /// # Panics
     /// When `size` is 0.
     pub fn new(size: usize) -> Self {
-        let (number, crop) = (Size::Number(size), Size::Number(size));
-        let config = PreprocessorConfig { size: number, crop_size: crop, ..Default::default() };
+        let (number, crop) = (ConfigSize::Number(size), ConfigSize::Number(size));
+        let config = ClipPreprocessorConfig { size: number, crop_size: crop, ..Default::default() };
         Self::from_config(&config).expect("a size above 0")
     }
 
-    fn from_config(config: &PreprocessorConfig) -> Result<Self, &'static str> {
+    fn from_config(config: &ClipPreprocessorConfig) -> Result<Self, &'static str> {
         let steps =
             [config.do_resize, config.do_center_crop, config.do_rescale, config.do_normalize];
         if steps.contains(&false) {
@@ -105,15 +103,17 @@ impl ClipInput {
         if config.resample != 3 {
             return Err("`resample` is not 3 (bicubic)");
         }
-        let (Size::Number(shorter_side) | Size::ShorterSide { shortest_edge: shorter_side }) =
-            config.size
+        let (ConfigSize::Number(shorter_side)
+        | ConfigSize::ShorterSide { shortest_edge: shorter_side }) = config.size
         else {
             return Err("`size` must be a number or `shortest_edge`");
         };
         let (width, height) = match config.crop_size {
-            Size::Number(side) => (side, side),
-            Size::Sides { height, width } => (width, height),
-            Size::ShorterSide { .. } => return Err("`crop_size` must be `height` and `width`"),
+            ConfigSize::Number(side) => (side, side),
+            ConfigSize::Sides { height, width } => (width, height),
+            ConfigSize::ShorterSide { .. } => {
+                return Err("`crop_size` must be `height` and `width`");
+            }
         };
         let sides = [shorter_side, width, height];
         if sides.into_iter().any(|side| side == 0 || side > 4096) {
@@ -126,107 +126,129 @@ impl ClipInput {
         Ok(Self { shorter_side, width, height, values })
     }
 
-    /// The network's input of some pictures of any sizes: `(pictures, 3, height, width)`, f32.
+    /// Makes the network's input of images of any size: `(images, 3, height, width)`, f32.
     ///
     /// # Errors
-    /// When there is no picture or the device has no memory for them.
+    /// When there is no image or the device has no memory left.
     pub fn prepare(&self, images: &[RgbImage], device: &Device) -> Result<Tensor> {
         let whole = |image: &RgbImage| PixelBox::whole(image.width(), image.height());
-        let parts: Vec<_> = images.iter().map(|image| (image, whole(image))).collect();
-        self.prepare_parts(&parts, device)
+        let crops: Vec<_> = images.iter().map(|image| (image, whole(image))).collect();
+        self.prepare_crops(&crops, device)
     }
 
-    /// The same of parts of pictures, on GPUs without copies of them.
+    /// Makes the network's input of crops of images, on GPUs without copying the crops:
+    /// `(crops, 3, height, width)`, f32.
     ///
     /// # Errors
-    /// As [`ClipInput::prepare`].
+    /// As [`ClipPreprocessor::prepare`].
     ///
     /// # Panics
-    /// When a box was made for a smaller picture.
-    pub fn prepare_parts(
+    /// When a box reaches beyond its image.
+    pub fn prepare_crops(
         &self,
-        parts: &[(&RgbImage, PixelBox)],
+        crops: &[(&RgbImage, PixelBox)],
         device: &Device,
     ) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
-            let parts: Vec<gpu::Part> =
-                parts.iter().map(|(image, bounds)| self.part(image, bounds)).collect();
-            return gpu::resize_parts(&parts, (self.width, self.height), &self.values, device)
-                .map_err(Error::doing("preparing pictures on the device"));
+            return self
+                .prepare_on_gpu(crops, device)
+                .map_err(Error::doing("preprocessing images on the device"));
         }
-        let mut data = vec![0.0; parts.len() * 3 * self.width * self.height];
+        let mut data = vec![0.0; crops.len() * 3 * self.width * self.height];
         let inputs = data.par_chunks_mut(3 * self.width * self.height);
-        inputs.zip(parts).for_each(|(input, (image, bounds))| {
-            let cut = self.cut(&bounds.crop(image));
-            let pixels = cut.data().as_chunks::<3>().0;
+        inputs.zip(crops).for_each(|(input, (image, bounds))| {
+            let resized = self.resize_and_crop(&bounds.crop(image));
+            let pixels = resized.data().as_chunks::<3>().0;
             let channels = input.chunks_exact_mut(self.width * self.height).zip(&self.values);
-            for (channel, (numbers, values)) in channels.enumerate() {
-                for (number, pixel) in numbers.iter_mut().zip(pixels) {
-                    *number = values[usize::from(pixel[channel])];
+            for (channel, (input, values)) in channels.enumerate() {
+                for (value, pixel) in input.iter_mut().zip(pixels) {
+                    *value = values[usize::from(pixel[channel])];
                 }
             }
         });
-        Tensor::from_vec(data, (parts.len(), 3, self.height, self.width), device)
-            .map_err(Error::doing("handing the pictures to the device"))
+        Tensor::from_vec(data, (crops.len(), 3, self.height, self.width), device)
+            .map_err(Error::doing("copying the images to the device"))
     }
 
-    /// Columns and rows that a picture is resized to.
-    fn resized(&self, width: usize, height: usize) -> (usize, usize) {
+    /// Columns and rows that an image is resized to.
+    fn resized_size(&self, width: usize, height: usize) -> [usize; 2] {
         let longer_side = self.shorter_side * width.max(height) / width.min(height);
         match width <= height {
-            true => (self.shorter_side, longer_side),
-            false => (longer_side, self.shorter_side),
+            true => [self.shorter_side, longer_side],
+            false => [longer_side, self.shorter_side],
         }
     }
 
-    /// What a GPU needs to know to resize and cut a part.
     #[cfg(feature = "cuda")]
-    fn part<'a>(&self, image: &'a RgbImage, bounds: &PixelBox) -> gpu::Part<'a> {
-        let (width, height) = (bounds.x2 - bounds.x1, bounds.y2 - bounds.y1);
-        let size = self.resized(width, height);
-        let axis = |from, to, cut| {
-            let centre = Centre::of(to, cut);
-            gpu::Axis { taps: taps(from, to, centre.source()), margin: centre.margin }
-        };
-        gpu::Part {
-            image,
-            start: [bounds.x1, bounds.y1],
-            across: axis(width, size.0, self.width),
-            down: axis(height, size.1, self.height),
-        }
+    fn prepare_on_gpu(
+        &self,
+        crops: &[(&RgbImage, PixelBox)],
+        device: &Device,
+    ) -> candle::Result<Tensor> {
+        let sources = crops.iter().map(|(image, bounds)| self.resize_source(image, bounds, device));
+        let sources = sources.collect::<candle::Result<Vec<_>>>()?;
+        cuda::resize_crops(&sources, [self.width, self.height], &self.values, device)
     }
 
-    /// Resizes, then cuts out the centre.
-    fn cut(&self, image: &RgbImage) -> RgbImage {
-        let size = self.resized(image.width(), image.height());
-        let (across, down) = (Centre::of(size.0, self.width), Centre::of(size.1, self.height));
-        let part = resize_part(image, size, across.source(), down.source());
-        if (part.width(), part.height()) == (self.width, self.height) {
-            return part;
+    /// Description of a crop for the GPU kernel.
+    #[cfg(feature = "cuda")]
+    fn resize_source(
+        &self,
+        image: &RgbImage,
+        bounds: &PixelBox,
+        device: &Device,
+    ) -> candle::Result<cuda::ResizeSource> {
+        let size = [bounds.x2 - bounds.x1, bounds.y2 - bounds.y1];
+        let resized = self.resized_size(size[0], size[1]);
+        let target = [self.width, self.height];
+        let [across, down] = [0, 1].map(|axis| {
+            let centre = CenterCrop::new(resized[axis], target[axis]);
+            let taps = bicubic_taps(size[axis], resized[axis], centre.source());
+            cuda::ResizeAxis { taps, margin: centre.margin }
+        });
+        Ok(cuda::ResizeSource {
+            image: image.on_device(device)?,
+            image_width: image.width(),
+            start: [bounds.x1, bounds.y1],
+            across,
+            down,
+        })
+    }
+
+    /// Resizes, then crops the centre.
+    fn resize_and_crop(&self, image: &RgbImage) -> RgbImage {
+        let (width, height) = (image.width(), image.height());
+        let size = self.resized_size(width, height);
+        let across = CenterCrop::new(size[0], self.width);
+        let down = CenterCrop::new(size[1], self.height);
+        let pixels = RgbPixels { bytes: image.data(), width, height };
+        let resized = resize_part(pixels, size, across.source(), down.source());
+        if [across.length, down.length] == [self.width, self.height] {
+            return RgbImage::new(self.width, self.height, resized);
         }
         let mut data = vec![0; self.width * self.height * 3];
-        for y in 0..part.height() {
+        for (y, row) in resized.chunks_exact(across.length * 3).enumerate() {
             let start = ((y + down.margin) * self.width + across.margin) * 3;
-            data[start..start + part.width() * 3].copy_from_slice(part.row(y));
+            data[start..start + row.len()].copy_from_slice(row);
         }
         RgbImage::new(self.width, self.height, data)
     }
 }
 
-/// Where the centre of one side comes from, and how much is left free before it.
-struct Centre {
+/// Centre crop of one side: the range that is kept, and the black margin before it.
+struct CenterCrop {
     start: usize,
     length: usize,
     margin: usize,
 }
 
-impl Centre {
-    fn of(side: usize, cut: usize) -> Self {
+impl CenterCrop {
+    fn new(side: usize, target: usize) -> Self {
         Self {
-            start: side.saturating_sub(cut) / 2,
-            length: side.min(cut),
-            margin: cut.saturating_sub(side).div_ceil(2),
+            start: side.saturating_sub(target) / 2,
+            length: side.min(target),
+            margin: target.saturating_sub(side).div_ceil(2),
         }
     }
 
@@ -239,8 +261,8 @@ impl Centre {
 mod tests {
     use super::*;
 
-    fn config(json: &str) -> Result<ClipInput, &'static str> {
-        ClipInput::from_config(&serde_json::from_str(json).unwrap())
+    fn config(json: &str) -> Result<ClipPreprocessor, &'static str> {
+        ClipPreprocessor::from_config(&serde_json::from_str(json).unwrap())
     }
 
     #[test]
@@ -248,11 +270,11 @@ mod tests {
         let newer = r#"{"size": {"shortest_edge": 30}, "crop_size": {"height": 20, "width": 10}}"#;
         let newer = config(newer).unwrap();
         assert_eq!((newer.shorter_side, newer.width, newer.height), (30, 10, 20));
-        assert_eq!(config(r#"{"size": 64, "crop_size": 64}"#), Ok(ClipInput::new(64)));
+        assert_eq!(config(r#"{"size": 64, "crop_size": 64}"#), Ok(ClipPreprocessor::new(64)));
     }
 
     #[test]
-    fn steps_we_do_not_take_are_refused() {
+    fn unsupported_steps_are_refused() {
         for json in [
             r#"{"do_resize": false}"#,
             r#"{"resample": 2}"#,
@@ -264,19 +286,19 @@ mod tests {
     }
 
     #[test]
-    fn any_shape_of_picture_comes_out_at_the_size() {
+    fn any_shape_of_image_gets_the_target_size() {
         for (width, height) in [(1, 1), (1, 8000), (8000, 1), (223, 225), (4320, 7680)] {
             let image = RgbImage::new(width, height, vec![9; width * height * 3]);
-            let tensor = ClipInput::new(224).prepare(&[image], &Device::Cpu).unwrap();
+            let tensor = ClipPreprocessor::new(224).prepare(&[image], &Device::Cpu).unwrap();
             assert_eq!(tensor.dims(), [1, 3, 224, 224]);
         }
     }
 
     #[test]
-    fn a_picture_smaller_than_the_cut_gets_a_black_margin() {
+    fn an_image_smaller_than_the_crop_gets_a_black_margin() {
         let input = config(r#"{"size": 2, "crop_size": 5}"#).unwrap();
-        let cut = input.cut(&RgbImage::new(2, 2, vec![7; 12]));
-        let lit: Vec<usize> = (0..25).filter(|pixel| cut.data()[pixel * 3] == 7).collect();
+        let cropped = input.resize_and_crop(&RgbImage::new(2, 2, vec![7; 12]));
+        let lit: Vec<usize> = (0..25).filter(|pixel| cropped.data()[pixel * 3] == 7).collect();
         assert_eq!(lit, [12, 13, 17, 18]);
     }
 }

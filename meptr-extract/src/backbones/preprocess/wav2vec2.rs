@@ -1,37 +1,37 @@
-//! Sound to the input of Wav2Vec2.
+//! Preprocessing of audio for Wav2Vec2.
 
 use std::path::Path;
 
 use candle::{Device, Tensor};
 use serde::Deserialize;
 
-use super::folder::{read_json, unusable};
+use crate::backbones::checkpoint_folder::{read_json, unusable};
 use crate::{Error, Result};
 
-/// Prepares 16 kHz sound as a `preprocessor_config.json` of Wav2Vec2 asks for.
+/// Preprocesses 16 kHz audio by the `preprocessor_config.json` of a Wav2Vec2 checkpoint.
 ///
 /// With `do_normalize`, `(x - mean) / sqrt(variance + 1e-7)` over the clip, the variance being the
 /// population's; the sums run in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AudioInput {
+pub struct Wav2Vec2Preprocessor {
     normalises: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(default)]
-struct PreprocessorConfig {
+struct Wav2Vec2PreprocessorConfig {
     feature_size: usize,
     sampling_rate: usize,
     do_normalize: bool,
 }
 
-impl Default for PreprocessorConfig {
+impl Default for Wav2Vec2PreprocessorConfig {
     fn default() -> Self {
         Self { feature_size: 1, sampling_rate: 16000, do_normalize: true }
     }
 }
 
-impl AudioInput {
+impl Wav2Vec2Preprocessor {
     /// Reads `preprocessor_config.json` of a folder.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl AudioInput {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("preprocessor_config.json");
         let what = "audio preprocessor configuration";
-        let config: PreprocessorConfig = read_json(&path, what)?;
+        let config: Wav2Vec2PreprocessorConfig = read_json(&path, what)?;
         if config.feature_size != 1 || config.sampling_rate != 16000 {
             let why = format!(
                 "`feature_size` {} and `sampling_rate` {} are not 1 and 16000",
@@ -51,23 +51,23 @@ impl AudioInput {
         Ok(Self { normalises: config.do_normalize })
     }
 
-    /// As most checkpoints ask for: with or without normalisation.
+    /// Preprocessor with or without normalisation.
     pub fn new(normalises: bool) -> Self {
         Self { normalises }
     }
 
-    /// The network's input of one clip.
+    /// Makes the network's input of one clip.
     ///
     /// - `samples`: mono, 16 kHz; any length, the network itself needs at least
-    ///   [`Wav2Vec2Config::receptive_field`](super::Wav2Vec2Config::receptive_field)
+    ///   [`Wav2Vec2Config::receptive_field`](crate::backbones::Wav2Vec2Config::receptive_field)
     /// - returns `(1, samples)`, f32
     ///
     /// # Errors
-    /// When the device has no memory for it.
+    /// When the device has no memory left.
     pub fn prepare(&self, samples: &[f32], device: &Device) -> Result<Tensor> {
         let values = if self.normalises { normalised(samples) } else { samples.to_vec() };
         Tensor::from_vec(values, (1, samples.len()), device)
-            .map_err(Error::doing("handing the sound to the device"))
+            .map_err(Error::doing("copying the audio to the device"))
     }
 }
 
@@ -102,12 +102,15 @@ mod tests {
     #[test]
     fn the_configuration_decides() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(AudioInput::open(folder.path()), Err(Error::Read { .. })));
+        assert!(matches!(Wav2Vec2Preprocessor::open(folder.path()), Err(Error::Read { .. })));
         let write = |text| std::fs::write(folder.path().join("preprocessor_config.json"), text);
         write(r#"{"do_normalize": false, "padding_value": 0.0}"#).unwrap();
-        assert_eq!(AudioInput::open(folder.path()).unwrap(), AudioInput::new(false));
+        assert_eq!(
+            Wav2Vec2Preprocessor::open(folder.path()).unwrap(),
+            Wav2Vec2Preprocessor::new(false)
+        );
         write(r#"{"sampling_rate": 8000}"#).unwrap();
-        let error = AudioInput::open(folder.path()).unwrap_err();
+        let error = Wav2Vec2Preprocessor::open(folder.path()).unwrap_err();
         assert!(error.to_string().contains("8000"), "{error}");
     }
 }

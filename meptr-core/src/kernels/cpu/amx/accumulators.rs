@@ -1,43 +1,43 @@
-//! What comes out of the tiles.
+//! Accumulators: the f32 sums that the tile registers hold for one block of outputs and rows.
 
 use std::arch::x86_64::*;
 
-use super::super::avx512::{load_16, load_up_to_16, store_up_to_16, turn_16};
-use super::super::fetch::{TO_WRITE, prefetch};
-use super::Tiles;
-use super::pieces::SIDE;
+use super::super::avx512::{load_16, load_up_to_16, store_up_to_16, transpose_16x16};
+use super::super::prefetch::{L1_WRITE, prefetch};
+use super::bf16_split::SIDE;
+use super::registers::Amx;
 
-/// What a block of outputs and one of rows give: for both halves of the outputs, for both halves of
-/// the rows, `(outputs, rows)`.
+/// Accumulators of a block of outputs and a block of rows: for both halves of the outputs, for both halves
+/// of the rows, `(outputs, rows)`.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [[[[f32; SIDE]; SIDE]; 2]; 2]);
+pub(super) struct Accumulators(pub(super) [[[[f32; SIDE]; SIDE]; 2]; 2]);
 
-impl Sums {
+impl Accumulators {
     pub(super) const ZERO: Self = Self([[[[0.0; SIDE]; SIDE]; 2]; 2]);
 
-    /// Multiplies the sums of each row with its number.
-    pub(super) fn scale(&mut self, _: Tiles, factors: &[[f32; SIDE]; 2]) {
+    /// Multiplies the sums of each row with its factor.
+    pub(super) fn scale(&mut self, _: Amx, factors: &[[f32; SIDE]; 2]) {
         #[expect(unsafe_code, reason = "the CPU has the instructions")]
-        // SAFETY: `Tiles` exists only where the CPU has AVX-512F.
+        // SAFETY: `Amx` exists only where the CPU has AVX-512F.
         unsafe {
             scale(self, factors);
         }
     }
 
-    /// Sets columns from `first` on, as many as a block has or are left, of a block's lines of the
-    /// output, or adds to them.
-    pub(super) fn write(&self, _: Tiles, lines: &mut [&mut [f32]], first: usize, adds: bool) {
+    /// Writes the sums to columns from `first` on of the block's output rows, as many columns as a
+    /// block has or are left; with `accumulate`, adds to them.
+    pub(super) fn write(&self, _: Amx, rows: &mut [&mut [f32]], first: usize, accumulate: bool) {
         #[expect(unsafe_code, reason = "the CPU has the instructions")]
-        // SAFETY: `Tiles` exists only where the CPU has AVX-512F.
+        // SAFETY: `Amx` exists only where the CPU has AVX-512F.
         unsafe {
-            write(self, lines, first, adds);
+            write(self, rows, first, accumulate);
         }
     }
 }
 
 #[target_feature(enable = "avx512f")]
-fn scale(sums: &mut Sums, factors: &[[f32; SIDE]; 2]) {
+fn scale(sums: &mut Accumulators, factors: &[[f32; SIDE]; 2]) {
     for sums in &mut sums.0 {
         for (outputs, factors) in sums.iter_mut().zip(factors) {
             for sums in outputs {
@@ -48,28 +48,28 @@ fn scale(sums: &mut Sums, factors: &[[f32; SIDE]; 2]) {
 }
 
 #[target_feature(enable = "avx512f")]
-fn write(sums: &Sums, lines: &mut [&mut [f32]], first: usize, adds: bool) {
+fn write(sums: &Accumulators, rows: &mut [&mut [f32]], first: usize, accumulate: bool) {
     for (sums, first) in sums.0.iter().zip([first, first + SIDE]) {
-        for (sums, lines) in sums.iter().zip(lines.chunks_mut(SIDE)) {
-            let mut rows = [_mm512_setzero_ps(); SIDE];
-            for (row, sums) in rows.iter_mut().zip(sums) {
-                *row = load_16(sums);
+        for (sums, rows) in sums.iter().zip(rows.chunks_mut(SIDE)) {
+            let mut by_output = [_mm512_setzero_ps(); SIDE];
+            for (vector, sums) in by_output.iter_mut().zip(sums) {
+                *vector = load_16(sums);
             }
-            for (line, sums) in lines.iter_mut().zip(turn_16(rows)) {
-                let Some(line) = line.get_mut(first..) else { break };
-                let sums = if adds { _mm512_add_ps(load_up_to_16(line), sums) } else { sums };
-                store_up_to_16(line, sums);
+            for (row, sums) in rows.iter_mut().zip(transpose_16x16(by_output)) {
+                let Some(row) = row.get_mut(first..) else { break };
+                let sums = if accumulate { _mm512_add_ps(load_up_to_16(row), sums) } else { sums };
+                store_up_to_16(row, sums);
             }
         }
     }
 }
 
-/// Fetches columns from `first` on of a block's lines, which are to be written.
-pub(super) fn fetch(lines: &[&mut [f32]], first: usize) {
-    for line in lines {
-        let place = line.as_ptr().wrapping_add(first);
-        for place in [place, place.wrapping_add(SIDE)] {
-            prefetch::<TO_WRITE>(place);
+/// Prefetches a block's columns from `first` on of the output rows, which are written soon.
+pub(super) fn prefetch_output(rows: &[&mut [f32]], first: usize) {
+    for row in rows {
+        let address = row.as_ptr().wrapping_add(first);
+        for address in [address, address.wrapping_add(SIDE)] {
+            prefetch::<L1_WRITE>(address);
         }
     }
 }

@@ -1,112 +1,128 @@
-//! Attention on tiles.
+//! Attention on tile registers.
 //!
-//! Scores come out of the tiles with a key's in a row, one for each query, so that the softmax of
-//! 16 queries runs side by side, and two keys' rows are a row of the next product's right factor.
+//! Scores come out of the tiles with one key per row and one query per column. The softmax of 16
+//! queries therefore runs side by side, and the rows of two keys are one row of the right operand of
+//! the multiplication with the values.
 
 use std::cell::RefCell;
 
-use super::super::attention::{Attend, Head};
-use super::super::scratch::lend;
-use super::kernel::{Next, product};
-use super::pieces::{BLOCK, Block, Factor, Pieces, Tile};
-use super::softmax::softmax;
-use super::sums::Sums;
-use super::{Configured, Tiles};
+use super::super::attention_args::{AttentionArgs, HeadQueries, Projection};
+use super::super::scratch::with_scratch;
+use super::accumulators::Accumulators;
+use super::bf16_split::{BLOCK, Bf16Terms, Operand, RowBlock, Tile};
+use super::microkernel::{LinePrefetch, multiply};
+use super::registers::{Amx, TileConfig};
+use super::softmax::unnormalized_softmax;
 
-/// Sets what some queries of a head read.
-pub(in super::super) fn attend(tiles: Tiles, pieces: Pieces, attend: Attend, head: Head) {
+/// Computes the attention of some queries of one head.
+pub(in super::super) fn attention(
+    amx: Amx,
+    terms: Bf16Terms,
+    args: AttentionArgs,
+    queries: HeadQueries,
+) {
     thread_local! {
         static TILES: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
-        static SCORES: RefCell<Vec<Sums>> = const { RefCell::new(Vec::new()) };
+        static SCORES: RefCell<Vec<Accumulators>> = const { RefCell::new(Vec::new()) };
     }
-    let (keys, width) = (attend.lengths[head.batch], attend.head_width);
+    let (keys, width) = (args.lengths[queries.batch], args.head_width);
     let key_blocks = keys.div_ceil(BLOCK);
-    // Memory of the keys, the values, a block's queries and its weights.
-    let of_keys = key_blocks * pieces.tiles_of(width);
-    let of_values = width.div_ceil(BLOCK) * pieces.tiles_of(keys);
-    let of_queries = pieces.tiles_of(width);
-    let all = of_keys + of_values + of_queries + pieces.tiles_of(keys);
-    lend(&TILES, (all, Tile::ZERO), |memory| {
-        lend(&SCORES, (key_blocks, Sums::ZERO), |scores| {
-            let (left_keys, memory) = memory.split_at_mut(of_keys);
-            let (left_values, memory) = memory.split_at_mut(of_values);
-            let (queries, weights) = memory.split_at_mut(of_queries);
-            lay_out_keys(tiles, pieces, &attend, &head, left_keys);
-            lay_out_values(tiles, pieces, &attend, &head, left_values);
-            let run = Run {
-                tiles,
-                pieces,
-                configured: tiles.configure(),
-                keys: left_keys,
-                values: left_values,
+    let key_tiles = key_blocks * terms.tiles(width);
+    let value_tiles = width.div_ceil(BLOCK) * terms.tiles(keys);
+    let query_tiles = terms.tiles(width);
+    let weight_tiles = terms.tiles(keys);
+    let all_tiles = key_tiles + value_tiles + query_tiles + weight_tiles;
+    with_scratch(&TILES, all_tiles, Tile::ZERO, |tiles| {
+        with_scratch(&SCORES, key_blocks, Accumulators::ZERO, |scores| {
+            let (packed_keys, tiles) = tiles.split_at_mut(key_tiles);
+            let (packed_values, tiles) = tiles.split_at_mut(value_tiles);
+            let (packed_queries, weights) = tiles.split_at_mut(query_tiles);
+            pack_keys(amx, terms, &args, &queries, packed_keys);
+            pack_values(amx, terms, &args, &queries, packed_values);
+            let attention = AmxAttention {
+                amx,
+                terms,
+                config: amx.configure(),
+                keys: packed_keys,
+                values: packed_values,
             };
-            run.all_queries(attend, head, queries, weights, scores);
+            attention.run(args, queries, AttentionScratch { packed_queries, weights, scores });
         });
     });
 }
 
-fn lay_out_keys(tiles: Tiles, pieces: Pieces, attend: &Attend, head: &Head, into: &mut [Tile]) {
-    let (keys, step, depth) = (attend.lengths[head.batch], attend.step(), attend.head_width);
-    for (number, into) in into.chunks_exact_mut(pieces.tiles_of(depth)).enumerate() {
+fn pack_keys(
+    amx: Amx,
+    terms: Bf16Terms,
+    args: &AttentionArgs,
+    head: &HeadQueries,
+    tiles: &mut [Tile],
+) {
+    let (keys, stride, depth) = (args.lengths[head.batch], args.step_stride(), args.head_width);
+    let all = args.projection(head, Projection::Key);
+    for (number, tiles) in tiles.chunks_exact_mut(terms.tiles(depth)).enumerate() {
         let first = number * BLOCK;
-        let numbers = &attend.part(head, 1)[first * step..];
-        let count = BLOCK.min(keys - first);
-        Block { numbers, step, count, depth }.lay_out(tiles, pieces, Factor::Left, into);
+        let (values, count) = (&all[first * stride..], BLOCK.min(keys - first));
+        RowBlock { values, stride, count, depth }.pack(amx, terms, Operand::Left, tiles);
     }
 }
 
-fn lay_out_values(tiles: Tiles, pieces: Pieces, attend: &Attend, head: &Head, into: &mut [Tile]) {
-    let (keys, step, width) = (attend.lengths[head.batch], attend.step(), attend.head_width);
-    for (number, into) in into.chunks_exact_mut(pieces.tiles_of(keys)).enumerate() {
+fn pack_values(
+    amx: Amx,
+    terms: Bf16Terms,
+    args: &AttentionArgs,
+    head: &HeadQueries,
+    tiles: &mut [Tile],
+) {
+    let (keys, stride, width) = (args.lengths[head.batch], args.step_stride(), args.head_width);
+    let all = args.projection(head, Projection::Value);
+    for (number, tiles) in tiles.chunks_exact_mut(terms.tiles(keys)).enumerate() {
         let first = number * BLOCK;
-        let numbers = &attend.part(head, 2)[first..];
-        let count = BLOCK.min(width - first);
-        Block { numbers, step, count, depth: keys }.lay_out(
-            tiles,
-            pieces,
-            Factor::LeftTurned,
-            into,
-        );
+        let (values, count) = (&all[first..], BLOCK.min(width - first));
+        let block = RowBlock { values, stride, count, depth: keys };
+        block.pack(amx, terms, Operand::LeftTransposed, tiles);
     }
 }
 
-struct Run<'a> {
-    tiles: Tiles,
-    pieces: Pieces,
-    configured: Configured,
-    /// Left factor, a block of keys after the other.
+struct AmxAttention<'a> {
+    amx: Amx,
+    terms: Bf16Terms,
+    config: TileConfig,
+    /// Left operand, one block of keys after the other.
     keys: &'a [Tile],
-    /// Left factor, a block of a value's numbers after the other.
+    /// Left operand, one block of a value's columns after the other.
     values: &'a [Tile],
 }
 
-impl Run<'_> {
-    /// - `queries`, `weights`: memory of right factors
-    /// - `scores`: memory, one for each block of keys
-    fn all_queries(
-        &self,
-        attend: Attend,
-        mut head: Head,
-        queries: &mut [Tile],
-        weights: &mut [Tile],
-        scores: &mut [Sums],
-    ) {
-        let Self { tiles, pieces, configured, .. } = self;
-        let (step, depth, keys) = (attend.step(), attend.head_width, attend.lengths[head.batch]);
-        let all = attend.part(&head, 0);
-        let (mut read, mut nothing) = (Sums::ZERO, Next::NOTHING);
-        for (number, lines) in head.out.chunks_mut(BLOCK).enumerate() {
-            let numbers = &all[(head.first + number * BLOCK) * step..];
-            let block = Block { numbers, step, count: lines.len(), depth };
-            block.lay_out(*tiles, *pieces, Factor::Right, queries);
-            for (left, scores) in self.keys.chunks_exact(queries.len()).zip(&mut *scores) {
-                product(configured, *pieces, left, queries, scores, &mut nothing);
+/// Memory for one block of queries.
+struct AttentionScratch<'a> {
+    /// Right operand.
+    packed_queries: &'a mut [Tile],
+    /// Attention weights, right operand.
+    weights: &'a mut [Tile],
+    /// One entry per block of keys.
+    scores: &'a mut [Accumulators],
+}
+
+impl AmxAttention<'_> {
+    fn run(&self, args: AttentionArgs, mut head: HeadQueries, scratch: AttentionScratch) {
+        let Self { amx, terms, config, .. } = self;
+        let AttentionScratch { packed_queries, weights, scores } = scratch;
+        let (stride, depth, keys) = (args.step_stride(), args.head_width, args.lengths[head.batch]);
+        let queries = args.projection(&head, Projection::Query);
+        let (mut sums, mut no_prefetch) = (Accumulators::ZERO, LinePrefetch::NONE);
+        for (number, rows) in head.out.chunks_mut(BLOCK).enumerate() {
+            let values = &queries[(head.first + number * BLOCK) * stride..];
+            let block = RowBlock { values, stride, count: rows.len(), depth };
+            block.pack(*amx, *terms, Operand::Right, packed_queries);
+            for (keys, scores) in self.keys.chunks_exact(packed_queries.len()).zip(&mut *scores) {
+                multiply(config, *terms, [keys, packed_queries], scores, &mut no_prefetch);
             }
-            let inverse = softmax(*tiles, *pieces, scores, keys, weights);
-            for (number, left) in self.values.chunks_exact(weights.len()).enumerate() {
-                product(configured, *pieces, left, weights, &mut read, &mut nothing);
-                read.scale(*tiles, &inverse);
-                read.write(*tiles, lines, number * BLOCK, false);
+            let inverse_sums = unnormalized_softmax(*amx, *terms, scores, keys, weights);
+            for (number, values) in self.values.chunks_exact(weights.len()).enumerate() {
+                multiply(config, *terms, [values, weights], &mut sums, &mut no_prefetch);
+                sums.scale(*amx, &inverse_sums);
+                sums.write(*amx, rows, number * BLOCK, false);
             }
         }
     }

@@ -1,53 +1,59 @@
-//! The innermost loop: a block of outputs times a block of rows.
+//! Micro-kernel: a block of outputs times a block of rows, accumulated in tile registers.
 
 use std::arch::asm;
 
-use super::Configured;
-use super::pieces::{BLOCK, DEPTH, Pieces, Tile};
-use super::sums::Sums;
+use super::super::scratch::CACHE_LINE;
+use super::accumulators::Accumulators;
+use super::bf16_split::{BLOCK, Bf16Terms, DEPTH, Tile};
+use super::registers::TileConfig;
 
-/// Lines of the cache that are needed soon and lie in memory, fetched between the products.
+/// Queue of cache lines that are needed soon and lie in memory, prefetched between the tile
+/// multiplications.
 #[derive(Clone, Copy)]
-pub(super) struct Next {
-    place: *const f32,
+pub(super) struct LinePrefetch {
+    address: *const f32,
     lines: usize,
 }
 
-impl Next {
-    /// Numbers of a line of the cache.
-    const LINE: usize = 16;
+/// Addresses that one call of the micro-kernel prefetches.
+#[derive(Clone, Copy)]
+struct PrefetchStream {
+    address: *const f32,
+    /// Bytes from one prefetch to the next.
+    stride: usize,
+}
 
-    /// Nothing to fetch.
-    pub(super) const NOTHING: Self = Self { place: std::ptr::null(), lines: 0 };
+impl LinePrefetch {
+    pub(super) const NONE: Self = Self { address: std::ptr::null(), lines: 0 };
 
-    /// So many numbers from `place` on, whether they exist or not.
-    pub(super) fn new(place: *const f32, numbers: usize) -> Self {
-        Self { place, lines: numbers.div_ceil(Self::LINE) }
+    /// Queues `count` values from `address` on, which need not be mapped.
+    pub(super) fn new(address: *const f32, count: usize) -> Self {
+        Self { address, lines: count.div_ceil(CACHE_LINE) }
     }
 
-    /// Where a product of so many steps fetches, and how far it goes on after each line. With nothing
-    /// to fetch it stays at `idle`, which exists: looking for a page that does not takes time.
-    fn take(&mut self, pieces: Pieces, steps: usize, idle: *const Tile) -> (*const f32, usize) {
-        let place = self.place;
+    /// Takes the lines of a call of `steps` steps out of the queue. With an empty queue the stream
+    /// stays at `idle`, which is mapped: a page walk for an address that is not takes time.
+    fn take(&mut self, terms: Bf16Terms, steps: usize, idle: *const Tile) -> PrefetchStream {
+        let address = self.address;
         if self.lines == 0 {
-            return (idle.cast(), 0);
+            return PrefetchStream { address: idle.cast(), stride: 0 };
         }
-        let lines_per_step = match pieces {
-            Pieces::One => 16,
-            Pieces::Three => 48, // 3 kB, where the step's outputs have 4 kB of weights
+        let lines_per_step = match terms {
+            Bf16Terms::One => 16,
+            Bf16Terms::Three => 48, // 3 kB, where the step's outputs have 4 kB of weights
         };
         let lines = self.lines.min(steps * lines_per_step);
-        self.place = place.wrapping_add(lines * Self::LINE);
+        self.address = address.wrapping_add(lines * CACHE_LINE);
         self.lines -= lines;
-        (place, Self::LINE * size_of::<f32>())
+        PrefetchStream { address, stride: CACHE_LINE * size_of::<f32>() }
     }
 }
 
-/// After a product of tiles: fetches what the next step reads from the second-level cache (four
-/// lines of either factor, all of it after 24 products), and two lines of what comes next. The
-/// instructions have a second use: while the CPU runs tiles at less than their full rate, loads right
-/// after one another cost a third of that (docs/PERFORMANCE.md).
-macro_rules! fetch {
+/// After a tile multiplication: prefetches the operands of the next step from the second-level cache
+/// (four lines of either operand, all of it after 24 multiplications), and two lines of the queue.
+/// The instructions have a second use: while the CPU runs tiles below their full rate, back-to-back
+/// tile loads cost a third of that rate (docs/PERFORMANCE.md).
+macro_rules! prefetches {
     () => {
         "prefetcht0 [{ahead_left}]
          prefetcht0 [{ahead_right}]
@@ -59,30 +65,30 @@ macro_rules! fetch {
          prefetcht0 [{ahead_right} + 192]
          add {ahead_left}, 256
          add {ahead_right}, 256
-         prefetcht1 [{next}]
-         add {next}, {next_step}
-         prefetcht1 [{next}]
-         add {next}, {next_step}"
+         prefetcht1 [{stream}]
+         add {stream}, {stream_stride}
+         prefetcht1 [{stream}]
+         add {stream}, {stream_stride}"
     };
 }
 
-/// The four products of the tiles that are loaded, each followed by so many [`fetch`].
-macro_rules! products {
-    ($($fetch:expr),+) => {
+/// The four multiplications of the loaded tiles, each followed by the given [`prefetches!`].
+macro_rules! multiplications {
+    ($($prefetch:expr),+) => {
         concat!(
             "tdpbf16ps tmm0, tmm4, tmm6\n",
-            $($fetch, "\n",)+
+            $($prefetch, "\n",)+
             "tdpbf16ps tmm1, tmm4, tmm7\n",
-            $($fetch, "\n",)+
+            $($prefetch, "\n",)+
             "tdpbf16ps tmm2, tmm5, tmm6\n",
-            $($fetch, "\n",)+
+            $($prefetch, "\n",)+
             "tdpbf16ps tmm3, tmm5, tmm7\n",
-            $($fetch, "\n",)+
+            $($prefetch, "\n",)+
         )
     };
 }
 
-/// Loads a piece of both halves of the left factor; a piece has 2048 bytes.
+/// Loads one term of both halves of the left operand; a term has 2048 bytes.
 macro_rules! left {
     ($bytes:literal) => {
         concat!(
@@ -95,7 +101,7 @@ macro_rules! left {
     };
 }
 
-/// The same of the right factor.
+/// Loads one term of both halves of the right operand.
 macro_rules! right {
     ($bytes:literal) => {
         concat!(
@@ -109,7 +115,7 @@ macro_rules! right {
 }
 
 macro_rules! run {
-    ($left:ident, $right:ident, $steps:ident, $sums:ident, $next:ident, $bytes:literal: $($step:expr),+) => {
+    ($left:ident, $right:ident, $steps:ident, $sums:ident, $stream:ident, $bytes:literal: $($step:expr),+) => {
         asm!(
             "tilezero tmm0",
             "tilezero tmm1",
@@ -129,8 +135,8 @@ macro_rules! run {
             right = inout(reg) $right => _,
             ahead_left = inout(reg) $left.wrapping_byte_add($bytes) => _,
             ahead_right = inout(reg) $right.wrapping_byte_add($bytes) => _,
-            next = inout(reg) $next.0 => _,
-            next_step = in(reg) $next.1,
+            stream = inout(reg) $stream.address => _,
+            stream_stride = in(reg) $stream.stride,
             steps = inout(reg) $steps => _,
             sums = in(reg) $sums,
             row = in(reg) 64_usize,
@@ -142,41 +148,41 @@ macro_rules! run {
     };
 }
 
-/// Sets `sums` to the products of a block of outputs and a block of rows of one depth.
-pub(super) fn product(
-    _: &Configured,
-    pieces: Pieces,
-    left: &[Tile],
-    right: &[Tile],
-    sums: &mut Sums,
-    next: &mut Next,
+/// Sets `sums` to the product of a block of outputs (left) and a block of rows (right) of one depth.
+pub(super) fn multiply(
+    _: &TileConfig,
+    terms: Bf16Terms,
+    [left, right]: [&[Tile]; 2],
+    sums: &mut Accumulators,
+    prefetch: &mut LinePrefetch,
 ) {
     assert_eq!(left.len(), right.len());
-    let steps = left.len() / pieces.tiles_of(DEPTH);
+    let steps = left.len() / terms.tiles(DEPTH);
     if steps == 0 {
-        *sums = Sums::ZERO;
+        *sums = Accumulators::ZERO;
         return;
     }
-    assert_eq!(left.len(), pieces.tiles_of(steps * DEPTH));
-    const { assert!(size_of::<Sums>() == BLOCK * BLOCK * size_of::<f32>()) };
-    let next = next.take(pieces, steps, left.as_ptr());
+    assert_eq!(left.len(), terms.tiles(steps * DEPTH));
+    const { assert!(size_of::<Accumulators>() == BLOCK * BLOCK * size_of::<f32>()) };
+    let stream = prefetch.take(terms, steps, left.as_ptr());
     let (left, right, sums) = (left.as_ptr(), right.as_ptr(), std::ptr::from_mut(sums));
     #[expect(unsafe_code, reason = "the instructions are only reachable by their names")]
-    // SAFETY: the tiles are set up; both factors have as many steps of so many bytes, and the sums
-    // four tiles. Prefetches of what is not there do nothing.
+    // SAFETY: the tiles are configured; both operands have `steps` steps of that many bytes, and the
+    // accumulators hold four tiles. Prefetches of unmapped addresses do nothing.
     unsafe {
-        match pieces {
-            Pieces::One => {
-                run!(left, right, steps, sums, next, 2048: left!(0), right!(0), products!(fetch!(), fetch!()))
+        match terms {
+            Bf16Terms::One => {
+                run!(left, right, steps, sums, stream, 2048:
+                    left!(0), right!(0), multiplications!(prefetches!(), prefetches!()))
             }
-            // From one product to the next one side stays; the largest comes last.
-            Pieces::Three => run!(left, right, steps, sums, next, 6144:
-                left!(0), right!(4096), products!(fetch!()),
-                right!(2048), products!(fetch!()),
-                left!(2048), products!(fetch!()),
-                right!(0), products!(fetch!()),
-                left!(4096), products!(fetch!()),
-                left!(0), products!(fetch!())
+            // From one multiplication to the next one side stays; the largest term comes last.
+            Bf16Terms::Three => run!(left, right, steps, sums, stream, 6144:
+                left!(0), right!(4096), multiplications!(prefetches!()),
+                right!(2048), multiplications!(prefetches!()),
+                left!(2048), multiplications!(prefetches!()),
+                right!(0), multiplications!(prefetches!()),
+                left!(4096), multiplications!(prefetches!()),
+                left!(0), multiplications!(prefetches!())
             ),
         }
     }

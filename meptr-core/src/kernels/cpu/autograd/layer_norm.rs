@@ -1,10 +1,10 @@
-//! Layer normalisation, forth and back, in one pass each.
+//! Layer norm with gradient, one pass forward and one backward.
 
 use std::marker::PhantomData;
 
 use candle::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use crate::nn::host::{self, Real};
+use crate::kernels::cpu::slices::{self, Real};
 
 /// `(x - mean) / sqrt(variance + epsilon) * weight + bias` over the last axis.
 pub(super) struct LayerNormOp<T> {
@@ -15,9 +15,9 @@ pub(super) struct LayerNormOp<T> {
 /// Mean and `1 / sqrt(variance + epsilon)` of one row.
 fn moments<T: Real>(row: &[T], epsilon: f64) -> (T, T) {
     let count = T::from_f64(row.len() as f64);
-    let mean = host::sum(row.len(), |index| row[index]) / count;
+    let mean = slices::sum(row.len(), |index| row[index]) / count;
     let square = |index: usize| (row[index] - mean) * (row[index] - mean);
-    let variance = host::sum(row.len(), square) / count;
+    let variance = slices::sum(row.len(), square) / count;
     (mean, T::from_f64(1.0) / (variance + T::from_f64(epsilon)).sqrt())
 }
 
@@ -35,12 +35,12 @@ impl<T: Real> CustomOp3 for LayerNormOp<T> {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x: &[T] = host::slice(x, x_layout)?;
-        let weight: &[T] = host::slice(weight, weight_layout)?;
-        let bias: &[T] = host::slice(bias, bias_layout)?;
+        let x: &[T] = slices::slice(x, x_layout)?;
+        let weight: &[T] = slices::slice(weight, weight_layout)?;
+        let bias: &[T] = slices::slice(bias, bias_layout)?;
         let width = weight.len();
         let mut output = vec![T::ZERO; x.len()];
-        host::fill_by_rows(&mut output, width, |first, output| {
+        slices::fill_by_rows(&mut output, width, |first, output| {
             let x = x[first * width..].chunks_exact(width);
             for (x, y) in x.zip(output.chunks_exact_mut(width)) {
                 let (mean, scale) = moments(x, self.epsilon);
@@ -60,53 +60,58 @@ impl<T: Real> CustomOp3 for LayerNormOp<T> {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (of_x, of_weight, of_bias) = host::read(x, |x| {
-            host::read(weight, |weight| {
-                host::read(gradient, |gradient| self.back(x, weight, gradient))
+        let (grad_x, grad_weight, grad_bias) = slices::read(x, |x| {
+            slices::read(weight, |weight| {
+                slices::read(gradient, |gradient| self.backward(x, weight, gradient))
             })
         })???;
         Ok((
-            Some(Tensor::from_vec(of_x, x.shape(), x.device())?),
-            Some(Tensor::from_vec(of_weight, weight.shape(), x.device())?),
-            Some(Tensor::from_vec(of_bias, bias.shape(), x.device())?),
+            Some(Tensor::from_vec(grad_x, x.shape(), x.device())?),
+            Some(Tensor::from_vec(grad_weight, weight.shape(), x.device())?),
+            Some(Tensor::from_vec(grad_bias, bias.shape(), x.device())?),
         ))
     }
 }
 
 impl<T: Real> LayerNormOp<T> {
     /// Gradients of input, weight and bias.
-    fn back(&self, x: &[T], weight: &[T], gradient: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
+    fn backward(&self, x: &[T], weight: &[T], gradient: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
         let width = weight.len();
         let count = T::from_f64(width as f64);
-        let mut of_x = vec![T::ZERO; x.len()];
-        let parts = host::fill_by_rows(&mut of_x, width, |first, of_x| {
-            let (mut of_weight, mut of_bias) = (vec![T::ZERO; width], vec![T::ZERO; width]);
-            let (mut normed, mut pull) = (vec![T::ZERO; width], vec![T::ZERO; width]);
+        let mut grad_x = vec![T::ZERO; x.len()];
+        let partial_sums = slices::fill_by_rows(&mut grad_x, width, |first, grad_x| {
+            let (mut grad_weight, mut grad_bias) = (vec![T::ZERO; width], vec![T::ZERO; width]);
+            let (mut normed, mut grad_normed) = (vec![T::ZERO; width], vec![T::ZERO; width]);
             let rows = x[first * width..].chunks_exact(width);
             let gradients = gradient[first * width..].chunks_exact(width);
-            for ((x, gradient), of_x) in rows.zip(gradients).zip(of_x.chunks_exact_mut(width)) {
+            for ((x, gradient), grad_x) in rows.zip(gradients).zip(grad_x.chunks_exact_mut(width)) {
                 let (mean, scale) = moments(x, self.epsilon);
                 for (normed, &x) in normed.iter_mut().zip(x) {
                     *normed = (x - mean) * scale;
                 }
-                for ((pull, &gradient), &weight) in pull.iter_mut().zip(gradient).zip(weight) {
-                    *pull = gradient * weight;
+                for ((grad_normed, &gradient), &weight) in
+                    grad_normed.iter_mut().zip(gradient).zip(weight)
+                {
+                    *grad_normed = gradient * weight;
                 }
-                let mean_pull = host::sum(width, |index| pull[index]) / count;
-                let along = host::dot(&pull, &normed) / count;
-                for ((of_x, &pull), &normed) in of_x.iter_mut().zip(&pull).zip(&normed) {
-                    *of_x = scale * (pull - mean_pull - normed * along);
+                let mean_grad = slices::sum(width, |index| grad_normed[index]) / count;
+                let projection = slices::dot(&grad_normed, &normed) / count;
+                for ((grad_x, &grad_normed), &normed) in
+                    grad_x.iter_mut().zip(&grad_normed).zip(&normed)
+                {
+                    *grad_x = scale * (grad_normed - mean_grad - normed * projection);
                 }
-                for ((sum, &gradient), &normed) in of_weight.iter_mut().zip(gradient).zip(&normed) {
+                for ((sum, &gradient), &normed) in grad_weight.iter_mut().zip(gradient).zip(&normed)
+                {
                     *sum += gradient * normed;
                 }
-                for (sum, &gradient) in of_bias.iter_mut().zip(gradient) {
+                for (sum, &gradient) in grad_bias.iter_mut().zip(gradient) {
                     *sum += gradient;
                 }
             }
-            (of_weight, of_bias)
+            (grad_weight, grad_bias)
         });
-        let (of_weight, of_bias): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        (of_x, host::add_up(of_weight), host::add_up(of_bias))
+        let (grad_weight, grad_bias): (Vec<_>, Vec<_>) = partial_sums.into_iter().unzip();
+        (grad_x, slices::add_up(grad_weight), slices::add_up(grad_bias))
     }
 }

@@ -1,20 +1,31 @@
-//! An affine map, whose weight's gradient may stay in its two factors.
+//! Affine map with gradient; the weight's gradient may stay in its two factors.
 
 use std::marker::PhantomData;
 
 use candle::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use crate::nn::host::{self, Real};
-use crate::nn::product::{Matrix, product};
-use crate::nn::tape::{Place, Tape};
+use crate::kernels::cpu::matmul::{MatrixView, matmul};
+use crate::kernels::cpu::slices::{self, Real};
 
-/// `y = x W^T + b` with `W` being rows of a larger matrix, or all of it.
+/// Rows of a packed weight matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WeightRows {
+    /// First row.
+    pub(crate) first: usize,
+    /// Number of rows: the layer's outputs.
+    pub(crate) count: usize,
+}
+
+/// Receiver of the factors of a weight's gradient, `output_gradient^T input`: the layer's input
+/// `(rows, inputs)`, then the gradient of its output `(rows, outputs)`.
+pub(crate) type FactorSink = Box<dyn Fn(Tensor, Tensor) + Send + Sync>;
+
+/// `y = x W^T + b`, `W` being some rows of a matrix.
 pub(super) struct LinearOp<T> {
     /// Rows of the matrix that make up `W`.
-    pub(super) first_row: usize,
-    pub(super) outputs: usize,
-    /// Where the factors of the weight's gradient go; none for a gradient as a matrix.
-    pub(super) tape: Option<(Tape, Place)>,
+    pub(super) rows: WeightRows,
+    /// Receiver of the factors of the weight's gradient; `None` for the gradient as a matrix.
+    pub(super) sink: Option<FactorSink>,
     pub(super) of: PhantomData<T>,
 }
 
@@ -28,15 +39,16 @@ impl<T: Real> LinearOp<T> {
         let mut dims = x_layout.dims().to_vec();
         let inputs = dims.pop().unwrap_or(1);
         let rows = dims.iter().product();
-        dims.push(self.outputs);
-        let x = Matrix::new(host::slice(x, x_layout)?, rows, inputs);
-        let weight: &[T] = host::slice(weight, weight_layout)?;
-        let weight = &weight[self.first_row * inputs..][..self.outputs * inputs];
-        let mut y = x.times(Matrix::new(weight, self.outputs, inputs).t());
+        dims.push(self.rows.count);
+        let x = MatrixView::new(slices::slice(x, x_layout)?, rows, inputs);
+        let weight: &[T] = slices::slice(weight, weight_layout)?;
+        let WeightRows { first, count: outputs } = self.rows;
+        let weight = &weight[first * inputs..][..outputs * inputs];
+        let mut y = x.matmul(MatrixView::new(weight, outputs, inputs).t());
         if let Some(bias) = bias {
-            host::fill_by_rows(&mut y, self.outputs, |_, y| {
-                for y in y.chunks_exact_mut(self.outputs) {
-                    host::add_scaled(y, T::from_f64(1.0), bias);
+            slices::fill_by_rows(&mut y, outputs, |_, y| {
+                for y in y.chunks_exact_mut(outputs) {
+                    slices::add_scaled(y, T::from_f64(1.0), bias);
                 }
             });
         }
@@ -44,32 +56,33 @@ impl<T: Real> LinearOp<T> {
     }
 
     /// Gradients of input and weight.
-    fn back(
+    fn backward(
         &self,
         x: &Tensor,
         weight: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let inputs = weight.dim(1)?;
-        let rows = gradient.elem_count() / self.outputs.max(1);
-        let gradient = gradient.reshape((rows, self.outputs))?.detach();
-        let of_x = match x.track_op() {
+        let WeightRows { first, count: outputs } = self.rows;
+        let rows = gradient.elem_count() / outputs.max(1);
+        let gradient = gradient.reshape((rows, outputs))?.detach();
+        let grad_x = match x.track_op() {
             true => {
-                let weight = weight.detach().narrow(0, self.first_row, self.outputs)?;
-                Some(product(&gradient, &weight)?.reshape(x.shape())?)
+                let weight = weight.detach().narrow(0, first, outputs)?;
+                Some(matmul(&gradient, &weight)?.reshape(x.shape())?)
             }
-            false => None, // data, or a frozen part
+            false => None, // data, or the output of frozen layers
         };
         let input = x.detach().reshape((rows, inputs))?;
-        let of_weight = match &self.tape {
-            Some((tape, place)) => {
-                tape.keep(place.with(input, gradient));
+        let grad_weight = match &self.sink {
+            Some(sink) => {
+                sink(input, gradient);
                 None
             }
-            None if weight.track_op() => Some(product(&gradient.t()?, &input)?),
+            None if weight.track_op() => Some(matmul(&gradient.t()?, &input)?),
             None => None,
         };
-        Ok((of_x, of_weight))
+        Ok((grad_x, grad_weight))
     }
 }
 
@@ -95,7 +108,7 @@ impl<T: Real> CustomOp2 for LinearOp<T> {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        self.back(x, weight, gradient)
+        self.backward(x, weight, gradient)
     }
 }
 
@@ -113,7 +126,7 @@ impl<T: Real> CustomOp3 for LinearOp<T> {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let bias = host::slice(bias, bias_layout)?;
+        let bias = slices::slice(bias, bias_layout)?;
         self.map((x, x_layout), (weight, weight_layout), Some(bias))
     }
 
@@ -125,23 +138,23 @@ impl<T: Real> CustomOp3 for LinearOp<T> {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (of_x, of_weight) = self.back(x, weight, gradient)?;
-        let of_bias = match bias.track_op() {
+        let (grad_x, grad_weight) = self.backward(x, weight, gradient)?;
+        let grad_bias = match bias.track_op() {
             true => Some(column_sums::<T>(gradient, bias)?),
             false => None,
         };
-        Ok((of_x, of_weight, of_bias))
+        Ok((grad_x, grad_weight, grad_bias))
     }
 }
 
 fn column_sums<T: Real>(gradient: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let width = bias.elem_count();
-    let sums = host::read(gradient, |gradient: &[T]| {
+    let sums = slices::read(gradient, |gradient: &[T]| {
         let rows = gradient.len() / width.max(1);
-        host::add_up(host::by_rows(rows, width, |rows| {
+        slices::add_up(slices::by_rows(rows, width, |rows| {
             let mut sums = vec![T::ZERO; width];
             for row in gradient[rows.start * width..rows.end * width].chunks_exact(width) {
-                host::add_scaled(&mut sums, T::from_f64(1.0), row);
+                slices::add_scaled(&mut sums, T::from_f64(1.0), row);
             }
             sums
         }))

@@ -1,13 +1,14 @@
-//! Operations on the processor that do in one pass, forth and back, what takes Candle many.
+//! Fused operations with gradients: one pass forward and one backward where Candle takes many.
 //!
-//! Each takes f32 and f64 tensors for which [`is_fusable`] holds, and has the gradients of what it
-//! replaces. Sums are split by the shape alone, so results do not depend on the number of cores.
+//! They are Candle custom operations on f32 and f64 tensors on the CPU ([`is_fusable`]), with the
+//! gradients of the operations that they replace. Sums are split by the shape alone, so results do
+//! not depend on the number of cores.
 
 mod attention;
-mod gate;
-mod graph;
+mod graph_attention;
 mod layer_norm;
 mod linear;
+mod relu_dropout;
 mod softmax;
 
 #[cfg(test)]
@@ -18,28 +19,28 @@ use std::marker::PhantomData;
 use candle::{DType, Result, Tensor};
 
 use self::attention::AttentionOp;
-use self::gate::GateOp;
-use self::graph::GraphOp;
+use self::graph_attention::GraphAttentionOp;
 use self::layer_norm::LayerNormOp;
 use self::linear::LinearOp;
+pub(crate) use self::linear::{FactorSink, WeightRows};
+use self::relu_dropout::ReluDropoutOp;
 use self::softmax::SoftmaxOp;
-pub(super) use super::host::is_fusable;
-use super::host::{Real, read};
-use super::tape::{Place, Tape};
+pub(crate) use super::slices::is_fusable;
+use super::slices::{Real, read};
 
 /// Calls the version of a function for the type of a tensor.
-macro_rules! by_type {
+macro_rules! by_dtype {
     ($tensor:expr, $function:ident($($argument:expr),*)) => {
         match $tensor.dtype() {
             DType::F32 => $function::<f32>($($argument),*),
             DType::F64 => $function::<f64>($($argument),*),
-            other => candle::bail!("fused operations do not know {other:?}"),
+            other => candle::bail!("fused operations have no version for {other:?}"),
         }
     };
 }
 
 /// `(x - mean) / sqrt(variance + epsilon) * weight + bias` over the last axis.
-pub(super) fn layer_norm(
+pub(crate) fn layer_norm(
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
@@ -52,61 +53,61 @@ pub(super) fn layer_norm(
     if width == 0 || x.dims().last() != Some(&width) || bias.dims() != weight.dims() {
         candle::bail!("layer norm of {:?} with weights {:?}", x.dims(), weight.dims())
     }
-    by_type!(x, of(x, weight, bias, epsilon))
+    by_dtype!(x, of(x, weight, bias, epsilon))
 }
 
-/// `scale_i x_i`, or with a rectifier `scale_i max(x_i, 0)`; no scales = 1.
-pub(super) fn gate(x: &Tensor, scales: Option<Vec<f32>>, rectifies: bool) -> Result<Tensor> {
-    fn of<T: Real>(x: &Tensor, scales: Option<Vec<f32>>, rectifies: bool) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(GateOp::<T> { scales, rectifies, of: PhantomData })
+/// `scale_i x_i`, or with ReLU `scale_i max(x_i, 0)`; without scales, 1.
+pub(crate) fn relu_dropout(x: &Tensor, scales: Option<Vec<f32>>, has_relu: bool) -> Result<Tensor> {
+    fn of<T: Real>(x: &Tensor, scales: Option<Vec<f32>>, has_relu: bool) -> Result<Tensor> {
+        x.contiguous()?.apply_op1(ReluDropoutOp::<T> { scales, has_relu, of: PhantomData })
     }
-    by_type!(x, of(x, scales, rectifies))
+    by_dtype!(x, of(x, scales, has_relu))
 }
 
-/// Softmax over the last axis.
-pub(super) fn softmax(x: &Tensor) -> Result<Tensor> {
+/// Softmax over the last axis, with gradient.
+pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
     fn of<T: Real>(x: &Tensor) -> Result<Tensor> {
         x.contiguous()?.apply_op1(SoftmaxOp::<T>(PhantomData))
     }
-    by_type!(x, of(x))
+    by_dtype!(x, of(x))
 }
 
-/// An affine map by `outputs` rows of `weight` from `first_row` on; with a tape, which needs
-/// `weight` to be a variable, that gets the gradient.
-pub(super) fn linear(
+/// Affine map by some rows of `weight`. With a `sink`, for which `weight` must be a variable, the
+/// weight's gradient goes there as its factors instead of to Candle.
+pub(crate) fn linear(
     x: &Tensor,
     weight: &Tensor,
-    (first_row, outputs): (usize, usize),
+    rows: WeightRows,
     bias: Option<&Tensor>,
-    tape: Option<&Tape>,
+    sink: Option<FactorSink>,
 ) -> Result<Tensor> {
-    type Taped = Option<(Tape, Place)>;
     fn of<T: Real>(
         x: &Tensor,
         weight: &Tensor,
-        (first_row, outputs): (usize, usize),
+        rows: WeightRows,
         bias: Option<&Tensor>,
-        tape: Taped,
+        sink: Option<FactorSink>,
     ) -> Result<Tensor> {
-        let op = LinearOp::<T> { first_row, outputs, tape, of: PhantomData };
+        let op = LinearOp::<T> { rows, sink, of: PhantomData };
         match bias {
             Some(bias) => x.contiguous()?.apply_op3(weight, bias, op),
             None => x.contiguous()?.apply_op2(weight, op),
         }
     }
     if x.dims().last() != weight.dims().last() {
-        candle::bail!("a linear layer of {:?} reads {:?}", weight.dims(), x.dims())
+        candle::bail!("a linear layer of {:?} for {:?}", weight.dims(), x.dims())
     }
-    let tape = tape.map(|tape| (tape.clone(), tape.place(weight, first_row)));
-    by_type!(x, of(x, weight, (first_row, outputs), bias, tape))
+    by_dtype!(x, of(x, weight, rows, bias, sink))
 }
 
-/// Attention of `heads` heads from `query`, `(rows, steps, d)` or `(1, steps, d)` for all rows, to
-/// `key` and `value`, `(rows, other_steps, d)`, heads side by side; gives `(rows, steps, d)`.
+/// Attention over heads that lie side by side.
 ///
-/// - `mask`: `(rows, other_steps)`
-/// - `scales`: `(rows, heads, steps, other_steps)`, what dropout multiplies the weights with
-pub(super) fn attention(
+/// - `query`: `(rows, steps, d)`, or `(1, steps, d)` for all rows
+/// - `key`, `value`: `(rows, other_steps, d)`
+/// - `mask`: `(rows, other_steps)`, 1 = real step
+/// - `scales`: `(rows, heads, steps, other_steps)`, dropout's factors of the attention weights
+/// - returns `(rows, steps, d)`
+pub(crate) fn attention(
     [query, key, value]: [&Tensor; 3],
     heads: usize,
     mask: Option<&Tensor>,
@@ -118,18 +119,20 @@ pub(super) fn attention(
         mask: Option<&Tensor>,
         scales: Option<Vec<f32>>,
     ) -> Result<Tensor> {
-        let mask = numbers_of::<T>(mask)?;
+        let mask = mask_values::<T>(mask)?;
         let op = AttentionOp { heads, mask, scales, of: PhantomData };
         query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, op)
     }
-    by_type!(query, of([query, key, value], heads, mask, scales))
+    by_dtype!(query, of([query, key, value], heads, mask, scales))
 }
 
-/// Graph attention over `values` `(rows, nodes, d)` with `a` `(2 d, 1)`.
+/// Graph attention: `out_i = sum_j dropout(alpha_ij) h_j`, with gradient.
 ///
-/// - `mask`: `(rows, nodes)`
-/// - `scales`: `(rows, nodes, nodes)`, what dropout multiplies the weights with
-pub(super) fn graph(
+/// - `values`: `(rows, nodes, d)`
+/// - `a`: `(2 d, 1)`
+/// - `mask`: `(rows, nodes)`, 1 = node of the row's graph
+/// - `scales`: `(rows, nodes, nodes)`, dropout's factors of the attention weights
+pub(crate) fn graph_attention(
     values: &Tensor,
     a: &Tensor,
     slope: f64,
@@ -143,13 +146,12 @@ pub(super) fn graph(
         mask: Option<&Tensor>,
         scales: Option<Vec<f32>>,
     ) -> Result<Tensor> {
-        let mask = numbers_of::<T>(mask)?;
-        values.contiguous()?.apply_op2(a, GraphOp { slope, mask, scales, of: PhantomData })
+        let mask = mask_values::<T>(mask)?;
+        values.contiguous()?.apply_op2(a, GraphAttentionOp { slope, mask, scales, of: PhantomData })
     }
-    by_type!(values, of(values, a, slope, mask, scales))
+    by_dtype!(values, of(values, a, slope, mask, scales))
 }
 
-fn numbers_of<T: Real>(mask: Option<&Tensor>) -> Result<Option<Vec<T>>> {
-    let numbers = |mask: &Tensor| read(&mask.to_dtype(T::DTYPE)?, <[T]>::to_vec);
-    mask.map(numbers).transpose()
+fn mask_values<T: Real>(mask: Option<&Tensor>) -> Result<Option<Vec<T>>> {
+    mask.map(|mask| read(&mask.to_dtype(T::DTYPE)?, <[T]>::to_vec)).transpose()
 }

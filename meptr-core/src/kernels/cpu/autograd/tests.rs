@@ -1,14 +1,15 @@
-//! Each fused operation against what it replaces, made of Candle's own operations: values and
-//! gradients, of odd sizes, of views that are not contiguous, and of sizes that several cores share.
+//! Fused operations against Candle's own: values and gradients, of odd sizes, of views that are not
+//! contiguous, and of sizes that split over several cores.
 
 use candle::{D, Device, Result, Shape, Tensor, Var};
 use proptest::prelude::*;
 
 use super::*;
+use crate::nn::GradientTape;
 use crate::weights::generated_tensor;
 
-/// Numbers without a pattern, f64.
-fn numbers(name: &str, dims: &[usize]) -> Result<Tensor> {
+/// Values without a pattern, f64.
+fn values(name: &str, dims: &[usize]) -> Result<Tensor> {
     generated_tensor(name, &Shape::from(dims), 3, &Device::Cpu)?.to_dtype(DType::F64)? * 3.0
 }
 
@@ -17,13 +18,13 @@ fn transposed(name: &str, dims: &[usize]) -> Result<(Var, Tensor)> {
     let mut turned = dims.to_vec();
     let last = turned.len() - 1;
     turned.swap(last - 1, last);
-    let variable = Var::from_tensor(&numbers(name, &turned)?)?;
+    let variable = Var::from_tensor(&values(name, &turned)?)?;
     let view = variable.as_tensor().transpose(last - 1, last)?;
     Ok((variable, view))
 }
 
 fn variable(name: &str, dims: &[usize]) -> Result<Var> {
-    Var::from_tensor(&numbers(name, dims)?)
+    Var::from_tensor(&values(name, dims)?)
 }
 
 /// Factors of 0 and 1.5, as dropout has them, and a mask whose first column is real.
@@ -51,10 +52,10 @@ fn masked_softmax_of(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
     softmax_of(&x.broadcast_add(&mask.affine(1e30, -1e30)?)?)?.broadcast_mul(mask)
 }
 
-/// Values and gradients are those of the plain form.
+/// Values and gradients equal those of the plain operations.
 fn check(variables: &[&Var], fused: &Tensor, plain: &Tensor) -> Result<()> {
     assert_near("value", fused, plain)?;
-    let weights = numbers("loss", plain.dims())?;
+    let weights = values("loss", plain.dims())?;
     let gradients_of = |output: &Tensor| (output * &weights)?.sum_all()?.backward();
     let (found, expected) = (gradients_of(fused)?, gradients_of(plain)?);
     for (index, variable) in variables.iter().enumerate() {
@@ -84,14 +85,14 @@ fn check_layer_norm(rows: usize, width: usize) -> Result<()> {
     check(&[&x, &weight, &bias], &layer_norm(&view, &weight, &bias, 1e-5)?, &plain)
 }
 
-fn check_gate(rows: usize, width: usize) -> Result<()> {
+fn check_relu_dropout(rows: usize, width: usize) -> Result<()> {
     let (x, view) = transposed("x", &[rows, width])?;
     let positive = view.detach().gt(0.0)?.to_dtype(DType::F64)?;
     for scales in [None, Some(zero_or(1.5, rows * width))] {
         let factor = factors(&scales, &[rows, width])?;
         let rectified = ((&view * &positive)? * &factor)?;
-        check(&[&x], &gate(&view, scales.clone(), true)?, &rectified)?;
-        check(&[&x], &gate(&view, scales, false)?, &(&view * &factor)?)?;
+        check(&[&x], &relu_dropout(&view, scales.clone(), true)?, &rectified)?;
+        check(&[&x], &relu_dropout(&view, scales, false)?, &(&view * &factor)?)?;
     }
     Ok(())
 }
@@ -102,20 +103,23 @@ fn check_linear(rows: usize, inputs: usize, outputs: usize) -> Result<()> {
     let part = weight.narrow(0, outputs, outputs)?;
     let product = view.matmul(&part.t()?)?;
     let with_bias = product.broadcast_add(&bias)?;
-    check(&[&x, &weight], &linear(&view, &part, (0, outputs), None, None)?, &product)?;
-    let found = linear(&view, &part, (0, outputs), Some(&bias), None)?;
+    let all = WeightRows { first: 0, count: outputs };
+    check(&[&x, &weight], &linear(&view, &part, all, None, None)?, &product)?;
+    let found = linear(&view, &part, all, Some(&bias), None)?;
     check(&[&x, &weight, &bias], &found, &with_bias)?;
 
-    // On a tape, the weight's gradient is the product of what the tape has.
-    let tape = Tape::default();
-    let taped = linear(&view, &weight, (outputs, outputs), Some(&bias), Some(&tape))?;
+    // With a tape, the weight's gradient is the product of the taped factors.
+    let tape = GradientTape::default();
+    let sink = tape.sink(&weight, outputs);
+    let second = WeightRows { first: outputs, count: outputs };
+    let taped = linear(&view, &weight, second, Some(&bias), Some(sink))?;
     check(&[&x, &bias], &taped, &with_bias)?;
-    let [product] = &tape.take()[..] else { panic!("one layer, one backward pass") };
-    assert_eq!((product.place.weight, product.place.first_row), (weight.id(), outputs));
-    let loss = (with_bias * numbers("loss", &[rows, outputs])?)?.sum_all()?;
+    let [factors] = &tape.take()[..] else { panic!("one layer, one backward pass") };
+    assert_eq!((factors.weight_use.weight, factors.weight_use.first_row), (weight.id(), outputs));
+    let loss = (with_bias * values("loss", &[rows, outputs])?)?.sum_all()?;
     let expected =
         loss.backward()?.get(&weight).expect("a gradient").narrow(0, outputs, outputs)?;
-    assert_near("taped", &product.output_gradient.t()?.matmul(&product.input)?, &expected)
+    assert_near("taped", &factors.output_gradient.t()?.matmul(&factors.input)?, &expected)
 }
 
 fn check_attention(rows: usize, steps: usize, others: usize, heads: usize) -> Result<()> {
@@ -131,7 +135,7 @@ fn check_attention(rows: usize, steps: usize, others: usize, heads: usize) -> Re
         let mask = if is_masked {
             mask(rows, others)?
         } else {
-            numbers("m", &[rows, others])?.ones_like()?
+            values("m", &[rows, others])?.ones_like()?
         };
         let scales = is_masked.then(|| zero_or(1.5, rows * heads * steps * others));
         let (q, k) = (split(&query_view, steps)?, split(&key_view, others)?);
@@ -165,16 +169,16 @@ fn check_graph(rows: usize, nodes: usize, width: usize) -> Result<()> {
         let weights = masked_softmax_of(&scores, &mask.unsqueeze(1)?)?;
         let weights = (weights * factors(&scales, &[rows, nodes, nodes])?)?;
         let plain = weights.matmul(&view.contiguous()?)?;
-        let found = graph(&view, &a, 0.2, is_masked.then_some(&mask), scales)?;
+        let found = graph_attention(&view, &a, 0.2, is_masked.then_some(&mask), scales)?;
         check(&[&values, &a], &found, &plain)?;
     }
     Ok(())
 }
 
 #[test]
-fn sizes_that_cores_share_change_nothing() -> Result<()> {
+fn splitting_over_cores_changes_nothing() -> Result<()> {
     check_layer_norm(301, 130)?;
-    check_gate(301, 130)?;
+    check_relu_dropout(301, 130)?;
     check_linear(301, 65, 130)?;
     check_attention(67, 3, 7, 5)?;
     check_graph(131, 5, 67)
@@ -187,9 +191,9 @@ proptest! {
     fn fused_operations_equal_what_they_replace(
         rows in 1usize..6, width in 1usize..40, nodes in 1usize..7, heads in 1usize..4
     ) {
-        // A row of a single number has no variance: its gradient is 0 but for rounding.
+        // A row of one value has no variance: its gradient is 0 but for rounding.
         if width > 2 { check_layer_norm(rows, width).unwrap(); }
-        check_gate(rows, width).unwrap();
+        check_relu_dropout(rows, width).unwrap();
         check_linear(rows, width, nodes).unwrap();
         check_attention(rows, heads, nodes, heads).unwrap();
         check_graph(rows, nodes, width).unwrap();

@@ -1,36 +1,36 @@
-//! Copying the rows that a task sees out of one or several tensors.
+//! Strided views of inputs and residuals, and copies of the rows that a task reads.
 
 use candle::{Layout, Result, bail};
 
-/// A tensor `(batch, height, width, channels)` in any layout.
+/// View of a tensor `(batch, height, width, channels)` in any layout.
 #[derive(Debug)]
-pub(super) struct Source<'a> {
-    numbers: &'a [f32],
+pub(super) struct ImageView<'a> {
+    values: &'a [f32],
     dims: [usize; 4],
     strides: [usize; 4],
-    is_doubled: bool,
+    is_upsampled: bool,
 }
 
-impl<'a> Source<'a> {
-    pub(super) fn new(all: &'a [f32], layout: &Layout, is_doubled: bool) -> Result<Self> {
+impl<'a> ImageView<'a> {
+    pub(super) fn new(all: &'a [f32], layout: &Layout, is_upsampled: bool) -> Result<Self> {
         let (dims, strides) = (layout.dims(), layout.stride());
         let (&[b, h, w, c], &[sb, sh, sw, sc]) = (dims, strides) else {
-            bail!("pictures have four dimensions, not {dims:?}");
+            bail!("images have four dimensions, not {dims:?}");
         };
-        let numbers = &all[layout.start_offset()..];
-        Ok(Self { numbers, dims: [b, h, w, c], strides: [sb, sh, sw, sc], is_doubled })
+        let values = &all[layout.start_offset()..];
+        Ok(Self { values, dims: [b, h, w, c], strides: [sb, sh, sw, sc], is_upsampled })
     }
 
-    /// One picture that lies in one piece.
-    pub(super) fn picture(numbers: &'a [f32], [height, width, channels]: [usize; 3]) -> Self {
-        let strides = [numbers.len(), width * channels, channels, 1];
-        Self { numbers, dims: [1, height, width, channels], strides, is_doubled: false }
+    /// View of one contiguous image.
+    pub(super) fn contiguous(values: &'a [f32], [height, width, channels]: [usize; 3]) -> Self {
+        let strides = [values.len(), width * channels, channels, 1];
+        Self { values, dims: [1, height, width, channels], strides, is_upsampled: false }
     }
 
     /// Batch, height and width.
     pub(super) fn size(&self) -> [usize; 3] {
         let [batch, height, width, _] = self.dims;
-        let times = if self.is_doubled { 2 } else { 1 };
+        let times = if self.is_upsampled { 2 } else { 1 };
         [batch, times * height, times * width]
     }
 
@@ -38,57 +38,62 @@ impl<'a> Source<'a> {
         self.dims[3]
     }
 
-    /// Some rows of a picture where they lie, if they lie there as they are multiplied.
-    pub(super) fn plain_rows(
+    /// Some rows of an image without a copy, if they are contiguous.
+    pub(super) fn contiguous_rows(
         &self,
-        picture: usize,
+        image: usize,
         first: usize,
         rows: usize,
     ) -> Option<&'a [f32]> {
         let [_, _, width, channels] = self.dims;
         let [batch_stride, row_stride, pixel_stride, channel_stride] = self.strides;
-        let is_plain = !self.is_doubled
+        let is_contiguous = !self.is_upsampled
             && channel_stride == 1
             && pixel_stride == channels
             && row_stride == width * channels;
-        let start = picture * batch_stride + first * row_stride;
-        is_plain.then(|| &self.numbers[start..start + rows * row_stride])
+        let start = image * batch_stride + first * row_stride;
+        is_contiguous.then(|| &self.values[start..start + rows * row_stride])
     }
 
-    /// Copies a row of a picture into pixels of `pixel` numbers, from number `offset` of each on.
-    fn copy_row(&self, picture: usize, row: usize, pixel: usize, offset: usize, into: &mut [f32]) {
+    /// Copies a row of an image into pixels of `pixel` values, from value `offset` of each on.
+    fn copy_row(&self, [image, row]: [usize; 2], pixel: usize, offset: usize, into: &mut [f32]) {
         let channels = self.channels();
         let [batch_stride, row_stride, pixel_stride, channel_stride] = self.strides;
-        let shift = u32::from(self.is_doubled);
-        let start = picture * batch_stride + (row >> shift) * row_stride;
+        let shift = u32::from(self.is_upsampled);
+        let start = image * batch_stride + (row >> shift) * row_stride;
         if channel_stride == 1 && pixel_stride == channels && pixel == channels && shift == 0 {
-            into.copy_from_slice(&self.numbers[start..start + into.len()]);
+            into.copy_from_slice(&self.values[start..start + into.len()]);
             return;
         }
         for (column, into) in into.chunks_exact_mut(pixel).enumerate() {
             let start = start + (column >> shift) * pixel_stride;
             let into = &mut into[offset..offset + channels];
             if channel_stride == 1 {
-                into.copy_from_slice(&self.numbers[start..start + channels]);
+                into.copy_from_slice(&self.values[start..start + channels]);
             } else {
-                let from = self.numbers[start..].iter().step_by(channel_stride);
+                let from = self.values[start..].iter().step_by(channel_stride);
                 into.iter_mut().zip(from).for_each(|(into, from)| *into = *from);
             }
         }
     }
 }
 
-/// Copies rows of a picture, from `first` on (0 where there are none), channels of all sources
-/// side by side, with `before` and `after` pixels of zeros around each.
-pub(super) fn copy_rows(
-    sources: &[Source],
-    picture: usize,
-    first: isize,
-    [before, after]: [usize; 2],
-    channels: usize,
-    into: &mut [f32],
-) {
-    let Some([_, height, width]) = sources.first().map(Source::size) else { return };
+/// Rows to copy.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowRange {
+    pub(super) image: usize,
+    /// First row; rows outside the image are zeros.
+    pub(super) first: isize,
+    /// Pixels of zeros before and after each row.
+    pub(super) padding: [usize; 2],
+    /// Channels of all sources.
+    pub(super) channels: usize,
+}
+
+/// Copies as many rows as `into` holds, with padding and the channels of all sources concatenated.
+pub(super) fn copy_rows(sources: &[ImageView], rows: RowRange, into: &mut [f32]) {
+    let RowRange { image, first, padding: [before, after], channels } = rows;
+    let Some([_, height, width]) = sources.first().map(ImageView::size) else { return };
     let row_length = (before + width + after) * channels;
     for (number, into) in into.chunks_exact_mut(row_length).enumerate() {
         let Some(row) =
@@ -107,60 +112,60 @@ pub(super) fn copy_rows(
         border.fill(0.0);
         let mut offset = 0;
         for source in sources {
-            source.copy_row(picture, row, channels, offset, inner);
+            source.copy_row([image, row], channels, offset, inner);
             offset += source.channels();
         }
     }
 }
 
-/// What is added to the output, pixel by pixel.
+/// Values that are added to the sums.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Added<'a> {
-    Nothing,
-    Shortcut(Shortcut<'a>),
-    /// What the output holds before.
+pub(super) enum Residual<'a> {
+    None,
+    View(ResidualView<'a>),
+    /// Previous content of the output.
     Output,
 }
 
-/// [`Added`] to one pixel.
+/// [`Residual`] of some channels of one pixel.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum AddedPixel<'a> {
-    Nothing,
-    Numbers(&'a [f32]),
+pub(super) enum PixelResidual<'a> {
+    None,
+    Values(&'a [f32]),
     Output,
 }
 
-impl<'a> Added<'a> {
-    /// The rest, from a pixel on.
-    pub(super) fn from(self, pixel: usize) -> Self {
+impl<'a> Residual<'a> {
+    /// Residual of the pixels from `pixel` on.
+    pub(super) fn from_pixel(self, pixel: usize) -> Self {
         match self {
-            Self::Shortcut(shortcut) => Self::Shortcut(shortcut.from(pixel)),
+            Self::View(view) => Self::View(view.from_pixel(pixel)),
             other => other,
         }
     }
 
-    /// What some channels of a pixel get.
+    /// Residual of `channels` channels of a pixel, from channel `first` on.
     #[inline(always)]
-    pub(super) fn at(self, pixel: usize, first: usize, channels: usize) -> AddedPixel<'a> {
+    pub(super) fn at(self, pixel: usize, first: usize, channels: usize) -> PixelResidual<'a> {
         match self {
-            Self::Nothing => AddedPixel::Nothing,
-            Self::Shortcut(Shortcut { numbers, pixel_stride }) => {
-                AddedPixel::Numbers(&numbers[pixel * pixel_stride + first..][..channels])
+            Self::None => PixelResidual::None,
+            Self::View(ResidualView { values, pixel_stride }) => {
+                PixelResidual::Values(&values[pixel * pixel_stride + first..][..channels])
             }
-            Self::Output => AddedPixel::Output,
+            Self::Output => PixelResidual::Output,
         }
     }
 }
 
-/// Numbers to add to the output, pixel by pixel.
+/// View of a tensor that is added to the output.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shortcut<'a> {
-    numbers: &'a [f32],
+pub(super) struct ResidualView<'a> {
+    values: &'a [f32],
     pixel_stride: usize,
 }
 
-impl<'a> Shortcut<'a> {
-    /// A tensor of these dimensions whose pixels lie at one distance from each other.
+impl<'a> ResidualView<'a> {
+    /// View of a tensor of these dimensions whose pixels have one stride throughout.
     pub(super) fn new(all: &'a [f32], layout: &Layout, dims: [usize; 4]) -> Result<Self> {
         let [_, height, width, channels] = dims;
         match *layout.stride() {
@@ -170,21 +175,21 @@ impl<'a> Shortcut<'a> {
                     && row_stride == width * pixel_stride
                     && batch_stride == height * row_stride =>
             {
-                Ok(Self { numbers: &all[layout.start_offset()..], pixel_stride })
+                Ok(Self { values: &all[layout.start_offset()..], pixel_stride })
             }
-            _ => bail!("no shortcut of the shape {dims:?}: {layout:?}"),
+            _ => bail!("no residual of the shape {dims:?}: {layout:?}"),
         }
     }
 
-    /// The rest, from a pixel on.
-    pub(super) fn from(self, pixel: usize) -> Self {
-        Self { numbers: &self.numbers[pixel * self.pixel_stride..], ..self }
+    /// View of the pixels from `pixel` on.
+    pub(super) fn from_pixel(self, pixel: usize) -> Self {
+        Self { values: &self.values[pixel * self.pixel_stride..], ..self }
     }
 
-    /// Adds to pixels of `channels` numbers.
+    /// Adds to pixels of `channels` values.
     #[inline(always)]
     pub(super) fn add_to(self, output: &mut [f32], channels: usize) {
-        let pixels = output.chunks_exact_mut(channels).zip(self.numbers.chunks(self.pixel_stride));
+        let pixels = output.chunks_exact_mut(channels).zip(self.values.chunks(self.pixel_stride));
         for (pixel, other) in pixels {
             pixel.iter_mut().zip(other).for_each(|(x, other)| *x += other);
         }

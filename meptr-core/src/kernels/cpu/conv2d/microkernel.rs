@@ -1,63 +1,42 @@
-//! Products of weights and pixels, for a block of pixels and a panel of output channels at a time.
+//! Micro-kernel: a block of pixels times a panel of output channels, accumulated in registers.
 
-use pulp::{Arch, Scalar128b, Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
-use super::Ending;
-use super::input::{Added, AddedPixel};
-use crate::backbones::vector_math;
+use super::super::dispatch::{dispatch, f32_lanes, load, store};
+use super::super::row_ops;
+use super::args::Conv2dActivation;
+use super::input::{PixelResidual, Residual};
 
 /// Vectors of output channels in a panel.
 const PANEL_VECTORS: usize = 2;
 
-/// Products that are added up one after the other; sums of such sums round less than one of all.
+/// Longest chain of multiply-adds into one accumulator; a sum of such sums rounds less than one long
+/// sum.
 const MAX_CHAIN: usize = 128;
 
-/// Weights by panel of output channels, then by depth: `kernel x kernel x inputs`.
+/// Weights packed by panel of output channels, then by depth: `kernel * kernel * inputs`.
 #[derive(Debug)]
-pub(super) struct Panels {
+pub(super) struct PackedWeights {
     values: Vec<f32>,
-    bias: Vec<f32>, // as many as the panels have channels
+    bias: Vec<f32>, // padded to the channels of all panels
     outputs: usize,
     depth: usize,
     arch: Arch,
 }
 
-/// Runs work with the vectors of these instructions.
-pub(in crate::detect) fn dispatch<W: WithSimd>(arch: Arch, work: W) -> W::Output {
-    match arch {
-        // Vectors of four that the compiler makes of what every CPU of the kind has.
-        Arch::Scalar => Simd::vectorize(Scalar128b, work),
-        arch => arch.dispatch(work),
-    }
-}
-
-/// Numbers in a vector of these instructions.
-pub(in crate::detect) fn lanes(arch: Arch) -> usize {
-    dispatch(arch, Lanes)
-}
-
-struct Lanes;
-
-impl WithSimd for Lanes {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        S::F32_LANES
-    }
-}
-
-impl Panels {
-    /// - `by_depth`: `(depth, outputs)`, row by row
+impl PackedWeights {
+    /// Packs weights for this CPU.
+    ///
+    /// - `by_depth`: `(depth, outputs)`, row-major
     /// - `bias`: `(outputs,)`
     pub(super) fn new(by_depth: &[f32], bias: &[f32]) -> Self {
-        Self::laid_out(by_depth, bias, Arch::new())
+        Self::packed_for(by_depth, bias, Arch::new())
     }
 
-    /// For vectors of these instructions.
-    pub(super) fn laid_out(by_depth: &[f32], bias: &[f32], arch: Arch) -> Self {
+    /// Like [`Self::new`], for the vectors of `arch`.
+    pub(super) fn packed_for(by_depth: &[f32], bias: &[f32], arch: Arch) -> Self {
         let outputs = bias.len();
-        let lanes = lanes(arch);
+        let lanes = f32_lanes(arch);
         let depth = by_depth.len() / outputs.max(1);
         let padded = outputs.next_multiple_of(lanes);
         let mut values = Vec::with_capacity(depth * padded);
@@ -78,37 +57,38 @@ impl Panels {
         self.outputs
     }
 
-    pub(super) fn multiply(&self, rows: Rows) {
-        dispatch(self.arch, Multiply { panels: self, rows });
+    /// Fills the output rows.
+    pub(super) fn multiply(&self, rows: ConvRows) {
+        dispatch(self.arch, FillRows { weights: self, rows });
     }
 }
 
 /// Input rows, and the output rows that they give.
-pub(super) struct Rows<'a> {
-    /// Input rows with their border, `row_length` numbers each.
+pub(super) struct ConvRows<'a> {
+    /// Input rows with their padding, `row_length` values each.
     pub(super) x: &'a [f32],
     pub(super) row_length: usize,
-    /// Numbers from an output row's first input row to the next one's.
+    /// Values from an output row's first input row to the next one's.
     pub(super) row_step: usize,
-    /// Numbers from an output pixel's first input pixel to the next one's.
+    /// Values from an output pixel's first input pixel to the next one's.
     pub(super) pixel_step: usize,
-    /// Rows of the kernel.
+    /// ConvRows of the kernel.
     pub(super) kernel: usize,
-    /// Numbers of a kernel's row: columns times channels.
+    /// Values of a kernel row: columns times channels.
     pub(super) run: usize,
     /// Pixels of an output row.
     pub(super) columns: usize,
-    pub(super) ending: Ending,
-    pub(super) added: Added<'a>,
+    pub(super) activation: Conv2dActivation,
+    pub(super) residual: Residual<'a>,
     pub(super) output: &'a mut [f32],
 }
 
-struct Multiply<'a> {
-    panels: &'a Panels,
-    rows: Rows<'a>,
+struct FillRows<'a> {
+    weights: &'a PackedWeights,
+    rows: ConvRows<'a>,
 }
 
-/// A panel and the output channel that it starts with.
+/// A panel and its first output channel.
 #[derive(Clone, Copy)]
 struct Panel<'a> {
     values: &'a [f32],
@@ -117,23 +97,23 @@ struct Panel<'a> {
     outputs: usize,
 }
 
-impl WithSimd for Multiply<'_> {
+impl WithSimd for FillRows<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { panels, mut rows } = self;
-        let padded = panels.bias.len();
+        let Self { weights, mut rows } = self;
+        let padded = weights.bias.len();
         for first in (0..padded).step_by(PANEL_VECTORS * S::F32_LANES) {
             let width = (PANEL_VECTORS * S::F32_LANES).min(padded - first);
             let panel = Panel {
-                values: &panels.values[first * panels.depth..][..width * panels.depth],
-                bias: &panels.bias[first..first + width],
+                values: &weights.values[first * weights.depth..][..width * weights.depth],
+                bias: &weights.bias[first..first + width],
                 first,
-                outputs: panels.outputs,
+                outputs: weights.outputs,
             };
             let is_one_chain = rows.kernel == 1 && rows.run <= MAX_CHAIN;
-            // Sums of 24 vectors leave room for weights and pixels where there are 32 registers.
+            // With 32 registers, 24 accumulators leave room for weights and pixels.
             match (width == S::F32_LANES, S::REGISTER_COUNT >= 32, is_one_chain) {
                 (true, _, true) => blocks::<S, 12, 1, true>(simd, &mut rows, panel),
                 (true, _, false) => blocks::<S, 12, 1, false>(simd, &mut rows, panel),
@@ -143,15 +123,15 @@ impl WithSimd for Multiply<'_> {
                 (false, false, false) => blocks::<S, 6, 2, false>(simd, &mut rows, panel),
             }
         }
-        end(&mut rows, panels.outputs);
+        finish_rows(&mut rows, weights.outputs);
     }
 }
 
-/// All output pixels, `P` at a time; `ONE`: a sum is one chain.
+/// Computes all output pixels, `P` at a time; `ONE`: a sum is one chain.
 #[inline(always)]
 fn blocks<S: Simd, const P: usize, const C: usize, const ONE: bool>(
     simd: S,
-    rows: &mut Rows,
+    rows: &mut ConvRows,
     panel: Panel,
 ) {
     let pixels = rows.output.len() / panel.outputs;
@@ -159,8 +139,8 @@ fn blocks<S: Simd, const P: usize, const C: usize, const ONE: bool>(
     for pixel in (0..in_blocks).step_by(P) {
         block::<S, P, C, ONE>(simd, rows, pixel, panel);
     }
-    if in_blocks < pixels && in_blocks > 0 && !matches!(rows.added, Added::Output) {
-        // The last block goes back over some pixels of the one before.
+    if in_blocks < pixels && in_blocks > 0 && !matches!(rows.residual, Residual::Output) {
+        // The last block overlaps the one before.
         return block::<S, P, C, ONE>(simd, rows, pixels - P, panel);
     }
     for pixel in in_blocks..pixels {
@@ -169,10 +149,10 @@ fn blocks<S: Simd, const P: usize, const C: usize, const ONE: bool>(
 }
 
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "indices that are constants keep sums in registers")]
+#[allow(clippy::needless_range_loop, reason = "constant indices keep accumulators in registers")]
 fn block<S: Simd, const P: usize, const C: usize, const ONE: bool>(
     simd: S,
-    rows: &mut Rows,
+    rows: &mut ConvRows,
     first: usize,
     panel: Panel,
 ) {
@@ -192,7 +172,7 @@ fn block<S: Simd, const P: usize, const C: usize, const ONE: bool>(
             parts[p] = &rows.x[starts[p]..][..rows.run];
         }
         let sums = chain::<S, P, C>(simd, &parts, &weights[..rows.run * C]);
-        return finish::<S, P, C>(simd, sums, rows, first, panel);
+        return store_block::<S, P, C>(simd, sums, rows, first, panel);
     }
     let mut sums = [[simd.splat_f32s(0.0); C]; P];
     for kernel_row in 0..rows.kernel {
@@ -213,12 +193,12 @@ fn block<S: Simd, const P: usize, const C: usize, const ONE: bool>(
             }
         }
     }
-    finish::<S, P, C>(simd, sums, rows, first, panel);
+    store_block::<S, P, C>(simd, sums, rows, first, panel);
 }
 
-/// Products of pixels, all of one length, and weights, added up one after the other.
+/// Chain of multiply-adds of pixels, all of one length, and weights.
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "indices that are constants keep sums in registers")]
+#[allow(clippy::needless_range_loop, reason = "constant indices keep accumulators in registers")]
 fn chain<S: Simd, const P: usize, const C: usize>(
     simd: S,
     parts: &[&[f32]; P],
@@ -231,7 +211,7 @@ fn chain<S: Simd, const P: usize, const C: usize>(
     let mut depth = 0;
     for weights in &mut by_quad {
         for p in 0..P {
-            // The only check of bounds for four products.
+            // The only bounds check for four multiply-adds.
             let Some((four, _)) = parts[p][depth..].split_first_chunk() else { return chain };
             quad[p] = four;
         }
@@ -256,48 +236,51 @@ fn chain<S: Simd, const P: usize, const C: usize>(
     chain
 }
 
-/// Bias, what is added and `max(x, 0)` where they belong before a sum is stored.
+/// Adds the bias, and residual and ReLU where they come before the store; stores the sums.
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "indices that are constants keep sums in registers")]
-fn finish<S: Simd, const P: usize, const C: usize>(
+#[allow(clippy::needless_range_loop, reason = "constant indices keep accumulators in registers")]
+fn store_block<S: Simd, const P: usize, const C: usize>(
     simd: S,
     sums: [[S::f32s; C]; P],
-    rows: &mut Rows,
+    rows: &mut ConvRows,
     first: usize,
     panel: Panel,
 ) {
     let (bias, _) = S::as_simd_f32s(panel.bias);
-    // An array of its own: the sums stay in registers only if no index of theirs is computed.
+    // A separate array: the sums stay in registers only while all their indices are constants.
     let mut finished = [[simd.splat_f32s(0.0); C]; P];
     for p in 0..P {
         for c in 0..C {
             finished[p][c] = simd.add_f32s(sums[p][c], bias[c]);
         }
     }
-    let is_rectified = rows.ending == Ending::Relu;
+    let has_relu = rows.activation == Conv2dActivation::Relu;
     let zero = simd.splat_f32s(0.0);
     let width = (C * S::F32_LANES).min(panel.outputs - panel.first);
     for (number, finished) in finished.iter().enumerate() {
         let start = (first + number) * panel.outputs + panel.first;
         let into = &mut rows.output[start..start + width];
-        let added = if rows.ending.is_last() { rows.added } else { Added::Nothing };
-        let added = added.at(first + number, panel.first, width);
+        let residual = match rows.activation.is_after_residual() {
+            true => rows.residual,
+            false => Residual::None,
+        };
+        let residual = residual.at(first + number, panel.first, width);
         for (c, finished) in finished.iter().enumerate() {
             let channels = c * S::F32_LANES..width.min((c + 1) * S::F32_LANES);
             if channels.is_empty() {
                 break;
             }
             let mut value = *finished;
-            match added {
-                AddedPixel::Nothing => {}
-                AddedPixel::Numbers(numbers) => {
-                    value = simd.add_f32s(value, load(simd, &numbers[channels.clone()]));
+            match residual {
+                PixelResidual::None => {}
+                PixelResidual::Values(values) => {
+                    value = simd.add_f32s(value, load(simd, &values[channels.clone()]));
                 }
-                AddedPixel::Output => {
+                PixelResidual::Output => {
                     value = simd.add_f32s(value, load(simd, &into[channels.clone()]));
                 }
             }
-            if is_rectified {
+            if has_relu {
                 value = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
             }
             store(simd, &mut into[channels], value);
@@ -305,34 +288,16 @@ fn finish<S: Simd, const P: usize, const C: usize>(
     }
 }
 
-/// Loads a vector, or the beginning of one.
+/// Applies activations that are computed row by row, and adds the residual after them.
 #[inline(always)]
-pub(in crate::detect) fn load<S: Simd>(simd: S, numbers: &[f32]) -> S::f32s {
-    match S::as_simd_f32s(numbers) {
-        ([whole], []) => *whole,
-        _ => simd.partial_load_f32s(numbers),
-    }
-}
-
-/// Stores a vector, or the beginning of one.
-#[inline(always)]
-pub(in crate::detect) fn store<S: Simd>(simd: S, into: &mut [f32], values: S::f32s) {
-    match S::as_mut_simd_f32s(into) {
-        ([whole], []) => *whole = values,
-        _ => simd.partial_store_f32s(into, values),
-    }
-}
-
-/// Activations that are computed row by row, and what is added after them.
-#[inline(always)]
-fn end(rows: &mut Rows, outputs: usize) {
+fn finish_rows(rows: &mut ConvRows, outputs: usize) {
     let output = &mut *rows.output;
-    match rows.ending {
-        Ending::Silu => output.iter_mut().for_each(|x| *x = vector_math::silu(*x)),
-        Ending::Sigmoid => output.iter_mut().for_each(|x| *x = vector_math::sigmoid(*x)),
-        Ending::Linear | Ending::Relu => return,
+    match rows.activation {
+        Conv2dActivation::Silu => output.iter_mut().for_each(|x| *x = row_ops::silu(*x)),
+        Conv2dActivation::Sigmoid => output.iter_mut().for_each(|x| *x = row_ops::sigmoid(*x)),
+        Conv2dActivation::Identity | Conv2dActivation::Relu => return,
     }
-    if let Added::Shortcut(shortcut) = rows.added {
-        shortcut.add_to(output, outputs);
+    if let Residual::View(view) = rows.residual {
+        view.add_to(output, outputs);
     }
 }

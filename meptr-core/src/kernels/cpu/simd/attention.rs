@@ -1,79 +1,86 @@
-//! Attention with the vectors of the CPU.
+//! Attention on vector instructions.
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::super::attention::{Attend, Head};
-use super::super::dispatch;
-use super::kernel::{Next, PANEL_VECTORS, Times};
-use super::multiply::MAX_CHAIN;
-use super::pack;
-use crate::backbones::vector_math;
+use super::super::attention_args::{AttentionArgs, HeadQueries, Projection};
+use super::super::dispatch::dispatch;
+use super::super::row_ops;
+use super::gemm::MAX_CHAIN;
+use super::microkernel::{MicroKernel, PANEL_VECTORS, RowPrefetch};
+use super::pack::{PackSource, pack};
 
 /// Queries whose scores are held at a time.
-const QUERIES_AT_ONCE: usize = 48;
+const QUERIES_PER_BLOCK: usize = 48;
 
-/// Sets what some queries of a head read.
-pub(in super::super) fn attend(arch: Arch, attend: Attend, head: Head) {
-    dispatch(arch, Run { arch, attend, head });
+/// Computes the attention of some queries of one head.
+pub(in super::super) fn attention(arch: Arch, args: AttentionArgs, queries: HeadQueries) {
+    dispatch(arch, SimdAttention { arch, args, queries });
 }
 
-struct Run<'a, 'o> {
+struct SimdAttention<'a, 'o> {
     arch: Arch,
-    attend: Attend<'a>,
-    head: Head<'o>,
+    args: AttentionArgs<'a>,
+    queries: HeadQueries<'o>,
 }
 
-impl WithSimd for Run<'_, '_> {
+impl WithSimd for SimdAttention<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { arch, attend, mut head } = self;
-        let Attend { lengths, head_width, .. } = attend;
-        let (step, keys) = (attend.step(), lengths[head.batch]);
-        let [queries, key_of, value_of] = [0, 1, 2].map(|index| attend.part(&head, index));
+        let Self { arch, args, queries: mut head } = self;
+        let AttentionArgs { lengths, head_width, .. } = args;
+        let (stride, keys) = (args.step_stride(), lengths[head.batch]);
+        let [queries, key_values, value_values] =
+            [Projection::Query, Projection::Key, Projection::Value]
+                .map(|projection| args.projection(&head, projection));
         let panel = PANEL_VECTORS * S::F32_LANES;
-        let mut laid_out = vec![0.0; keys.div_ceil(panel) * head_width * panel];
-        pack::pack(arch, key_of, step, keys, head_width, panel, &mut laid_out);
-        let values = value_panels(value_of, step, keys, head_width, panel);
-        let mut nothing = Next::NOTHING;
-        let mut scores = vec![0.0; QUERIES_AT_ONCE.min(head.out.len()) * keys];
-        for (number, out) in head.out.chunks_mut(QUERIES_AT_ONCE).enumerate() {
-            let queries = &queries[(head.first + number * QUERIES_AT_ONCE) * step..];
-            let mut lines: Vec<&mut [f32]> =
-                scores.chunks_exact_mut(keys).take(out.len()).collect();
-            for (number, panel_of) in laid_out.chunks_exact(head_width * panel).enumerate() {
-                let times = Times {
+        let mut packed_keys = vec![0.0; keys.div_ceil(panel) * head_width * panel];
+        let source =
+            PackSource { values: key_values, row_stride: stride, count: keys, depth: head_width };
+        pack(arch, source, panel, &mut packed_keys);
+        let packed_values = pack_values(value_values, stride, [keys, head_width], panel);
+        let mut no_prefetch = RowPrefetch::NONE;
+        let mut scores = vec![0.0; QUERIES_PER_BLOCK.min(head.out.len()) * keys];
+        for (number, out) in head.out.chunks_mut(QUERIES_PER_BLOCK).enumerate() {
+            let queries = &queries[(head.first + number * QUERIES_PER_BLOCK) * stride..];
+            let mut rows: Vec<&mut [f32]> = scores.chunks_exact_mut(keys).take(out.len()).collect();
+            for (number, packed) in packed_keys.chunks_exact(head_width * panel).enumerate() {
+                let kernel = MicroKernel {
                     x: queries,
-                    row_step: step,
+                    row_stride: stride,
                     depth: head_width,
-                    panel: panel_of,
-                    adds: false,
+                    panel: packed,
+                    accumulate: false,
                 };
-                times.run(simd, &mut lines, number * panel, &mut nothing);
+                kernel.run(simd, &mut rows, number * panel, &mut no_prefetch);
             }
-            lines.iter_mut().for_each(|line| vector_math::softmax(line));
-            for (number, panel_of) in values.chunks_exact(keys * panel).enumerate() {
+            rows.iter_mut().for_each(|row| row_ops::softmax_inline(row));
+            for (number, packed) in packed_values.chunks_exact(keys * panel).enumerate() {
                 for start in (0..keys).step_by(MAX_CHAIN) {
                     let depth = MAX_CHAIN.min(keys - start);
-                    let panel_of = &panel_of[start * panel..][..depth * panel];
-                    let x = &scores[start..];
-                    let times =
-                        Times { x, row_step: keys, depth, panel: panel_of, adds: start > 0 };
-                    times.run(simd, out, number * panel, &mut nothing);
+                    let kernel = MicroKernel {
+                        x: &scores[start..],
+                        row_stride: keys,
+                        depth,
+                        panel: &packed[start * panel..][..depth * panel],
+                        accumulate: start > 0,
+                    };
+                    kernel.run(simd, out, number * panel, &mut no_prefetch);
                 }
             }
         }
     }
 }
 
-/// Values are in the kernel's order as they are; they are only brought together.
-fn value_panels(values: &[f32], step: usize, keys: usize, width: usize, panel: usize) -> Vec<f32> {
+/// Packs the values of `keys` keys, `width` each. They lie in the micro-kernel's order already and
+/// are only brought together.
+fn pack_values(values: &[f32], stride: usize, [keys, width]: [usize; 2], panel: usize) -> Vec<f32> {
     let mut panels = vec![0.0; width.div_ceil(panel) * keys * panel];
-    for (number, panel_of) in panels.chunks_exact_mut(keys * panel).enumerate() {
+    for (number, packed) in panels.chunks_exact_mut(keys * panel).enumerate() {
         let (first, last) = (number * panel, width.min((number + 1) * panel));
-        for (key, into) in panel_of.chunks_exact_mut(panel).enumerate() {
-            into[..last - first].copy_from_slice(&values[key * step..][first..last]);
+        for (key, into) in packed.chunks_exact_mut(panel).enumerate() {
+            into[..last - first].copy_from_slice(&values[key * stride..][first..last]);
         }
     }
     panels

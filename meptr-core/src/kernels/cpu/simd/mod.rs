@@ -1,12 +1,13 @@
-//! Products with the vectors of the CPU: AVX-512, AVX2, or what every CPU of the kind has.
+//! GEMM and attention on vector instructions: AVX-512, AVX2, or what every CPU of the architecture
+//! has.
 //!
-//! Some outputs at a time are laid out for the vectors (`pack`), multiplied with all rows
-//! (`kernel`) and finished while they are in the cache.
+//! A few outputs at a time are packed for the vectors (`pack`), multiplied with all rows
+//! (`microkernel`) and finished while they are in the cache.
 
 mod attention;
-mod kernel;
-mod multiply;
+mod gemm;
+mod microkernel;
 mod pack;
 
-pub(super) use attention::attend;
-pub(super) use multiply::multiply;
+pub(super) use attention::attention;
+pub(super) use gemm::gemm;

@@ -1,50 +1,44 @@
-//! Laying out rows for the kernel: the numbers of one depth side by side.
+//! Packs rows for the micro-kernel: the values of one depth side by side.
 
 use pulp::Arch;
 
-/// Panels of a block of rows, each `depth x width` numbers: row `r` of the block is column
-/// `r % width` of panel `r / width`.
+/// Rows to pack.
+#[derive(Clone, Copy)]
+pub(super) struct PackSource<'a> {
+    /// Row `r` starts at value `r * row_stride`.
+    pub(super) values: &'a [f32],
+    pub(super) row_stride: usize,
+    /// Number of rows.
+    pub(super) count: usize,
+    /// Values of a row that are packed.
+    pub(super) depth: usize,
+}
+
+impl<'a> PackSource<'a> {
+    fn row(&self, index: usize) -> &'a [f32] {
+        &self.values[index * self.row_stride..][..self.depth]
+    }
+}
+
+/// Packs rows into panels of `(depth, width)` values: row `r` becomes column `r % width` of panel
+/// `r / width`. Columns beyond the last row are 0.
 ///
-/// - `rows`: the block's rows, row `r` from number `r * row_step` on
-/// - `count`: rows of the block; columns beyond them are 0
-/// - `panels`: `count.div_ceil(width) * depth * width` numbers, overwritten
-pub(super) fn pack(
-    arch: Arch,
-    rows: &[f32],
-    row_step: usize,
-    count: usize,
-    depth: usize,
-    width: usize,
-    panels: &mut [f32],
-) {
+/// - `panels`: `source.count.div_ceil(width) * depth * width` values, overwritten
+pub(super) fn pack(arch: Arch, source: PackSource, width: usize, panels: &mut [f32]) {
+    let PackSource { values, row_stride, count, depth } = source;
     for (number, panel) in panels.chunks_exact_mut(depth * width).enumerate() {
         let first = number * width;
-        let rows = &rows[first * row_step..];
-        let here = width.min(count - first);
-        if here < width {
+        let count = width.min(count - first);
+        if count < width {
             panel.fill(0.0);
         }
-        pack_panel(arch, Block { rows, row_step, count: here, depth }, width, panel);
+        let values = &values[first * row_stride..];
+        pack_panel(arch, PackSource { values, row_stride, count, depth }, width, panel);
     }
 }
 
-/// The rows of one panel.
-#[derive(Clone, Copy)]
-struct Block<'a> {
-    rows: &'a [f32],
-    row_step: usize,
-    count: usize,
-    depth: usize,
-}
-
-impl<'a> Block<'a> {
-    fn row(&self, index: usize) -> &'a [f32] {
-        &self.rows[index * self.row_step..][..self.depth]
-    }
-}
-
-fn pack_panel(arch: Arch, block: Block, width: usize, panel: &mut [f32]) {
-    // Squares are turned over in registers; of the last rows' squares only a part is stored.
+fn pack_panel(arch: Arch, block: PackSource, width: usize, panel: &mut [f32]) {
+    // Squares are transposed in registers; of the last rows' squares only a part is stored.
     let side = match arch {
         #[cfg(target_arch = "x86_64")]
         Arch::V4(_) => 16,
@@ -78,15 +72,16 @@ fn pack_panel(arch: Arch, block: Block, width: usize, panel: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    //! Squares of numbers turned over in registers.
+    //! Transposes of 16x16 and 8x8 squares in registers.
 
     use std::arch::x86_64::*;
 
-    use super::super::super::avx512::{load_16, store_up_to_16, turn_16};
+    use super::super::super::avx512::{load_16, store_up_to_16, transpose_16x16};
 
-    /// Columns `first..first + count` of a panel from as many rows, as far as whole squares go.
+    /// Columns `first..first + count` of a panel and the rows they come from, as far as whole squares
+    /// go.
     pub(super) struct Squares<'a> {
-        /// Of one length; those from `count` on are not used.
+        /// Rows of one length; those from `count` on are not used.
         pub(super) rows: [&'a [f32]; 16],
         pub(super) first: usize,
         pub(super) count: usize,
@@ -102,7 +97,8 @@ mod x86 {
             rows.iter_mut().for_each(|row| *row = &row[..squares]);
             #[allow(clippy::needless_range_loop, reason = "all rows are indexed with it")]
             for square in 0..squares {
-                let columns = turn_16(std::array::from_fn(|row| load_16(&rows[row][square])));
+                let columns =
+                    transpose_16x16(std::array::from_fn(|row| load_16(&rows[row][square])));
                 for (column, vector) in columns.into_iter().enumerate() {
                     let depth = square * 16 + column;
                     store_up_to_16(&mut panel[depth * width + first..][..count], vector);
@@ -116,24 +112,7 @@ mod x86 {
             for square in 0..rows[0].len() / 8 {
                 let r: [__m256; 8] =
                     std::array::from_fn(|row| load_256(&rows[row].as_chunks::<8>().0[square]));
-                // Groups of four rows: vector `n` holds columns n and n + 4 of the four.
-                let group = |row: usize| -> [__m256; 4] {
-                    let (a, b) = (
-                        _mm256_unpacklo_ps(r[row], r[row + 1]),
-                        _mm256_unpackhi_ps(r[row], r[row + 1]),
-                    );
-                    let (c, d) = (
-                        _mm256_unpacklo_ps(r[row + 2], r[row + 3]),
-                        _mm256_unpackhi_ps(r[row + 2], r[row + 3]),
-                    );
-                    [
-                        _mm256_shuffle_ps::<0x44>(a, c),
-                        _mm256_shuffle_ps::<0xEE>(a, c),
-                        _mm256_shuffle_ps::<0x44>(b, d),
-                        _mm256_shuffle_ps::<0xEE>(b, d),
-                    ]
-                };
-                let groups = [group(0), group(4)];
+                let groups = [interleave_rows(&r, 0), interleave_rows(&r, 4)];
                 for column in 0..4 {
                     let [a, b] = groups.map(|group| group[column]);
                     let halves = [
@@ -149,11 +128,26 @@ mod x86 {
         }
     }
 
+    /// Interleaves rows `first..first + 4`: vector `n` holds columns `n` and `n + 4` of the four.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn interleave_rows(rows: &[__m256; 8], first: usize) -> [__m256; 4] {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|row| rows[first + row]);
+        let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0x44>(ab_low, cd_low),
+            _mm256_shuffle_ps::<0xEE>(ab_low, cd_low),
+            _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+            _mm256_shuffle_ps::<0xEE>(ab_high, cd_high),
+        ]
+    }
+
     #[target_feature(enable = "avx2")]
     #[inline]
     #[expect(unsafe_code, reason = "a load takes a pointer")]
     fn load_256(from: &[f32; 8]) -> __m256 {
-        // SAFETY: eight numbers are there; the load asks for no alignment.
+        // SAFETY: the array holds eight values; the load asks for no alignment.
         unsafe { _mm256_loadu_ps(from.as_ptr()) }
     }
 
@@ -162,9 +156,9 @@ mod x86 {
     #[expect(unsafe_code, reason = "a store takes a pointer")]
     fn store_256(into: &mut [f32], vector: __m256) {
         assert!(into.len() <= 8);
-        let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(into.len() as i32), numbers);
-        // SAFETY: as many numbers are stored as have room; the store asks for no alignment.
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(into.len() as i32), lanes);
+        // SAFETY: the mask excludes lanes beyond the slice; the store asks for no alignment.
         unsafe { _mm256_maskstore_ps(into.as_mut_ptr(), mask, vector) }
     }
 }
@@ -174,23 +168,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_comes_to_its_column_and_depth() {
-        for (count, depth, row_step) in
+    fn every_value_comes_to_its_column_and_depth() {
+        for (count, depth, row_stride) in
             [(1usize, 1, 1), (16, 16, 16), (7, 19, 23), (33, 40, 40), (70, 17, 18)]
         {
-            let rows: Vec<f32> = (0..count * row_step).map(|number| number as f32).collect();
+            let values: Vec<f32> = (0..count * row_stride).map(|index| index as f32).collect();
+            let source = PackSource { values: &values, row_stride, count, depth };
             for (arch, width) in
                 [(Arch::Scalar, 8), (Arch::new(), 16), (Arch::new(), 32), (Arch::new(), 11)]
             {
                 let panel_count = count.div_ceil(width);
                 let mut panels = vec![f32::NAN; panel_count * depth * width];
-                pack(arch, &rows, row_step, count, depth, width, &mut panels);
-                for (panel, numbers) in panels.chunks_exact(depth * width).enumerate() {
-                    for (at, number) in numbers.iter().enumerate() {
+                pack(arch, source, width, &mut panels);
+                for (panel, packed) in panels.chunks_exact(depth * width).enumerate() {
+                    for (at, value) in packed.iter().enumerate() {
                         let row = panel * width + at % width;
                         let expected =
-                            if row < count { rows[row * row_step + at / width] } else { 0.0 };
-                        assert_eq!(*number, expected, "row {row} of {count}, depth {}", at / width);
+                            if row < count { values[row * row_stride + at / width] } else { 0.0 };
+                        assert_eq!(*value, expected, "row {row} of {count}, depth {}", at / width);
                     }
                 }
             }

@@ -1,40 +1,48 @@
-//! The attention of a graph's nodes, forth and back.
+//! Graph attention with gradient.
 
 use std::marker::PhantomData;
 
 use candle::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::softmax::{softmax, softmax_back};
-use crate::nn::host::{self, Real};
+use super::softmax::{softmax_backward, softmax_forward};
+use crate::kernels::cpu::slices::{self, Real};
 
 /// `out_i = sum_j dropout(alpha_ij) h_j`, `alpha_ij = softmax_j(leaky_relu(a^T [h_i ; h_j]))`, for
 /// values `h` `(rows, nodes, d)` and `a` `(2 d, 1)`.
-pub(super) struct GraphOp<T> {
+pub(super) struct GraphAttentionOp<T> {
     pub(super) slope: f64,
-    /// `(rows, nodes)`: 1 = node that is there; none = all are.
+    /// `(rows, nodes)`: 1 = node of the row's graph, 0 = absent; `None` = all present.
     pub(super) mask: Option<Vec<T>>,
-    /// `(rows, nodes, nodes)`: factors of `alpha`; none = 1.
+    /// `(rows, nodes, nodes)`: dropout's factors of `alpha`; `None` = 1.
     pub(super) scales: Option<Vec<f32>>,
     pub(super) of: PhantomData<T>,
 }
 
-/// What the nodes of a row make of each other, `(nodes, nodes)` each.
-struct Attention<T> {
+/// NodeAttention of one row's nodes, `(nodes, nodes)` each.
+struct NodeAttention<T> {
     /// Slope of the activation at each sum of scores.
     slopes: Vec<T>,
     /// `alpha` before dropout.
     softmax: Vec<T>,
-    /// `alpha` after it.
+    /// `alpha` after dropout.
     weights: Vec<T>,
 }
 
-impl<T: Real> GraphOp<T> {
-    fn attention(&self, row: usize, values: &[T], a: &[T]) -> Attention<T> {
+/// Gradients that a row adds to.
+struct RowGradients<'a, T> {
+    /// Of the row's values.
+    grad_values: &'a mut [T],
+    /// Of `a`, shared by several rows.
+    grad_a: &'a mut [T],
+}
+
+impl<T: Real> GraphAttentionOp<T> {
+    fn attention(&self, row: usize, values: &[T], a: &[T]) -> NodeAttention<T> {
         let width = a.len() / 2;
         let nodes = values.len() / width;
-        let score = |node: usize, a: &[T]| host::dot(&values[node * width..][..width], a);
-        let own: Vec<T> = (0..nodes).map(|node| score(node, &a[..width])).collect();
-        let other: Vec<T> = (0..nodes).map(|node| score(node, &a[width..])).collect();
+        let [own, other] = [&a[..width], &a[width..]].map(|a| -> Vec<T> {
+            values.chunks_exact(width).map(|value| slices::dot(value, a)).collect()
+        });
         let (one, slope) = (T::from_f64(1.0), T::from_f64(self.slope));
         let mask = self.mask.as_ref().map(|mask| &mask[row * nodes..][..nodes]);
         let mut slopes = vec![one; nodes * nodes];
@@ -50,7 +58,7 @@ impl<T: Real> GraphOp<T> {
                     *score = T::from_f64(-1e30); // as `ops::masked_softmax`
                 }
             }
-            softmax(scores);
+            softmax_forward(scores);
             for (weight, &is_there) in scores.iter_mut().zip(mask.unwrap_or_default()) {
                 *weight *= is_there;
             }
@@ -62,21 +70,21 @@ impl<T: Real> GraphOp<T> {
                 *weight *= T::from_f64(scale.into());
             }
         }
-        Attention { slopes, softmax: softmaxed, weights }
+        NodeAttention { slopes, softmax: softmaxed, weights }
     }
 
-    fn read(&self, values: &[T], nodes: usize, a: &[T]) -> Vec<T> {
+    fn forward(&self, values: &[T], nodes: usize, a: &[T]) -> Vec<T> {
         let width = a.len() / 2;
         let size = nodes * width;
         let mut output = vec![T::ZERO; values.len()];
-        host::fill_by_rows(&mut output, size, |first, output| {
+        slices::fill_by_rows(&mut output, size, |first, output| {
             for (row, output) in (first..).zip(output.chunks_exact_mut(size)) {
                 let values = &values[row * size..][..size];
                 let weights = self.attention(row, values, a).weights;
                 let rows = output.chunks_exact_mut(width).zip(weights.chunks_exact(nodes));
                 for (output, weights) in rows {
                     for (&weight, value) in weights.iter().zip(values.chunks_exact(width)) {
-                        host::add_scaled(output, weight, value);
+                        slices::add_scaled(output, weight, value);
                     }
                 }
             }
@@ -85,70 +93,66 @@ impl<T: Real> GraphOp<T> {
     }
 
     /// Gradients of the values and of `a`.
-    fn back(&self, values: &[T], nodes: usize, a: &[T], gradient: &[T]) -> (Vec<T>, Vec<T>) {
+    fn backward(&self, values: &[T], nodes: usize, a: &[T], gradient: &[T]) -> (Vec<T>, Vec<T>) {
         let width = a.len() / 2;
         let size = nodes * width;
-        let mut of_values = vec![T::ZERO; values.len()];
-        let of_a = host::fill_by_rows(&mut of_values, size, |first, of_values| {
-            let mut of_a = vec![T::ZERO; 2 * width];
-            for (row, of_values) in (first..).zip(of_values.chunks_exact_mut(size)) {
-                let part = row * size..(row + 1) * size;
-                self.back_row(
-                    row,
-                    &values[part.clone()],
-                    a,
-                    &gradient[part],
-                    (of_values, &mut of_a),
-                );
+        let mut grad_values = vec![T::ZERO; values.len()];
+        let grad_a = slices::fill_by_rows(&mut grad_values, size, |first, grad_values| {
+            let mut grad_a = vec![T::ZERO; 2 * width];
+            for (row, grad_values) in (first..).zip(grad_values.chunks_exact_mut(size)) {
+                let range = row * size..(row + 1) * size;
+                let gradients = RowGradients { grad_values, grad_a: &mut grad_a };
+                self.backward_row(row, &values[range.clone()], a, &gradient[range], gradients);
             }
-            of_a
+            grad_a
         });
-        (of_values, host::add_up(of_a))
+        (grad_values, slices::add_up(grad_a))
     }
 
-    fn back_row(
+    fn backward_row(
         &self,
         row: usize,
         values: &[T],
         a: &[T],
         gradient: &[T],
-        (of_values, of_a): (&mut [T], &mut [T]),
+        gradients: RowGradients<T>,
     ) {
+        let RowGradients { grad_values, grad_a } = gradients;
         let width = a.len() / 2;
         let nodes = values.len() / width;
-        let Attention { slopes, softmax, weights } = self.attention(row, values, a);
+        let NodeAttention { slopes, softmax, weights } = self.attention(row, values, a);
         let scales = self.scales.as_ref().map(|scales| &scales[row * nodes * nodes..]);
-        let (mut of_own, mut of_other) = (vec![T::ZERO; nodes], vec![T::ZERO; nodes]);
-        let mut pull = vec![T::ZERO; nodes];
+        let (mut grad_own, mut grad_other) = (vec![T::ZERO; nodes], vec![T::ZERO; nodes]);
+        let mut grad_scores = vec![T::ZERO; nodes];
         for (i, gradient) in gradient.chunks_exact(width).enumerate() {
-            for (j, pull) in pull.iter_mut().enumerate() {
+            for (j, grad_weight) in grad_scores.iter_mut().enumerate() {
                 let at = i * nodes + j;
                 let scale = scales.map_or(1.0, |scales| scales[at]);
                 let value = &values[j * width..][..width];
-                *pull = T::from_f64(scale.into()) * host::dot(gradient, value);
-                host::add_scaled(&mut of_values[j * width..][..width], weights[at], gradient);
+                *grad_weight = T::from_f64(scale.into()) * slices::dot(gradient, value);
+                slices::add_scaled(&mut grad_values[j * width..][..width], weights[at], gradient);
             }
-            softmax_back(&softmax[i * nodes..][..nodes], &mut pull);
-            for (j, &pull) in pull.iter().enumerate() {
-                let pull = pull * slopes[i * nodes + j];
-                of_own[i] += pull;
-                of_other[j] += pull;
+            softmax_backward(&softmax[i * nodes..][..nodes], &mut grad_scores);
+            for (j, &grad_score) in grad_scores.iter().enumerate() {
+                let grad_sum = grad_score * slopes[i * nodes + j];
+                grad_own[i] += grad_sum;
+                grad_other[j] += grad_sum;
             }
         }
-        for ((value, of_value), (&own, &other)) in values
+        for ((value, grad_value), (&own, &other)) in values
             .chunks_exact(width)
-            .zip(of_values.chunks_exact_mut(width))
-            .zip(of_own.iter().zip(&of_other))
+            .zip(grad_values.chunks_exact_mut(width))
+            .zip(grad_own.iter().zip(&grad_other))
         {
-            host::add_scaled(of_value, own, &a[..width]);
-            host::add_scaled(of_value, other, &a[width..]);
-            host::add_scaled(&mut of_a[..width], own, value);
-            host::add_scaled(&mut of_a[width..], other, value);
+            slices::add_scaled(grad_value, own, &a[..width]);
+            slices::add_scaled(grad_value, other, &a[width..]);
+            slices::add_scaled(&mut grad_a[..width], own, value);
+            slices::add_scaled(&mut grad_a[width..], other, value);
         }
     }
 }
 
-impl<T: Real> CustomOp2 for GraphOp<T> {
+impl<T: Real> CustomOp2 for GraphAttentionOp<T> {
     fn name(&self) -> &'static str {
         "graph attention"
     }
@@ -162,7 +166,7 @@ impl<T: Real> CustomOp2 for GraphOp<T> {
     ) -> Result<(CpuStorage, Shape)> {
         let (_, nodes, _) = values_layout.shape().dims3()?;
         let output =
-            self.read(host::slice(values, values_layout)?, nodes, host::slice(a, a_layout)?);
+            self.forward(slices::slice(values, values_layout)?, nodes, slices::slice(a, a_layout)?);
         Ok((T::to_cpu_storage_owned(output), values_layout.shape().clone()))
     }
 
@@ -174,14 +178,14 @@ impl<T: Real> CustomOp2 for GraphOp<T> {
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let nodes = values.dim(1)?;
-        let (of_values, of_a) = host::read(values, |values| {
-            host::read(a, |a| {
-                host::read(gradient, |gradient| self.back(values, nodes, a, gradient))
+        let (grad_values, grad_a) = slices::read(values, |values| {
+            slices::read(a, |a| {
+                slices::read(gradient, |gradient| self.backward(values, nodes, a, gradient))
             })
         })???;
         Ok((
-            Some(Tensor::from_vec(of_values, values.shape(), values.device())?),
-            Some(Tensor::from_vec(of_a, a.shape(), a.device())?),
+            Some(Tensor::from_vec(grad_values, values.shape(), values.device())?),
+            Some(Tensor::from_vec(grad_a, a.shape(), a.device())?),
         ))
     }
 }
