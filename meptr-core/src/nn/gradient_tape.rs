@@ -18,10 +18,10 @@ use crate::kernels::cpu::autograd::FactorSink;
 /// Clones share their content; backward passes on several threads do not mix. A weight used with a
 /// tape gets no gradient from Candle's backward pass.
 #[derive(Debug, Clone, Default)]
-pub struct GradientTape(Arc<Shared>);
+pub struct GradientTape(Arc<TapeState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct TapeState {
     factors: Mutex<Vec<(ThreadId, GradientFactors)>>,
     calls: AtomicUsize,
 }

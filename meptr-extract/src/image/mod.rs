@@ -13,7 +13,7 @@ use meptr_core::kernels::cuda::SampleSource;
 
 pub use pixel_box::PixelBox;
 
-/// An 8-bit RGB picture, rows from the top, no padding; clones share its bytes.
+/// An 8-bit RGB image, rows from the top, no padding; clones share its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: usize,
@@ -23,7 +23,7 @@ pub struct RgbImage {
     on_gpu: OnGpu,
 }
 
-/// A picture's bytes on a GPU, once they were needed there.
+/// Copy of an image's bytes on a GPU, made when first needed.
 #[cfg(feature = "cuda")]
 #[derive(Debug, Clone, Default)]
 struct OnGpu(Arc<OnceLock<Tensor>>);
@@ -44,7 +44,7 @@ impl RgbImage {
     /// # Panics
     /// When `data` does not hold exactly `width * height * 3` bytes, or none.
     pub fn new(width: usize, height: usize, data: Vec<u8>) -> Self {
-        assert!(!data.is_empty() && data.len() == width * height * 3, "a picture of its size");
+        assert!(!data.is_empty() && data.len() == width * height * 3, "an image of its size");
         Self {
             width,
             height,
@@ -54,7 +54,7 @@ impl RgbImage {
         }
     }
 
-    /// All bytes on a GPU, u8; they are copied there once and stay as long as the picture.
+    /// All bytes on a GPU, u8, copied once and kept as long as the image.
     #[cfg(feature = "cuda")]
     pub(crate) fn on_device(&self, device: &Device) -> candle::Result<Tensor> {
         if let Some(copy) = self.on_gpu.0.get().filter(|copy| copy.device().same_device(device)) {
@@ -90,9 +90,9 @@ impl RgbImage {
         &self.data[y * self.width * 3..(y + 1) * self.width * 3]
     }
 
-    /// Copies the pixels `x1..x2`, `y1..y2`; `None` when that holds no pixel of the picture.
+    /// Copies the pixels `x1..x2`, `y1..y2`; `None` when that holds no pixel of the image.
     ///
-    /// Edges beyond the picture are moved onto it.
+    /// Edges beyond the image are clamped to it.
     pub fn crop(&self, x1: usize, y1: usize, x2: usize, y2: usize) -> Option<Self> {
         let (x2, y2) = (x2.min(self.width), y2.min(self.height));
         if x1 >= x2 || y1 >= y2 {

@@ -17,7 +17,7 @@ pub struct AttentionArgs<'a> {
 
 /// Queries, keys or values.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Projection {
+pub(super) enum QkvPart {
     Query = 0,
     Key = 1,
     Value = 2,
@@ -30,10 +30,9 @@ impl<'a> AttentionArgs<'a> {
     }
 
     /// Queries, keys or values of one head, from the first step on.
-    pub(super) fn projection(&self, head: &HeadQueries, projection: Projection) -> &'a [f32] {
+    pub(super) fn part(&self, head: &HeadQueries, part: QkvPart) -> &'a [f32] {
         let first = head.batch * self.time * self.step_stride();
-        &self.query_key_value
-            [first + (projection as usize * self.heads + head.head) * self.head_width..]
+        &self.query_key_value[first + (part as usize * self.heads + head.head) * self.head_width..]
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle::{DType, Result, Tensor};
 
-use super::launch::{Grid, Launch, is_aligned, suffix, supports, uninit_like};
+use super::launch::{Launch, LaunchGrid, is_aligned, suffix, supports, uninit_like};
 
 /// Queries of a block, as in `attention.cuh`.
 const QUERIES: usize = 128;
@@ -52,7 +52,7 @@ pub fn attention(
     // Keys and values in 16 bits (f32 as two terms), a scale of each key, the largest value twice.
     let shared_bytes = 2 * KEYS * kernel_width * dtype.size_in_bytes() + KEYS * 4 + 8;
     let name = format!("attention_{}_{kernel_width}", suffix(dtype)?);
-    let grid = Grid {
+    let grid = LaunchGrid {
         blocks: [time.div_ceil(QUERIES), heads, batch],
         threads: THREADS,
         shared_bytes: shared_bytes.next_multiple_of(16),

@@ -4,7 +4,7 @@ use candle::cuda_backend::WrapErr;
 use candle::cuda_backend::cudarc::driver::sys::CUdevice_attribute as Attribute;
 use candle::{DType, Result, Tensor};
 
-use super::launch::{Grid, Launch, is_aligned, supports, uninit_like};
+use super::launch::{Launch, LaunchGrid, is_aligned, supports, uninit_like};
 use crate::kernels::Activation;
 
 /// Rows and columns of a block's output tile: large ones are more efficient, small ones occupy more
@@ -115,7 +115,7 @@ impl<'a> CudaGemm<'a> {
         let [large, small] = TILE_SIDES;
         let is_large = self.occupies(self.blocks(large).iter().product())?;
         let side = if is_large { large } else { small };
-        let grid = Grid {
+        let grid = LaunchGrid {
             blocks: self.blocks(side),
             threads: 2 * side,
             // Two stages; of each row of both factors two terms of 16 bits and a scale.

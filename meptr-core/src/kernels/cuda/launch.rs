@@ -88,9 +88,9 @@ pub(super) fn uninit(dtype: DType, shape: impl Into<Shape>, device: &Device) -> 
     Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
 }
 
-/// Grid of a kernel launch.
+/// LaunchGrid of a kernel launch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Grid {
+pub(super) struct LaunchGrid {
     /// Blocks along x, y and z.
     pub(super) blocks: [usize; 3],
     /// Threads of a block.
@@ -105,7 +105,7 @@ pub(super) struct Launch<'a> {
     device: &'a CudaDevice,
     /// Dtype of the kernel's main tensors.
     dtype: DType,
-    grid: Grid,
+    grid: LaunchGrid,
     arguments: Vec<Argument>,
 }
 
@@ -118,7 +118,7 @@ enum Argument {
 
 impl<'a> Launch<'a> {
     /// Launch of a kernel with the dtype and device of `x`.
-    pub(super) fn new(name: String, x: &'a Tensor, grid: Grid) -> Result<Self> {
+    pub(super) fn new(name: String, x: &'a Tensor, grid: LaunchGrid) -> Result<Self> {
         let (device, dtype) = (x.device().as_cuda_device()?, x.dtype());
         Ok(Self { name, device, dtype, grid, arguments: Vec::new() })
     }
@@ -173,7 +173,7 @@ impl<'a> Launch<'a> {
     /// Launches the kernel in the device's stream.
     pub(super) fn run(self) -> Result<()> {
         let function = self.device.get_or_load_custom_func(&self.name, "meptr", PTX)?;
-        let Grid { blocks: [x, y, z], threads, shared_bytes } = self.grid;
+        let LaunchGrid { blocks: [x, y, z], threads, shared_bytes } = self.grid;
         if shared_bytes > DEFAULT_SHARED_BYTES {
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, size(shared_bytes)? as i32).w()?;
@@ -249,7 +249,7 @@ impl AccessWidth {
     fn launch<'a>(&self, name: &str, out: &'a Tensor, threads: usize) -> Result<Launch<'a>> {
         let name = format!("{name}_{}_{}", suffix(out.dtype())?, self.form);
         let blocks = [threads.div_ceil(BLOCK_THREADS), 1, 1];
-        Launch::new(name, out, Grid { blocks, threads: BLOCK_THREADS, shared_bytes: 0 })
+        Launch::new(name, out, LaunchGrid { blocks, threads: BLOCK_THREADS, shared_bytes: 0 })
     }
 }
 

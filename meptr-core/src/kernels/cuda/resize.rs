@@ -2,7 +2,7 @@
 
 use candle::{DType, Device, Result, Tensor};
 
-use super::launch::{Grid, Launch, address, uninit};
+use super::launch::{Launch, LaunchGrid, address, uninit};
 use crate::kernels::bicubic::BicubicTaps;
 use crate::kernels::bilinear::{BilinearTap, SamplingTable};
 
@@ -71,9 +71,9 @@ pub fn resize_crops(
 }
 
 /// A thread per pixel, a row of blocks per image.
-fn grid(pixels: usize, images: usize) -> Grid {
+fn grid(pixels: usize, images: usize) -> LaunchGrid {
     let blocks = [pixels.div_ceil(BLOCK_THREADS), images, 1];
-    Grid { blocks, threads: BLOCK_THREADS, shared_bytes: 0 }
+    LaunchGrid { blocks, threads: BLOCK_THREADS, shared_bytes: 0 }
 }
 
 /// Crops as the kernels read them.

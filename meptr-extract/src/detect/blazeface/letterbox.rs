@@ -51,7 +51,7 @@ impl Letterbox {
         square
     }
 
-    /// The same where a pixel's column may depend on its row, too.
+    /// Samples where a pixel's column may depend on its row, too.
     fn sample_each(&self, image: &RgbImage, size: usize) -> Vec<u8> {
         let warp = PerspectiveWarp::of_square([self.left, self.top], self.side, size);
         let mut square = vec![0; size * size * 3];

@@ -90,7 +90,7 @@ fn kept_of_map(x: &Map, stride: usize, channels: usize) -> Map {
     kept
 }
 
-/// The same of a batch.
+/// Batched form of the function above.
 fn kept_of_tensor(x: &Tensor, stride: usize, channels: usize) -> Result<Tensor> {
     let (batch, height, width, inputs) = x.dims4()?;
     let parts = (batch, height / stride, stride, width / stride, stride, inputs);

@@ -15,7 +15,7 @@ pub(super) fn channel_dim(x: &Tensor) -> usize {
     if x.device().is_cpu() { 3 } else { 1 }
 }
 
-/// A convolution with what follows it. Keeps the size at stride 1 and halves it at stride 2.
+/// A convolution with its activation. Keeps the size at stride 1 and halves it at stride 2.
 #[derive(Debug)]
 enum Convolution {
     Cpu(Conv2d),
@@ -221,7 +221,7 @@ fn max_over_5(x: &Tensor) -> Result<Tensor> {
     x.pad_with_same(2, 2, 2)?.pad_with_same(3, 2, 2)?.max_pool2d_with_stride(5, 1)
 }
 
-/// The same channels last: first along the rows, then across them.
+/// Max pooling over 5x5 of channels-last features: first along the rows, then across them.
 struct MaxOver5;
 
 impl CustomOp1 for MaxOver5 {

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use super::super::attention_args::{AttentionArgs, HeadQueries, Projection};
+use super::super::attention_args::{AttentionArgs, HeadQueries, QkvPart};
 use super::super::scratch::with_scratch;
 use super::accumulators::Accumulators;
 use super::bf16_split::{BLOCK, Bf16Terms, Operand, RowBlock, Tile};
@@ -59,7 +59,7 @@ fn pack_keys(
     tiles: &mut [Tile],
 ) {
     let (keys, stride, depth) = (args.lengths[head.batch], args.step_stride(), args.head_width);
-    let all = args.projection(head, Projection::Key);
+    let all = args.part(head, QkvPart::Key);
     for (number, tiles) in tiles.chunks_exact_mut(terms.tiles(depth)).enumerate() {
         let first = number * BLOCK;
         let (values, count) = (&all[first * stride..], BLOCK.min(keys - first));
@@ -75,7 +75,7 @@ fn pack_values(
     tiles: &mut [Tile],
 ) {
     let (keys, stride, width) = (args.lengths[head.batch], args.step_stride(), args.head_width);
-    let all = args.projection(head, Projection::Value);
+    let all = args.part(head, QkvPart::Value);
     for (number, tiles) in tiles.chunks_exact_mut(terms.tiles(keys)).enumerate() {
         let first = number * BLOCK;
         let (values, count) = (&all[first..], BLOCK.min(width - first));
@@ -109,7 +109,7 @@ impl AmxAttention<'_> {
         let Self { amx, terms, config, .. } = self;
         let AttentionScratch { packed_queries, weights, scores } = scratch;
         let (stride, depth, keys) = (args.step_stride(), args.head_width, args.lengths[head.batch]);
-        let queries = args.projection(&head, Projection::Query);
+        let queries = args.part(&head, QkvPart::Query);
         let (mut sums, mut no_prefetch) = (Accumulators::ZERO, LinePrefetch::NONE);
         for (number, rows) in head.out.chunks_mut(BLOCK).enumerate() {
             let values = &queries[(head.first + number * BLOCK) * stride..];

@@ -33,7 +33,7 @@ pub(in super::super) fn gemm(amx: Amx, terms: Bf16Terms, args: GemmArgs, out: &m
     // Weights that read the same values of each row share the packed rows.
     let reads_same = |a: &GemmWeights, b: &GemmWeights| (a.offset, a.depth) == (b.offset, b.depth);
     for weights in args.weights.chunk_by(reads_same) {
-        let columns = Columns { weights, first_column, row_width: args.outputs() };
+        let columns = OutputColumns { weights, first_column, row_width: args.outputs() };
         fill_columns(amx, terms, args, columns, out);
         first_column += weights.iter().map(|weights| weights.bias.len()).sum::<usize>();
     }
@@ -41,7 +41,7 @@ pub(in super::super) fn gemm(amx: Amx, terms: Bf16Terms, args: GemmArgs, out: &m
 
 /// Adjacent output columns whose weights read the same values of each row.
 #[derive(Clone, Copy)]
-struct Columns<'a> {
+struct OutputColumns<'a> {
     /// At least one.
     weights: &'a [GemmWeights<'a>],
     first_column: usize,
@@ -49,12 +49,18 @@ struct Columns<'a> {
     row_width: usize,
 }
 
-fn fill_columns(amx: Amx, terms: Bf16Terms, args: GemmArgs, columns: Columns, out: &mut [f32]) {
+fn fill_columns(
+    amx: Amx,
+    terms: Bf16Terms,
+    args: GemmArgs,
+    columns: OutputColumns,
+    out: &mut [f32],
+) {
     thread_local! {
         static PACKED_ROWS: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
     }
     let GemmArgs { rows, epilogue, .. } = args;
-    let Columns { weights, first_column, row_width } = columns;
+    let OutputColumns { weights, first_column, row_width } = columns;
     let first = &weights[0];
     let has_few_rows = rows.count <= FEW_ROWS;
     let outputs = match has_few_rows {

@@ -16,8 +16,8 @@ impl Amx {
     /// Configures the thread's tiles to 16 rows of 64 bytes, as long as the result lives.
     pub(super) fn configure(self) -> TileConfig {
         #[repr(C, align(64))]
-        struct Shapes([u8; 64]);
-        let mut shapes = Shapes([0; 64]);
+        struct TileShapes([u8; 64]);
+        let mut shapes = TileShapes([0; 64]);
         shapes.0[0] = 1; // palette 1, the only one there is
         for tile in 0..8 {
             shapes.0[16 + 2 * tile] = 64; // bytes of a row

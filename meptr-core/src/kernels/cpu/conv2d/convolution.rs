@@ -149,7 +149,7 @@ impl Conv2d {
             let tasks = output.par_chunks_mut(task_rows * row_length).enumerate();
             tasks.for_each_init(Vec::new, |buffer, (task, output)| {
                 let first_row = task * task_rows;
-                let residual = residual.from_pixel((image * rows + first_row) * columns);
+                let residual = residual.skip_pixels((image * rows + first_row) * columns);
                 self.fill_rows(images, [image, first_row], buffer, residual, output);
             });
         });

@@ -82,9 +82,9 @@ impl Depthwise3x3 {
     /// - `dims`: height, width and channels, for which [`Self::output_dims`] is not `None`
     pub fn fill_rows(&self, x: &[f32], dims: [usize; 3], first: usize, output: &mut [f32]) {
         if self.geometry.is_fused {
-            dispatch(self.arch, FillRows::<true> { layer: self, x, dims, first, output });
+            dispatch(self.arch, DepthwiseJob::<true> { layer: self, x, dims, first, output });
         } else {
-            dispatch(self.arch, FillRows::<false> { layer: self, x, dims, first, output });
+            dispatch(self.arch, DepthwiseJob::<false> { layer: self, x, dims, first, output });
         }
     }
 
@@ -98,7 +98,7 @@ impl Depthwise3x3 {
     }
 }
 
-struct FillRows<'a, const FUSED: bool> {
+struct DepthwiseJob<'a, const FUSED: bool> {
     layer: &'a Depthwise3x3,
     x: &'a [f32],
     dims: [usize; 3],
@@ -106,7 +106,7 @@ struct FillRows<'a, const FUSED: bool> {
     output: &'a mut [f32],
 }
 
-impl<const FUSED: bool> WithSimd for FillRows<'_, FUSED> {
+impl<const FUSED: bool> WithSimd for DepthwiseJob<'_, FUSED> {
     type Output = ();
 
     #[inline(always)]

@@ -136,10 +136,10 @@ pub(super) enum PixelResidual<'a> {
 }
 
 impl<'a> Residual<'a> {
-    /// Residual of the pixels from `pixel` on.
-    pub(super) fn from_pixel(self, pixel: usize) -> Self {
+    /// Residual without its first pixels.
+    pub(super) fn skip_pixels(self, count: usize) -> Self {
         match self {
-            Self::View(view) => Self::View(view.from_pixel(pixel)),
+            Self::View(view) => Self::View(view.skip_pixels(count)),
             other => other,
         }
     }
@@ -181,9 +181,9 @@ impl<'a> ResidualView<'a> {
         }
     }
 
-    /// View of the pixels from `pixel` on.
-    pub(super) fn from_pixel(self, pixel: usize) -> Self {
-        Self { values: &self.values[pixel * self.pixel_stride..], ..self }
+    /// View without its first pixels.
+    pub(super) fn skip_pixels(self, count: usize) -> Self {
+        Self { values: &self.values[count * self.pixel_stride..], ..self }
     }
 
     /// Adds to pixels of `channels` values.

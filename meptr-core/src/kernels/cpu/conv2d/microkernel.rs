@@ -59,7 +59,7 @@ impl PackedWeights {
 
     /// Fills the output rows.
     pub(super) fn multiply(&self, rows: ConvRows) {
-        dispatch(self.arch, FillRows { weights: self, rows });
+        dispatch(self.arch, ConvJob { weights: self, rows });
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) struct ConvRows<'a> {
     pub(super) output: &'a mut [f32],
 }
 
-struct FillRows<'a> {
+struct ConvJob<'a> {
     weights: &'a PackedWeights,
     rows: ConvRows<'a>,
 }
@@ -97,7 +97,7 @@ struct Panel<'a> {
     outputs: usize,
 }
 
-impl WithSimd for FillRows<'_> {
+impl WithSimd for ConvJob<'_> {
     type Output = ();
 
     #[inline(always)]

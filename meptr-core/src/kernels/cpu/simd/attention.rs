@@ -2,7 +2,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::super::attention_args::{AttentionArgs, HeadQueries, Projection};
+use super::super::attention_args::{AttentionArgs, HeadQueries, QkvPart};
 use super::super::dispatch::dispatch;
 use super::super::row_ops;
 use super::gemm::MAX_CHAIN;
@@ -32,8 +32,7 @@ impl WithSimd for SimdAttention<'_, '_> {
         let AttentionArgs { lengths, head_width, .. } = args;
         let (stride, keys) = (args.step_stride(), lengths[head.batch]);
         let [queries, key_values, value_values] =
-            [Projection::Query, Projection::Key, Projection::Value]
-                .map(|projection| args.projection(&head, projection));
+            [QkvPart::Query, QkvPart::Key, QkvPart::Value].map(|part| args.part(&head, part));
         let panel = PANEL_VECTORS * S::F32_LANES;
         let mut packed_keys = vec![0.0; keys.div_ceil(panel) * head_width * panel];
         let source =
