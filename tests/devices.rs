@@ -73,7 +73,7 @@ fn bf16_runs_on_processors_that_multiply_it() -> Result<()> {
     let folder = Folder::new()?;
     folder.clip("a.mp4", &film(1))?;
     let line = ["--device", "cpu", "--precision", "bf16", "a.mp4"];
-    if !meptr_extract::product::has_bf16() {
+    if !meptr_core::kernels::cpu::has_bf16() {
         let run = predict(&line).within(folder.path()).ends_with(2)?;
         assert!(run.err.contains("a processor with AMX"), "{}", run.err);
         return Ok(());

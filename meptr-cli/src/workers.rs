@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 
 use clap::Args;
+use meptr_core::kernels::cpu::has_bf16;
 use meptr_core::{DeviceChoice, Precision};
 use meptr_extract::pipeline::ComputeTarget;
-use meptr_extract::product;
 
 /// Devices and data type of the backbones.
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ impl DeviceArgs {
 /// When the data type is one of those.
 fn check_precision(precision: Precision, is_on_gpu: bool) -> anyhow::Result<()> {
     match precision {
-        Precision::Bf16 if !is_on_gpu && !product::has_bf16() => {
+        Precision::Bf16 if !is_on_gpu && !has_bf16() => {
             anyhow::bail!("--precision bf16 needs a GPU, or a processor with AMX: give f32")
         }
         Precision::F16 if !is_on_gpu => anyhow::bail!("--precision f16 needs a GPU: give f32"),
@@ -260,6 +260,6 @@ mod tests {
         assert!(check_precision(Precision::Bf16, true).is_ok());
         let error = check_precision(Precision::F16, false).unwrap_err().to_string();
         assert_eq!(error, "--precision f16 needs a GPU: give f32");
-        assert_eq!(check_precision(Precision::Bf16, false).is_ok(), product::has_bf16());
+        assert_eq!(check_precision(Precision::Bf16, false).is_ok(), has_bf16());
     }
 }

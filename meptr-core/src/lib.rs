@@ -15,6 +15,7 @@ pub mod error;
 pub mod files;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod kernels;
 pub mod modality;
 pub mod models;
 pub mod nn;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use candle::{DType, Device, Tensor};
 use meptr_core::bundle::Bundle;
 use meptr_core::weights::generate;
-use meptr_extract::backbones::{Bert, ClipVision, Wav2Vec2};
+use meptr_extract::backbones::{Bert, ClipVision, FromCheckpoint, Wav2Vec2};
 use meptr_extract::detect::yolo::{Yolo, YoloConfig};
 use meptr_extract::detect::{FaceDetector, FaceModel};
 use meptr_extract::speech::{WhisperConfig, WhisperModel};
@@ -65,7 +65,7 @@ fn runner(bundle: &Path, case: &str) -> Result<Runner> {
     let device = Device::Cpu;
     Ok(match name {
         "clip" => {
-            let model = ClipVision::open_as(&folder(bundle, "clip")?, &device, precision)?;
+            let model = ClipVision::open(&folder(bundle, "clip")?, &device, precision)?;
             let side = model.config().vision_config.image_size;
             let pixels = wave(&[count, 3, side, side])?;
             Box::new(move || {
@@ -74,7 +74,7 @@ fn runner(bundle: &Path, case: &str) -> Result<Runner> {
             })
         }
         "bert" => {
-            let model = Bert::open_as(&folder(bundle, "bert")?, &device, precision)?;
+            let model = Bert::open(&folder(bundle, "bert")?, &device, precision)?;
             let ids: Vec<u32> = (0..count as u32).map(|token| 100 + token).collect();
             let ids = Tensor::from_vec(ids, (1, count), &device)?;
             Box::new(move || {
@@ -83,7 +83,7 @@ fn runner(bundle: &Path, case: &str) -> Result<Runner> {
             })
         }
         "wav2vec2" => {
-            let model = Wav2Vec2::open_as(&folder(bundle, "wav2vec2")?, &device, precision)?;
+            let model = Wav2Vec2::open(&folder(bundle, "wav2vec2")?, &device, precision)?;
             let samples = count * SAMPLE_RATE_HZ;
             let sound = wave(&[1, samples])?;
             Box::new(move || {

@@ -15,13 +15,10 @@ pub mod bundle_builder;
 pub mod decode;
 pub mod detect;
 pub mod error;
-#[cfg(feature = "cuda")]
-mod gpu;
 pub mod image;
 mod load_errors;
 pub mod pipeline;
 pub mod predictor;
-pub mod product;
 pub mod progress;
 pub mod speech;
 pub mod synth;

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle::{DType, IndexOp, Tensor};
-use meptr_extract::backbones::{Bert, ClipVision, TextInput, Wav2Vec2};
+use meptr_core::Precision;
+use meptr_extract::backbones::{Bert, BertTokenizer, ClipVision, FromCheckpoint, Wav2Vec2};
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -63,7 +64,7 @@ fn pictures(folder: &Path, expected: &BTreeMap<String, Tensor>) -> Result<Tensor
 #[test]
 fn clip_equals_the_reference() -> Result<()> {
     for folder in folders("clip")? {
-        let model = ClipVision::open(&folder, &golden::device())?;
+        let model = ClipVision::open(&folder, &golden::device(), Precision::F32)?;
         let expected = expected(&folder)?;
         let pictures = pictures(&folder, &expected)?;
         let features = &expected["image_features"];
@@ -78,7 +79,7 @@ fn clip_equals_the_reference() -> Result<()> {
 #[test]
 fn bert_equals_the_reference() -> Result<()> {
     for folder in folders("bert")? {
-        let model = Bert::open(&folder, &golden::device())?;
+        let model = Bert::open(&folder, &golden::device(), Precision::F32)?;
         let expected = expected(&folder)?;
         let tokens = json(&folder.join("golden_tokens.json"))?;
         let tokens: Vec<Vec<u32>> = serde_json::from_value(tokens["input_ids"].clone())?;
@@ -111,7 +112,7 @@ fn tokens_equal_the_reference() -> Result<()> {
         let reference = json(&folder.join("golden_tokens.json"))?;
         let sentences: Vec<String> = serde_json::from_value(reference["sentences"].clone())?;
         let tokens: Vec<Vec<u32>> = serde_json::from_value(reference["input_ids"].clone())?;
-        let input = TextInput::open(&folder, 512)?;
+        let input = BertTokenizer::open(&folder, 512)?;
         for (sentence, tokens) in sentences.iter().zip(tokens) {
             // The reference gives the bare marks for a text without words, we give nothing.
             let tokens = (tokens.len() > 2).then_some(tokens);
@@ -134,7 +135,7 @@ fn sounds(expected: &BTreeMap<String, Tensor>) -> Vec<(String, Tensor, Tensor)> 
 #[test]
 fn wav2vec2_equals_the_reference() -> Result<()> {
     for folder in folders("wav2vec2")? {
-        let model = Wav2Vec2::open(&folder, &golden::device())?;
+        let model = Wav2Vec2::open(&folder, &golden::device(), Precision::F32)?;
         for (case, values, state) in sounds(&expected(&folder)?) {
             let found = model.forward(&values, &[values.dim(1)?])?;
             let off = golden::ensure_close(&case, &found, &state, TOLERANCE)?;
@@ -159,7 +160,7 @@ fn other_spellings_of_wav2vec2_weights_give_the_same() -> Result<()> {
             let copy = tempfile::tempdir()?;
             std::fs::copy(folder.join("config.json"), copy.path().join("config.json"))?;
             std::fs::copy(&path, copy.path().join("model.safetensors"))?;
-            let model = Wav2Vec2::open(copy.path(), &golden::device())?;
+            let model = Wav2Vec2::open(copy.path(), &golden::device(), Precision::F32)?;
             for (case, values, state) in sounds(&expected(&folder)?) {
                 let found = model.forward(&values, &[values.dim(1)?])?;
                 let off = golden::ensure_close(&case, &found, &state, TOLERANCE)?;
@@ -174,7 +175,7 @@ fn other_spellings_of_wav2vec2_weights_give_the_same() -> Result<()> {
 #[test]
 fn wav2vec2_gives_a_batch_of_unequal_clips_what_it_gives_each() -> Result<()> {
     for folder in folders("wav2vec2")? {
-        let model = Wav2Vec2::open(&folder, &golden::device())?;
+        let model = Wav2Vec2::open(&folder, &golden::device(), Precision::F32)?;
         let cases = sounds(&expected(&folder)?);
         let lengths: Vec<usize> =
             cases.iter().map(|(_, values, _)| Ok(values.dim(1)?)).collect::<Result<_>>()?;

@@ -25,10 +25,9 @@ use meptr_core::bundle::Bundle;
 use meptr_core::models::{FusionInput, ModalityInput, ScoreTransform};
 use meptr_core::{Modality, PerModality, Precision, VideoPrediction};
 use meptr_extract::RgbImage;
-use meptr_extract::backbones::TextInput;
+use meptr_extract::backbones::{BertTokenizer, ClipPreprocessor};
 use meptr_extract::decode::{DecodeOptions, Event, Limits, Reader};
 use meptr_extract::detect::{BoundingBox, Crop, Detection, Detector};
-use meptr_extract::image::ClipInput;
 use meptr_extract::pipeline::{ExtractRequest, Extractor, TranscriptChoice};
 use meptr_extract::predictor::Scorer;
 use meptr_extract::progress::Unwatched;
@@ -204,7 +203,7 @@ impl Run {
             ensure!(Some(&*hash) == expected["sha256_16"].as_str(), "bytes of crop {index}");
         }
         eprintln!("{}: all {} crops equal to the byte", self.case.name, expected.len());
-        let input = ClipInput::open(&bundle.path(&bundle.manifest().parts.clip.folder))?;
+        let input = ClipPreprocessor::open(&bundle.path(&bundle.manifest().parts.clip.folder))?;
         for modality in [Modality::Body, Modality::Face, Modality::Scene] {
             let crops = features.crops.iter().filter(|crop| crop.modality == modality);
             let images: Vec<RgbImage> = crops.map(image).collect();
@@ -239,7 +238,8 @@ impl Run {
         if let Some(read) = taken.features(Modality::Text)? {
             let folder = bundle.path(&bundle.manifest().parts.bert.folder);
             let text = self.case.json["transcript"].as_str().context("there is a transcript")?;
-            let ids = TextInput::open(&folder, 512)?.tokens(text)?.context("there are words")?;
+            let ids =
+                BertTokenizer::open(&folder, 512)?.tokens(text)?.context("there are words")?;
             let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
             let expected = self.case.tensor("text.input_ids")?.flatten_all()?.to_vec1::<i64>()?;
             ensure!(ids == expected, "token ids {ids:?}");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle::Tensor;
+use meptr_core::Precision;
 use meptr_extract::speech::{
     LogMel, TokenTranscript, TranscribeConfig, Whisper, WhisperTask, mel_filters,
 };
@@ -35,7 +36,7 @@ fn folders() -> Result<Vec<PathBuf>> {
 
 fn for_each_folder(check: impl Fn(&Whisper, &Case) -> Result<()>) -> Result<()> {
     for folder in folders()? {
-        let whisper = Whisper::open(&folder, &golden::device())?;
+        let whisper = Whisper::open(&folder, &golden::device(), Precision::F32)?;
         let case = Case::open(&folder.join("golden.json"))?;
         check(&whisper, &case).with_context(|| folder.display().to_string())?;
     }
@@ -248,9 +249,12 @@ fn folders_that_contradict_themselves_are_refused() -> Result<()> {
         ("model.safetensors", ""),
     ] {
         let folder = copy_with(&good, file, content)?;
-        ensure!(Whisper::open(folder.path(), &golden::device()).is_err(), "{file} was taken");
+        ensure!(
+            Whisper::open(folder.path(), &golden::device(), Precision::F32).is_err(),
+            "{file} was taken"
+        );
     }
-    ensure!(Whisper::open(&good.join("missing"), &golden::device()).is_err());
+    ensure!(Whisper::open(&good.join("missing"), &golden::device(), Precision::F32).is_err());
     Ok(())
 }
 
@@ -265,13 +269,13 @@ fn word_tokenizer(words: u32) -> String {
 #[test]
 fn text_and_times_come_with_the_language() -> Result<()> {
     for source in folders()? {
-        let plain = Whisper::open(&source, &golden::device())?;
+        let plain = Whisper::open(&source, &golden::device(), Precision::F32)?;
         let samples = waveform(&Case::open(&source.join("golden.json"))?)?;
         let config = TranscribeConfig { max_tokens: Some(20), ..TranscribeConfig::default() };
         ensure!(plain.transcribe(&samples, &config).is_err(), "there is no tokenizer");
 
         let folder = copy_with(&source, "tokenizer.json", &word_tokenizer(plain.tokens().end))?;
-        let whisper = Whisper::open(folder.path(), &golden::device())?;
+        let whisper = Whisper::open(folder.path(), &golden::device(), Precision::F32)?;
         let transcript = whisper.transcribe(&samples, &config)?;
         let code = transcript.language.as_deref().context("a language is told")?;
         let languages = &whisper.tokens().languages;

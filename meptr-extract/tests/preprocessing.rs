@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle::{DType, Tensor};
 use meptr_extract::RgbImage;
-use meptr_extract::backbones::AudioInput;
-use meptr_extract::image::ClipInput;
+use meptr_extract::backbones::{ClipPreprocessor, Wav2Vec2Preprocessor};
 
 /// Files of that name in the folders of backbones, and our own, whatever reference is chosen.
 fn files(name: &str) -> Result<Vec<PathBuf>> {
@@ -50,7 +49,7 @@ fn pictures_equal_the_processor() -> Result<()> {
                 eprintln!("{name}: skipped, no {}", png.display());
                 continue;
             }
-            let input = ClipInput::new(expected.dim(2)?);
+            let input = ClipPreprocessor::new(expected.dim(2)?);
             let found = input.prepare(&[read_png(&png)?], &golden::device())?;
             let off = golden::ensure_close(name, &found, &expected, 1e-6)?;
             eprintln!("{name}: {off}");
@@ -75,7 +74,8 @@ fn synthetic_pictures_equal_pillow() -> Result<()> {
             config["image_std"] = serde_json::json!([1.0, 1.0, 1.0]);
             config["rescale_factor"] = serde_json::json!(1.0);
             std::fs::write(recipe.path().join("preprocessor_config.json"), config.to_string())?;
-            let found = ClipInput::open(recipe.path())?.prepare(&[picture], &golden::device())?;
+            let found =
+                ClipPreprocessor::open(recipe.path())?.prepare(&[picture], &golden::device())?;
             let expected = case.tensor(&format!("cut.{name}"))?.to_dtype(DType::F32)?;
             let expected = expected.permute((2, 0, 1))?.unsqueeze(0)?;
             golden::ensure_close(name, &found, &expected, 0.0)?;
@@ -92,7 +92,8 @@ fn normalised_sound_equals_the_processor() -> Result<()> {
         for (name, expected) in &tensors {
             let Some(name) = name.strip_prefix("wav2vec2_normalised.") else { continue };
             let samples: Vec<f32> = tensors[&format!("librosa16k.{name}")].to_vec1()?;
-            let found: Tensor = AudioInput::new(true).prepare(&samples, &golden::device())?;
+            let found: Tensor =
+                Wav2Vec2Preprocessor::new(true).prepare(&samples, &golden::device())?;
             let off = golden::ensure_close(name, &found, expected, 1e-5)?;
             eprintln!("{name}: {off}");
             cases += 1;

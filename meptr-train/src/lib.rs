@@ -4,12 +4,10 @@
 //! computed from plain numbers, and a stage is one function read from top to bottom.
 
 pub mod config;
-mod cores;
 pub mod data;
 pub mod error;
 pub mod evaluate;
 pub mod experiment;
-mod host;
 pub mod loss;
 pub mod metrics;
 pub mod optim;

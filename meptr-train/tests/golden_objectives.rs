@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, ensure};
 use golden::Case;
 use meptr_core::models::{FusionConfig, FusionModel};
-use meptr_core::nn::{Mode, Tape};
+use meptr_core::nn::{GradientTape, Mode};
 use meptr_core::weights::Trainable;
 use meptr_train::loss::emotion::{STAGE_3_CLASS_WEIGHTS, class_weights};
 use meptr_train::loss::{FixedObjective, Objective, ObjectiveConfig, SupervisedObjective};
@@ -97,7 +97,7 @@ fn replay(case: &Case, objective: &ObjectiveConfig) -> Result<()> {
         let output = model.forward(&batch.input, &mut Mode::Eval)?;
         let (logits, scores) = (&output.emotion_logits, &output.personality_scores);
         let parts = objective.components(logits, scores, &batch.labels)?;
-        let found = objective.balance(&parts, optimiser.parameters(), &Tape::default())?;
+        let found = objective.balance(&parts, optimiser.parameters(), &GradientTape::default())?;
         let total = number(step, "total")?;
         let difference = (f64::from(found.total) - total).abs();
         ensure!(

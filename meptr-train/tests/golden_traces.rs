@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, ensure};
 use golden::Case;
 use meptr_core::models::{FusionConfig, FusionModel, FusionOutput};
-use meptr_core::nn::{Mode, Tape};
+use meptr_core::nn::{GradientTape, Mode};
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::Trainable;
 use meptr_train::loss::{Balanced, Gradients, Objective, norm_of};
@@ -57,7 +57,7 @@ fn replay(case: &Case, is_taped: bool) -> Result<(f32, f32)> {
     let mut optimiser = Optimiser::new(rule, trainable.by_name());
     ensure_balance("start", &objective, &case.json["wallets_before_first_step"])?;
 
-    let tape = Tape::default();
+    let tape = GradientTape::default();
     let mut mode = match is_taped {
         true => Mode::Taped(SeedStreams::new(0).stream("dropout"), tape.clone()),
         false => Mode::Eval,

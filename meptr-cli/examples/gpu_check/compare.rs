@@ -5,9 +5,10 @@ use candle::{DType, Device, Tensor};
 use meptr_core::Precision;
 use meptr_core::device::BatchSize;
 use meptr_extract::RgbImage;
+use meptr_extract::backbones::ClipPreprocessor;
 use meptr_extract::detect::yolo::YoloLetterbox;
-use meptr_extract::detect::{FaceDetector, FaceModel, PixelBox};
-use meptr_extract::image::ClipInput;
+use meptr_extract::detect::{FaceDetector, FaceModel};
+use meptr_extract::image::PixelBox;
 
 use super::{models, say};
 
@@ -53,7 +54,7 @@ pub(crate) fn run(device: &Device, is_quick: bool) -> Result<()> {
 /// Pictures and parts of them, of common and of odd shapes, on their way to CLIP and to the
 /// detectors; they are to be equal to the bit.
 fn pictures(device: &Device) -> Result<()> {
-    let input = ClipInput::new(224);
+    let input = ClipPreprocessor::new(224);
     let letterboxed = |image: &RgbImage, device: &Device| -> Result<[Tensor; 3]> {
         let faces = |model| -> Result<Tensor> {
             Ok(FaceDetector::bundled(model, device)?.letterboxed(&[image, image])?)
@@ -80,7 +81,7 @@ fn pictures(device: &Device) -> Result<()> {
         let bytes = (0..width * height * 3).map(|at| (at * at / 7 + at * 13) as u8).collect();
         let image = RgbImage::new(width, height, bytes);
         let prepared = |device| -> Result<Tensor> {
-            Ok(input.prepare_parts(&[(&image, bounds), (&image, bounds)], device)?)
+            Ok(input.prepare_crops(&[(&image, bounds), (&image, bounds)], device)?)
         };
         let mut off = relative_difference(&prepared(device)?, &prepared(&Device::Cpu)?)?;
         let both = letterboxed(&image, device)?.into_iter().zip(letterboxed(&image, &Device::Cpu)?);

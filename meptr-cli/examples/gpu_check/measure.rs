@@ -7,14 +7,14 @@ use candle::{Device, Tensor};
 use meptr_core::models::{
     CrossTaskModel, FusionConfig, FusionInput, FusionModel, HeadConfig, ModalityInput,
 };
-use meptr_core::nn::{Mode, Tape};
+use meptr_core::nn::{GradientTape, Mode};
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
 use meptr_core::{Modality, PerModality, Precision};
 use meptr_extract::RgbImage;
+use meptr_extract::backbones::ClipPreprocessor;
 use meptr_extract::detect::yolo::YoloLetterbox;
 use meptr_extract::detect::{Detector, FaceDetector, FaceModel};
-use meptr_extract::image::ClipInput;
 use meptr_train::data::Labels;
 use meptr_train::loss::{Objective, ObjectiveConfig, gradients_of};
 use meptr_train::optim::{Optimiser, OptimiserConfig, Rates};
@@ -217,7 +217,7 @@ impl Measuring<'_> {
         let bert = models::bert(precision, device)?;
         let faces = FaceDetector::bundled(FaceModel::FullRange, device)?;
         let bodies = models::body_detector(device)?;
-        let input = ClipInput::new(224);
+        let input = ClipPreprocessor::new(224);
         let head = |modality: Modality| -> Result<CrossTaskModel> {
             let config = HeadConfig::published(modality);
             Ok(generate(1, device, |vb| CrossTaskModel::load(&config, vb))?.0)
@@ -306,7 +306,7 @@ impl Measuring<'_> {
         let mut optimiser = Optimiser::new(rule, trainable.by_name());
         let input = self.fusion_input(&config)?;
         let labels = self.labels()?;
-        let tape = Tape::default();
+        let tape = GradientTape::default();
         let mut mode = Mode::Taped(streams.stream("dropout"), tape.clone());
         let rates = Rates { learning_rate: 1e-4, momentum: None };
         let seconds = self.seconds(|| {

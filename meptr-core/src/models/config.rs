@@ -2,17 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Widest layer that a configuration may have: far above any model's, so that a damaged number is
-/// told before memory is asked for.
+/// Widest layer of a configuration: far above any model's, so that a damaged value is reported
+/// before memory is allocated.
 pub(super) const MAX_WIDTH: usize = 1 << 16;
-/// Most layers, likewise.
+/// Most layers of a configuration.
 const MAX_LAYERS: usize = 1 << 10;
 
-/// What a trait head does to its last layer's values.
+/// Activation of a trait head's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// Nothing: raw regression values.
+pub enum OutputActivation {
+    /// None: raw regression values.
     None,
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
@@ -53,7 +53,7 @@ pub struct SequenceConfig {
     /// The encoder.
     pub encoder: EncoderConfig,
     /// Activation of a trait head; an emotion head has none and ignores it.
-    pub activation: Activation,
+    pub activation: OutputActivation,
     /// Probability of dropout, 0 to 1.
     pub dropout: f32,
 }
@@ -94,7 +94,7 @@ pub struct AudioConfig {
     pub dropout: f32,
 }
 
-/// How stage 2 lets the two tasks read each other.
+/// Cross-attention between the two tasks in stage 2.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum CrossTaskConfig {
@@ -126,7 +126,7 @@ pub struct TransformerFusionConfig {
     /// Whether every layer adds sinusoidal positions.
     pub positions: bool,
     /// Activation of the trait head.
-    pub activation: Activation,
+    pub activation: OutputActivation,
     /// Activation inside both heads.
     pub hidden_activation: HiddenActivation,
     /// Probability of dropout, 0 to 1.

@@ -4,14 +4,14 @@ use candle::{D, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::{
-    Activation, CrossTaskConfig, HeadConfig, HiddenActivation, TransformerFusionConfig,
+    CrossTaskConfig, HeadConfig, HiddenActivation, OutputActivation, TransformerFusionConfig,
 };
 use super::lengths::Lengths;
 use super::unimodal::{MlpHead, Projection, UnimodalModel};
 use crate::Task;
 use crate::nn::{Mode, MultiHeadAttention, TransformerLayer, TransformerLayerConfig, ops};
 
-/// What a stage-2 model gives for a batch of `rows` sequences.
+/// Output of a stage-2 model for a batch of `rows` sequences.
 #[derive(Debug, Clone)]
 pub struct CrossTaskOutput {
     /// `(rows, 7)`, f32: mean of the stage-2 and the stage-1 logits.
@@ -43,7 +43,7 @@ impl CrossTaskOutput {
 }
 
 /// A sequence on its way through stage 2, with its mask of real steps `(rows, steps)`.
-struct Stream {
+struct TaskStream {
     x: Tensor,
     mask: Option<Tensor>,
 }
@@ -67,7 +67,7 @@ pub struct CrossTaskModel {
     exchange: Exchange,
     emotion_head: MlpHead,
     personality_head: MlpHead,
-    activation: Activation,
+    activation: OutputActivation,
 }
 
 impl CrossTaskModel {
@@ -105,7 +105,7 @@ impl CrossTaskModel {
             ),
             CrossTaskConfig::Attention { width, dropout, .. } => {
                 let names = ["emo_head", "per_head"];
-                (*width, HiddenActivation::Silu, *dropout, Activation::None, names)
+                (*width, HiddenActivation::Silu, *dropout, OutputActivation::None, names)
             }
         };
         let project = |from: usize, name: &str| Projection::load(from, width, dropout, vb.pp(name));
@@ -200,7 +200,7 @@ impl CrossTaskModel {
         task: Task,
         (features, lengths): (&Tensor, Option<&Lengths>),
         mode: &mut Mode,
-    ) -> Result<(Tensor, Stream)> {
+    ) -> Result<(Tensor, TaskStream)> {
         let (model, projection) = match task {
             Task::Emotion => (&self.emotion, &self.emo_proj),
             Task::Personality => (&self.personality, &self.per_proj),
@@ -210,11 +210,11 @@ impl CrossTaskModel {
             Some(lengths) => lengths.mask(features.dim(1)?, features.device())?,
             None => None,
         };
-        Ok((output.prediction, Stream { x: projection.forward(&output.features, mode)?, mask }))
+        Ok((output.prediction, TaskStream { x: projection.forward(&output.features, mode)?, mask }))
     }
 }
 
-/// How the two streams read each other.
+/// Cross-attention between the two streams.
 #[derive(Debug, Clone)]
 enum Exchange {
     Transformer { to_personality: Vec<TransformerLayer>, to_emotion: Vec<TransformerLayer> },
@@ -239,10 +239,10 @@ impl Exchange {
 
     fn forward(
         &self,
-        mut emotion: Stream,
-        mut personality: Stream,
+        mut emotion: TaskStream,
+        mut personality: TaskStream,
         mode: &mut Mode,
-    ) -> Result<(Stream, Stream)> {
+    ) -> Result<(TaskStream, TaskStream)> {
         match self {
             Self::Transformer { to_personality, to_emotion } => {
                 let steps = emotion.x.dim(1)?.max(personality.x.dim(1)?);
@@ -272,7 +272,7 @@ impl Exchange {
     }
 }
 
-impl Stream {
+impl TaskStream {
     fn padded(self, steps: usize) -> Result<Self> {
         let missing = steps - self.x.dim(1)?;
         if missing == 0 {

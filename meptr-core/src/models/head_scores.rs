@@ -1,11 +1,11 @@
-//! What one modality's model hands to stage 3, the same in training and in prediction.
+//! Output of one modality's model that stage 3 uses, equal in training and prediction.
 
 use candle::{Device, Result, Tensor};
 
 use super::{CrossTaskModel, ModalityInput, ScoreTransform};
 use crate::nn::Mode;
 
-/// What one modality's own model says about one video.
+/// Scores and features of one modality's model for one video.
 #[derive(Debug, Clone)]
 pub struct HeadScores {
     /// `(1, vector width)`: what the fusion model reads.
@@ -32,14 +32,14 @@ impl HeadScores {
         })
     }
 
-    /// Runs a model over a sequence that is read in pieces, and takes the mean of what it says by
-    /// the pieces' steps.
+    /// Runs a model over a sequence chunk by chunk, and averages its outputs weighted by the chunks'
+    /// steps.
     ///
-    /// - `features`: `(1, steps, width)`, f32, the pieces one after another
-    /// - `pieces`: steps of each
+    /// - `features`: `(1, steps, width)`, f32, the chunks one after another
+    /// - `pieces`: steps of each chunk
     ///
     /// # Errors
-    /// When the pieces are not as long as the sequence; otherwise as [`HeadScores::of`].
+    /// When the chunks do not add up to the sequence; otherwise as [`HeadScores::of`].
     pub fn of_pieces(model: &CrossTaskModel, features: &Tensor, pieces: &[usize]) -> Result<Self> {
         let mut start = 0;
         let one = |steps: &usize| {
@@ -71,7 +71,7 @@ impl HeadScores {
         })
     }
 
-    /// What stage 3 reads of this video.
+    /// Input of stage 3 for this video.
     ///
     /// # Errors
     /// When the device has no memory left.
@@ -84,7 +84,7 @@ impl HeadScores {
         })
     }
 
-    /// What stage 3 reads of several videos; those that lack the modality have zeros and are
+    /// Input of stage 3 for several videos; those that lack the modality have zeros and are
     /// marked. `None` when all do.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ mod single_task;
 mod unimodal;
 
 pub use config::{
-    Activation, AudioConfig, CrossTaskConfig, EncoderConfig, HeadConfig, HiddenActivation,
+    AudioConfig, CrossTaskConfig, EncoderConfig, HeadConfig, HiddenActivation, OutputActivation,
     SequenceConfig, TransformerFusionConfig, UnimodalConfig,
 };
 pub use cross_task::{CrossTaskModel, CrossTaskOutput};

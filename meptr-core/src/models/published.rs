@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::config::{
-    Activation, AudioConfig, CrossTaskConfig, EncoderConfig, HeadConfig, HiddenActivation,
+    AudioConfig, CrossTaskConfig, EncoderConfig, HeadConfig, HiddenActivation, OutputActivation,
     SequenceConfig, TransformerFusionConfig, UnimodalConfig,
 };
 use crate::Modality;
@@ -15,24 +15,24 @@ impl HeadConfig {
             Modality::Body => video(
                 (mamba(8, 2), 256, 128),
                 (mamba(4, 1), 1024, 256),
-                transformer_fusion(1024, 128, 16, 1, Activation::Sigmoid, 0.15),
+                transformer_fusion(1024, 128, 16, 1, OutputActivation::Sigmoid, 0.15),
             ),
             Modality::Face => video(
                 (mamba(16, 1), 1024, 256),
                 (mamba(8, 1), 256, 512),
-                transformer_fusion(512, 256, 2, 3, Activation::Sigmoid, 0.15),
+                transformer_fusion(512, 256, 2, 3, OutputActivation::Sigmoid, 0.15),
             ),
             Modality::Scene => video(
                 (EncoderConfig::Transformer { heads: 4, layers: 5, positions: false }, 512, 128),
                 (mamba(4, 7), 512, 512),
-                transformer_fusion(768, 256, 4, 5, Activation::Relu, 0.1),
+                transformer_fusion(768, 256, 4, 5, OutputActivation::Relu, 0.1),
             ),
             Modality::Audio => audio(1024, 256, 3, 8, 0.2),
             Modality::Text => text(),
         }
     }
 
-    /// The same architecture with every inner width divided by `divisor` (never below 8), for
+    /// Scaled-down architecture with every inner width divided by `divisor` (never below 8), for
     /// backbone features of another width. Heads that no longer divide a width become fewer.
     pub fn scaled(&self, input_width: usize, divisor: usize) -> Self {
         let scale = |width: usize| (width / divisor.max(1)).max(8.min(width));
@@ -115,7 +115,7 @@ fn transformer_fusion(
     head_width: usize,
     heads: usize,
     layers: usize,
-    activation: Activation,
+    activation: OutputActivation,
     dropout: f32,
 ) -> TransformerFusionConfig {
     TransformerFusionConfig {
@@ -147,7 +147,7 @@ fn video(
         })
     };
     HeadConfig {
-        emotion: unimodal(emotion, Activation::None),
+        emotion: unimodal(emotion, OutputActivation::None),
         personality: unimodal(personality, fusion.activation),
         fusion: CrossTaskConfig::Transformer(fusion),
     }
@@ -181,11 +181,11 @@ fn text() -> HeadConfig {
     };
     let transformer = EncoderConfig::Transformer { heads: 8, layers: 1, positions: true };
     HeadConfig {
-        emotion: unimodal(mamba(256, 4), 256, 256, Activation::None),
-        personality: unimodal(transformer, 512, 128, Activation::Sigmoid),
+        emotion: unimodal(mamba(256, 4), 256, 256, OutputActivation::None),
+        personality: unimodal(transformer, 512, 128, OutputActivation::Sigmoid),
         fusion: CrossTaskConfig::Transformer(TransformerFusionConfig {
             hidden_activation: HiddenActivation::Silu,
-            ..transformer_fusion(256, 256, 4, 2, Activation::Sigmoid, TEXT_FUSION_DROPOUT)
+            ..transformer_fusion(256, 256, 4, 2, OutputActivation::Sigmoid, TEXT_FUSION_DROPOUT)
         }),
     }
 }
@@ -216,13 +216,13 @@ struct VideoJson {
     positional_encoding_per: bool,
     mamba_d_state_per: usize,
     mamba_layer_number_per: usize,
-    best_per_activation: Activation,
+    best_per_activation: OutputActivation,
     hidden_dim: usize,
     out_features: usize,
     tr_layer_number: usize,
     num_transformer_heads: usize,
     positional_encoding: bool,
-    per_activation: Activation,
+    per_activation: OutputActivation,
     #[serde(rename = "mamba_d_state")]
     _mamba_d_state: usize,
     #[serde(rename = "mamba_layer_number")]
@@ -266,7 +266,7 @@ impl From<VideoJson> for HeadConfig {
                 emotion,
                 json.hidden_dim_emo,
                 json.out_features_emo,
-                Activation::None,
+                OutputActivation::None,
             ),
             personality: unimodal(
                 personality,
@@ -348,7 +348,7 @@ struct TextTransformerJson {
     tr_layer_number: usize,
     num_transformer_heads: usize,
     positional_encoding: bool,
-    per_activation: Activation,
+    per_activation: OutputActivation,
 }
 
 impl From<TextJson> for HeadConfig {
@@ -374,7 +374,7 @@ impl From<TextJson> for HeadConfig {
                 mamba(emotion.mamba_d_model, emotion.mamba_layer_number),
                 emotion.hidden_dim,
                 emotion.out_features,
-                Activation::None,
+                OutputActivation::None,
             ),
             personality: unimodal(
                 transformer,

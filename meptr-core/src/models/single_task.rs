@@ -10,7 +10,7 @@ use super::fusion::{
 use crate::nn::{Linear, Mode, MultiHeadAttention, ops};
 use crate::{Modality, PerModality, Task};
 
-/// Which part of each modality's vector `[emotion ; personality]` a single-task model reads.
+/// Part of each modality's vector `[emotion ; personality]` that a single-task model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FeatureSlice {
     /// All of it.
@@ -39,9 +39,9 @@ pub struct SingleTaskConfig {
     /// Width of each vector's emotion part; `None` splits in the middle ("slim").
     #[serde(default)]
     pub emotion_dims: Option<PerModality<usize>>,
-    /// Which part of the vectors is read.
+    /// Part of the vectors that is read.
     pub slice: FeatureSlice,
-    /// What is predicted.
+    /// Predicted task.
     pub task: Task,
 }
 
@@ -98,7 +98,7 @@ impl SingleTaskModel {
         })
     }
 
-    /// What it predicts.
+    /// Predicted task.
     pub fn task(&self) -> Task {
         self.config.task
     }

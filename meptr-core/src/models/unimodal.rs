@@ -4,7 +4,7 @@ use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::{
-    Activation, AudioConfig, EncoderConfig, HiddenActivation, SequenceConfig, UnimodalConfig,
+    AudioConfig, EncoderConfig, HiddenActivation, OutputActivation, SequenceConfig, UnimodalConfig,
 };
 use super::lengths::Lengths;
 use crate::Task;
@@ -12,7 +12,7 @@ use crate::nn::{
     LayerNorm, Linear, MambaBlock, Mode, TransformerLayer, TransformerLayerConfig, ops,
 };
 
-/// What a stage-1 model gives.
+/// Output of a stage-1 model.
 #[derive(Debug, Clone)]
 pub struct UnimodalOutput {
     /// Emotion logits `(rows, 7)` or trait scores `(rows, 5)`, f32.
@@ -24,10 +24,10 @@ pub struct UnimodalOutput {
 /// A model of one modality and one task: `EmotionMamba`, `EmotionTransformer`, `PersonalityMamba`,
 /// `PersonalityTransformer` of the reference, and its two audio models.
 #[derive(Debug, Clone)]
-pub struct UnimodalModel(Kind);
+pub struct UnimodalModel(UnimodalKind);
 
 #[derive(Debug, Clone)]
-enum Kind {
+enum UnimodalKind {
     Sequence(SequenceModel),
     Audio(AudioModel),
 }
@@ -40,9 +40,11 @@ impl UnimodalModel {
     pub fn load(config: &UnimodalConfig, task: Task, vb: VarBuilder) -> Result<Self> {
         Ok(Self(match config {
             UnimodalConfig::Sequence(config) => {
-                Kind::Sequence(SequenceModel::load(config, task, vb)?)
+                UnimodalKind::Sequence(SequenceModel::load(config, task, vb)?)
             }
-            UnimodalConfig::Audio(config) => Kind::Audio(AudioModel::load(config, task, vb)?),
+            UnimodalConfig::Audio(config) => {
+                UnimodalKind::Audio(AudioModel::load(config, task, vb)?)
+            }
         }))
     }
 
@@ -60,8 +62,8 @@ impl UnimodalModel {
         mode: &mut Mode,
     ) -> Result<UnimodalOutput> {
         match &self.0 {
-            Kind::Sequence(model) => model.forward(features, lengths, mode),
-            Kind::Audio(model) => model.forward(features, lengths, mode),
+            UnimodalKind::Sequence(model) => model.forward(features, lengths, mode),
+            UnimodalKind::Audio(model) => model.forward(features, lengths, mode),
         }
     }
 }
@@ -121,7 +123,7 @@ impl MlpHead {
     }
 }
 
-impl Activation {
+impl OutputActivation {
     pub(super) fn forward(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::None => Ok(x.clone()),
@@ -136,15 +138,17 @@ impl Activation {
 #[derive(Debug, Clone)]
 struct SequenceModel {
     projection: Projection,
-    encoder: Encoder,
+    encoder: SequenceEncoder,
     head: MlpHead,
-    activation: Activation,
+    activation: OutputActivation,
 }
 
 impl SequenceModel {
     fn load(config: &SequenceConfig, task: Task, vb: VarBuilder) -> Result<Self> {
         let (projection, encoder, head, activation) = match task {
-            Task::Emotion => ("emo_proj", "emotion_encoder", "emotion_fc_out", Activation::None),
+            Task::Emotion => {
+                ("emo_proj", "emotion_encoder", "emotion_fc_out", OutputActivation::None)
+            }
             Task::Personality => {
                 ("per_proj", "personality_encoder", "personality_fc_out", config.activation)
             }
@@ -153,7 +157,7 @@ impl SequenceModel {
         let widths = [width, head_width, task.outputs()];
         Ok(Self {
             projection: Projection::load(input_width, width, dropout, vb.pp(projection))?,
-            encoder: Encoder::load(config, vb.pp(encoder))?,
+            encoder: SequenceEncoder::load(config, vb.pp(encoder))?,
             head: MlpHead::load(widths, HiddenActivation::Gelu, dropout, vb.pp(head))?,
             activation,
         })
@@ -178,12 +182,12 @@ impl SequenceModel {
 }
 
 #[derive(Debug, Clone)]
-enum Encoder {
+enum SequenceEncoder {
     Mamba(Vec<MambaBlock>),
     Transformer(Vec<TransformerLayer>),
 }
 
-impl Encoder {
+impl SequenceEncoder {
     fn load(config: &SequenceConfig, vb: VarBuilder) -> Result<Self> {
         let SequenceConfig { width, dropout, .. } = *config;
         Ok(match config.encoder {

@@ -3,14 +3,15 @@
 use candle::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::{Linear, Mode, fused, ops};
+use super::{Linear, Mode, ops};
+use crate::kernels::cpu::autograd::{self, WeightRows};
 
-/// Scores computed at once, 32 MB: the queries of longer sequences are read in blocks. Five
-/// minutes of sound would otherwise take 7 GB.
+/// Most scores computed at once, 32 MB: the queries of longer sequences run in blocks. Five minutes
+/// of audio would otherwise take 7 GB.
 const MAX_SCORES: usize = 8 << 20;
 
-/// Scores of a row and head up to which attention is one operation of its own instead of products of
-/// matrices, which cost more than they compute when they are this small.
+/// Most scores of a row and head for which attention is one fused operation: matmuls of this size
+/// cost more in overhead than in arithmetic.
 const FEW_SCORES: usize = 64;
 
 /// Multi-head attention: `W_o concat_h(softmax(Q_h K_h^T / sqrt(d_head)) V_h) + b_o`.
@@ -36,7 +37,7 @@ pub struct AttentionMemory {
 }
 
 impl MultiHeadAttention {
-    /// Asks for the weights; `dropout` acts on the attention weights.
+    /// Loads the weights; `dropout` acts on the attention weights.
     ///
     /// # Errors
     /// When `vb` lacks a tensor or holds another shape, or when `heads` does not divide `width`.
@@ -48,25 +49,26 @@ impl MultiHeadAttention {
         let spread = Init::Uniform { lo: -bound, up: bound };
         let weight = vb.get_with_hints((3 * width, width), "in_proj_weight", spread)?;
         let bias = vb.get_with_hints(3 * width, "in_proj_bias", Init::Const(0.0))?;
-        let part = |index: usize| -> Result<Linear> {
-            let bias = bias.narrow(0, index * width, width)?;
-            Ok(Linear::of_rows(weight.clone(), (index * width, width), bias))
-        };
+        let [query, key, value] = [0, 1, 2].map(|index| -> Result<Linear> {
+            let rows = WeightRows { first: index * width, count: width };
+            let bias = bias.narrow(0, rows.first, rows.count)?;
+            Ok(Linear::from_rows(weight.clone(), rows, bias))
+        });
         Ok(Self {
-            query: part(0)?,
-            key: part(1)?,
-            value: part(2)?,
+            query: query?,
+            key: key?,
+            value: value?,
             output: Self::load_output(width, vb.pp("out_proj"))?,
             heads,
             dropout,
         })
     }
 
-    /// Attends from `query` to `key`, and reads `value`.
+    /// Attends from `query` to `key`, and returns the weighted sums of `value`.
     ///
-    /// - `query`: `(rows, steps, d)`, f32, or `(1, steps, d)`: the same in every row
+    /// - `query`: `(rows, steps, d)`, f32, or `(1, steps, d)`, shared by all rows
     /// - `key`, `value`: `(rows, other_steps, d)`, f32
-    /// - `mask`: `(rows, other_steps)`, f32, 1 = real step, 0 = not there; `None` = all real
+    /// - `mask`: `(rows, other_steps)`, f32, 1 = real step, 0 = absent; `None` = all real
     /// - returns `(rows, steps, d)`, f32; the output bias in rows whose mask is all 0
     ///
     /// # Errors
@@ -83,7 +85,7 @@ impl MultiHeadAttention {
         self.attend(query, &memory, mask, mode)
     }
 
-    /// What queries read, to be made once for several of them.
+    /// Projected keys and values, made once for several queries.
     ///
     /// - `key`, `value`: `(rows, other_steps, d)`, f32
     ///
@@ -94,11 +96,11 @@ impl MultiHeadAttention {
         Ok(AttentionMemory { key, value })
     }
 
-    /// As [`MultiHeadAttention::forward`], with keys and values from
+    /// Like [`MultiHeadAttention::forward`], with keys and values from
     /// [`MultiHeadAttention::memory`].
     ///
     /// # Errors
-    /// When a shape differs from those there.
+    /// When a shape differs from those in [`MultiHeadAttention::forward`].
     pub fn attend(
         &self,
         query: &Tensor,
@@ -113,22 +115,22 @@ impl MultiHeadAttention {
         if query_rows != rows && query_rows != 1 {
             candle::bail!("{query_rows} rows of queries for {rows} rows of keys")
         }
-        if fused::is_fusable(&query) && steps * others <= FEW_SCORES {
+        if autograd::is_fusable(&query) && steps * others <= FEW_SCORES {
             let count = rows * self.heads * steps * others;
             let scales = ops::dropout_scales(count, self.dropout, mode);
-            let read = fused::attention([&query, key, value], self.heads, mask, scales)?;
+            let read = autograd::attention([&query, key, value], self.heads, mask, scales)?;
             return self.output.forward_in(&read, mode);
         }
         let query = self.split_heads(&query.broadcast_as((rows, steps, width))?)?;
         let (key, value) = (self.split_heads(key)?, self.split_heads(value)?);
         let mask = mask.map(|mask| mask.unsqueeze(1)?.unsqueeze(1)).transpose()?;
-        let read = self.read([&query, &key, &value], mask.as_ref(), MAX_SCORES, mode)?;
+        let read = self.attend_heads([&query, &key, &value], mask.as_ref(), MAX_SCORES, mode)?;
         self.output.forward_in(&read.transpose(1, 2)?.flatten_from(2)?, mode)
     }
 
-    /// What each head reads, all tensors `(rows, heads, steps, d_head)`, in blocks of queries that make at
-    /// most `max_scores` scores.
-    fn read(
+    /// Attention of each head before the output projection, all tensors `(rows, heads, steps,
+    /// d_head)`, in blocks of queries with at most `max_scores` scores.
+    fn attend_heads(
         &self,
         [query, key, value]: [&Tensor; 3],
         mask: Option<&Tensor>,
@@ -156,13 +158,13 @@ impl MultiHeadAttention {
         split.transpose(1, 2)?.contiguous()
     }
 
-    /// PyTorch starts this bias, unlike that of other linear layers, at 0.
+    /// Loads the output projection. PyTorch initialises its bias to 0, unlike other linear layers.
     fn load_output(width: usize, vb: VarBuilder) -> Result<Linear> {
         let bound = 1.0 / (width as f64).sqrt();
         let spread = Init::Uniform { lo: -bound, up: bound };
         let weight = vb.get_with_hints((width, width), "weight", spread)?;
         let bias = vb.get_with_hints(width, "bias", Init::Const(0.0))?;
-        Ok(Linear::of_rows(weight, (0, width), bias))
+        Ok(Linear::from_rows(weight, WeightRows { first: 0, count: width }, bias))
     }
 }
 
@@ -180,7 +182,10 @@ mod tests {
         let (query, key, value) = (part("q")?, part("k")?, part("v")?);
         let read = |max_scores| -> Result<Vec<f32>> {
             let parts = [&query, &key, &value];
-            attention.read(parts, None, max_scores, &mut Mode::Eval)?.flatten_all()?.to_vec1()
+            attention
+                .attend_heads(parts, None, max_scores, &mut Mode::Eval)?
+                .flatten_all()?
+                .to_vec1()
         };
         let whole = read(MAX_SCORES)?;
         for max_scores in [0, 1, 60, 100] {

@@ -3,7 +3,8 @@
 use candle::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::{Linear, Mode, fused, ops};
+use super::{Linear, Mode, ops};
+use crate::kernels::cpu::autograd;
 
 /// Graph attention: `h'_i = sum_j alpha_ij W h_j`, with
 /// `alpha_ij = softmax_j(leaky_relu_0.2(a^T [W h_i ; W h_j]))` and dropout on `alpha`.
@@ -22,7 +23,7 @@ pub struct GraphAttention {
 impl GraphAttention {
     const SLOPE: f64 = 0.2;
 
-    /// Asks for the weights.
+    /// Loads the weights.
     ///
     /// # Errors
     /// When `vb` lacks a tensor or holds another shape.
@@ -36,11 +37,11 @@ impl GraphAttention {
         })
     }
 
-    /// Lets every node read all nodes.
+    /// Attends from every node to all nodes.
     ///
     /// - `nodes`: `(rows, nodes, d)`, f32
-    /// - `mask`: `(rows, nodes)`, f32, 1 = node of this row's graph, 0 = not there; `None` = all
-    /// - returns `(rows, nodes, d)`, f32; without meaning at nodes that are not there
+    /// - `mask`: `(rows, nodes)`, f32, 1 = node of this row's graph, 0 = absent; `None` = all
+    /// - returns `(rows, nodes, d)`, f32; unspecified at absent nodes
     ///
     /// # Errors
     /// When a shape differs from the above.
@@ -51,10 +52,10 @@ impl GraphAttention {
         mode: &mut Mode,
     ) -> Result<Tensor> {
         let values = self.w.forward_in(nodes, mode)?; // (rows, nodes, d)
-        if fused::is_fusable(&values) {
+        if autograd::is_fusable(&values) {
             let (rows, count, _) = values.dims3()?;
             let scales = ops::dropout_scales(rows * count * count, self.dropout, mode);
-            return fused::graph(&values, &self.a, Self::SLOPE, mask, scales);
+            return autograd::graph_attention(&values, &self.a, Self::SLOPE, mask, scales);
         }
         let width = values.dim(2)?;
         // a^T [u ; v] is a sum of two products, so pairs need no tensor of their own.

@@ -1,9 +1,9 @@
-//! Layer normalisation that carries gradients.
+//! Layer norm with gradient.
 
 use candle::{D, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::fused;
+use crate::kernels::cpu::autograd;
 
 /// `(x - mean) / sqrt(variance + 1e-5) * weight + bias` over the last axis, population variance.
 ///
@@ -18,7 +18,7 @@ pub struct LayerNorm {
 impl LayerNorm {
     const EPSILON: f64 = 1e-5;
 
-    /// Asks for `weight` and `bias`.
+    /// Loads `weight` and `bias`.
     ///
     /// # Errors
     /// When `vb` lacks one or holds another shape.
@@ -37,8 +37,8 @@ impl LayerNorm {
     /// # Errors
     /// When the last axis of `x` is not `width` long.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if fused::is_fusable(x) {
-            return fused::layer_norm(x, &self.weight, &self.bias, Self::EPSILON);
+        if autograd::is_fusable(x) {
+            return autograd::layer_norm(x, &self.weight, &self.bias, Self::EPSILON);
         }
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;

@@ -23,7 +23,7 @@ pub struct MambaBlock {
 }
 
 impl MambaBlock {
-    /// Asks for the weights.
+    /// Loads the weights.
     ///
     /// # Errors
     /// When `vb` lacks a tensor or holds another shape.

@@ -1,21 +1,21 @@
-//! Whether a forward pass predicts or trains.
+//! Mode of a forward pass: prediction or training.
 
-use super::Tape;
+use super::GradientTape;
 use crate::rng::RandomStream;
 
-/// What a forward pass is for; decides whether dropout acts.
+/// Purpose of a forward pass; decides whether dropout acts.
 #[derive(Debug, Clone)]
 pub enum Mode {
     /// Prediction: no dropout.
     Eval,
     /// Training: dropout draws its masks from this stream, one after another.
     Train(RandomStream),
-    /// The same, and large weights leave their gradients to the tape; on the processor alone.
-    Taped(RandomStream, Tape),
+    /// Training, with the gradients of large weights recorded on the tape; CPU only.
+    Taped(RandomStream, GradientTape),
 }
 
 impl Mode {
-    /// Where dropout masks come from; none in prediction.
+    /// Source of dropout masks; `None` in prediction.
     pub fn dropout(&mut self) -> Option<&mut RandomStream> {
         match self {
             Self::Eval => None,
@@ -23,7 +23,7 @@ impl Mode {
         }
     }
 
-    pub(super) fn tape(&self) -> Option<&Tape> {
+    pub(super) fn tape(&self) -> Option<&GradientTape> {
         match self {
             Self::Taped(_, tape) => Some(tape),
             Self::Eval | Self::Train(_) => None,

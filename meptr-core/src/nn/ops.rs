@@ -2,7 +2,8 @@
 
 use candle::{D, Device, Result, Tensor};
 
-use super::{Mode, fused};
+use super::Mode;
+use crate::kernels::cpu::autograd;
 
 /// Far below every score, yet finite, so that a row without any real entry stays finite.
 const MASKED: f64 = 1e30;
@@ -12,18 +13,18 @@ const MASKED: f64 = 1e30;
 /// # Errors
 /// When the last axis is empty.
 pub fn softmax(scores: &Tensor) -> Result<Tensor> {
-    if fused::is_fusable(scores) {
-        return fused::softmax(scores);
+    if autograd::is_fusable(scores) {
+        return autograd::softmax(scores);
     }
-    // The shift changes nothing but the range of `exp`, so it needs no gradient.
+    // The shift only changes the range of `exp`, so it needs no gradient.
     let exp = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?.exp()?;
     exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
 }
 
-/// Softmax over the entries of the last axis that are real; the others get weight 0.
+/// Softmax over the real entries of the last axis; the others get weight 0.
 ///
 /// - `scores`: f32
-/// - `mask`: broadcasts to `scores`, f32, 1 = real, 0 = not there; `None` = all real
+/// - `mask`: broadcasts to `scores`, f32, 1 = real, 0 = absent; `None` = all real
 /// - returns the shape of `scores`; all 0 where no entry is real
 ///
 /// # Errors
@@ -40,8 +41,8 @@ pub fn masked_softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> 
 /// # Errors
 /// When the device has no memory left.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    if fused::is_fusable(x) {
-        return fused::gate(x, None, true);
+    if autograd::is_fusable(x) {
+        return autograd::relu_dropout(x, None, true);
     }
     x * positive(x)?
 }
@@ -71,8 +72,8 @@ pub fn dropout(x: &Tensor, probability: f32, mode: &mut Mode) -> Result<Tensor> 
     let Some(scales) = dropout_scales(x.elem_count(), probability, mode) else {
         return Ok(x.clone());
     };
-    if fused::is_fusable(x) {
-        return fused::gate(x, Some(scales), false);
+    if autograd::is_fusable(x) {
+        return autograd::relu_dropout(x, Some(scales), false);
     }
     x * Tensor::from_vec(scales, x.shape(), x.device())?.to_dtype(x.dtype())?
 }
@@ -82,13 +83,13 @@ pub fn dropout(x: &Tensor, probability: f32, mode: &mut Mode) -> Result<Tensor> 
 /// # Errors
 /// When the device has no memory left.
 pub fn relu_dropout(x: &Tensor, probability: f32, mode: &mut Mode) -> Result<Tensor> {
-    if !fused::is_fusable(x) {
+    if !autograd::is_fusable(x) {
         return dropout(&relu(x)?, probability, mode);
     }
-    fused::gate(x, dropout_scales(x.elem_count(), probability, mode), true)
+    autograd::relu_dropout(x, dropout_scales(x.elem_count(), probability, mode), true)
 }
 
-/// What dropout multiplies `count` elements with; none when it leaves them as they are.
+/// Dropout's factors of `count` elements; `None` when it leaves them unchanged.
 pub(super) fn dropout_scales(count: usize, probability: f32, mode: &mut Mode) -> Option<Vec<f32>> {
     let stream = mode.dropout()?;
     if probability <= 0.0 {
@@ -108,7 +109,7 @@ pub(super) fn dropout_scales(count: usize, probability: f32, mode: &mut Mode) ->
     Some(scales)
 }
 
-/// Which steps of a padded batch are real.
+/// Mask of the real steps of a padded batch.
 ///
 /// - `lengths`: real steps per row; a length beyond `steps` means all of them
 /// - returns `(rows, steps)`, f32, 1 = real step, 0 = padding
@@ -124,7 +125,7 @@ pub fn length_mask(lengths: &[usize], steps: usize, device: &Device) -> Result<T
 /// Mean over the middle axis.
 ///
 /// - `x`: `(rows, steps, width)`, f32
-/// - `mask`: `(rows, steps)`, f32, 1 = real step, 0 = not there; `None` = all real
+/// - `mask`: `(rows, steps)`, f32, 1 = real step, 0 = absent; `None` = all real
 /// - returns `(rows, width)`; 0 in rows without a real step
 ///
 /// # Errors

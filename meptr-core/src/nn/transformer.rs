@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 
 use super::{LayerNorm, Linear, Mode, MultiHeadAttention, ops};
 
-/// Dropout on position-coded sequences; the reference never sets another.
+/// Dropout on position-coded sequences; the reference uses no other value.
 const POSITION_DROPOUT: f32 = 0.1;
 
 /// Shape of a [`TransformerLayer`].
@@ -48,7 +48,7 @@ pub struct TransformerLayer {
 }
 
 impl TransformerLayer {
-    /// Asks for the weights.
+    /// Loads the weights.
     ///
     /// # Errors
     /// When `vb` lacks a tensor or holds another shape, or when the heads do not divide the width.
@@ -67,7 +67,7 @@ impl TransformerLayer {
         })
     }
 
-    /// Lets `query` read `memory`.
+    /// Attends from `query` to `memory`.
     ///
     /// - `query`: `(rows, steps, d)`, f32
     /// - `memory`: `(rows, other_steps, d)`, f32
@@ -105,8 +105,8 @@ impl TransformerLayer {
     }
 }
 
-/// The positions that were needed last, kept: computing them costs the processor more than all
-/// else in the layer costs a GPU.
+/// Cache of the position table: computing it takes the CPU longer than the rest of the layer takes
+/// a GPU.
 #[derive(Debug, Clone, Default)]
 struct Positions(Arc<Mutex<Option<Tensor>>>);
 
@@ -128,7 +128,7 @@ impl Positions {
 
 /// Sinusoidal positions: sine in even columns, cosine in odd ones, base 10000; `(steps, width)`.
 fn positions(steps: usize, width: usize, device: &Device) -> Result<Tensor> {
-    // The rates are rounded to f32 where the reference rounds them.
+    // Rates are rounded to f32 at the reference's point.
     let step_down = (-(10000.0_f64.ln()) / width as f64) as f32;
     let value = |position: usize, column: usize| {
         let rate = ((column - column % 2) as f32 * step_down).exp();
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kept_positions_are_those_that_would_be_computed() -> Result<()> {
+    fn cached_positions_equal_computed_ones() -> Result<()> {
         let (kept, device) = (Positions::default(), Device::Cpu);
         for steps in [3, 9, 1, 9, 4] {
             let found = kept.of(steps, 6, &device)?.to_vec2::<f32>()?;

@@ -1,20 +1,19 @@
 //! BERT.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use candle::{DType, Device, Result, Tensor};
-use meptr_core::Precision;
+use candle::{DType, Result, Tensor};
+use meptr_core::kernels::Activation;
 use meptr_core::weights::{FrozenBuilder, MappedFile, Matrix};
 use serde::Deserialize;
 
-use super::encoder::{Activation, Encoder, EncoderConfig, LayerNames, NormPlace};
-use super::folder::{self, FolderConfig, Problems};
-use super::layer_norm::LayerNorm;
+use super::checkpoint_folder::{CheckpointConfig, Problems};
+use super::from_checkpoint::FromCheckpoint;
+use super::layers::{FrozenLayerNorm, LayerNames, TransformerEncoder, TransformerEncoderConfig};
 
-/// `config.json` of a BERT model; keys that we do not name are ignored.
+/// `config.json` of a BERT model; other keys are ignored.
 ///
-/// Keys that a file leaves out have the values of BERT base, as in the library that writes them.
+/// Missing keys have the values of BERT base, as in transformers.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct BertConfig {
@@ -34,7 +33,7 @@ pub struct BertConfig {
     pub hidden_act: Activation,
     /// Longest sequence in tokens.
     pub max_position_embeddings: usize,
-    /// Kinds of segment; all our tokens are of kind 0.
+    /// Number of segment types; all tokens here are of type 0.
     pub type_vocab_size: usize,
     /// Added to the variance in every layer norm.
     pub layer_norm_eps: f64,
@@ -70,7 +69,7 @@ impl Default for BertConfig {
     }
 }
 
-impl FolderConfig for BertConfig {
+impl CheckpointConfig for BertConfig {
     fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
         problems.require(
@@ -106,17 +105,17 @@ const LAYER_NAMES: LayerNames = LayerNames {
     value: "attention.self.value",
     attention_output: "attention.output.dense",
     attention_norm: "attention.output.LayerNorm",
-    inner: "intermediate.dense",
-    outer: "output.dense",
+    fc1: "intermediate.dense",
+    fc2: "output.dense",
     feed_forward_norm: "output.LayerNorm",
 };
 
 /// BERT's encoder: token ids to one vector per token.
 ///
 /// Devlin et al. 2019, <https://arxiv.org/abs/1810.04805>. The output is the last hidden state of
-/// every position, with those of the opening and closing marks; there is no pooler.
+/// every position, the special tokens included; there is no pooler.
 ///
-/// Weights, all below `bert.` or below nothing: `embeddings.{word_embeddings,
+/// Weights, with or without the prefix `bert.`: `embeddings.{word_embeddings,
 /// position_embeddings, token_type_embeddings, LayerNorm}` and `encoder.layer.N`.
 #[derive(Debug)]
 pub struct Bert {
@@ -125,49 +124,29 @@ pub struct Bert {
     word_embeddings: Matrix,
     /// Position embeddings, with the one embedding of segment 0 added to each.
     position_embeddings: Tensor,
-    norm: LayerNorm,
-    encoder: Encoder,
+    norm: FrozenLayerNorm,
+    encoder: TransformerEncoder,
 }
 
 impl Bert {
-    /// Reads `config.json` and `model.safetensors` of a folder.
-    ///
-    /// # Errors
-    /// When a file is missing or broken, asks for something we do not compute, or holds tensors
-    /// that do not fit the configuration.
-    pub fn open(folder: &Path, device: &Device) -> crate::Result<Self> {
-        Self::open_as(folder, device, Precision::F32)
-    }
-
-    /// The same, computing with other numbers; what comes out is f32 all the same.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> crate::Result<Self> {
-        let place = (device, precision);
-        folder::open(folder, "BERT configuration", place, Self::may_be_left, |config, vb| {
-            Self::load(config, vb)
-        })
-    }
-
     /// Builds the encoder of the weights in `vb`.
     ///
     /// # Errors
-    /// When the configuration cannot be computed or a weight is missing or misshapen.
+    /// When the configuration is unsupported or a weight is missing or misshapen.
     pub fn load<'a>(config: &BertConfig, vb: impl Into<FrozenBuilder<'a>>) -> Result<Self> {
         let vb = vb.into();
         config.check()?;
         let is_prefixed = vb.contains_tensor("bert.embeddings.word_embeddings.weight");
         let vb = if is_prefixed { vb.pp("bert") } else { vb };
         let (width, eps) = (config.hidden_size, config.layer_norm_eps);
-        let encoder = EncoderConfig {
+        let encoder = TransformerEncoderConfig {
             width,
             heads: config.num_attention_heads,
-            inner_width: config.intermediate_size,
+            feed_forward_width: config.intermediate_size,
             layers: config.num_hidden_layers,
             norm_eps: eps,
             activation: config.hidden_act,
-            norm_place: NormPlace::AfterResidual,
+            pre_norm: false,
             key_has_bias: true,
         };
         let embeddings = vb.pp("embeddings");
@@ -181,28 +160,9 @@ impl Bert {
                 .pp("word_embeddings")
                 .matrix((config.vocab_size, width), "weight")?,
             position_embeddings: positions.broadcast_add(&segment)?,
-            norm: LayerNorm::load(width, eps, &embeddings.pp("LayerNorm"))?,
-            encoder: Encoder::load(&encoder, &LAYER_NAMES, &vb.pp("encoder.layer"))?,
+            norm: FrozenLayerNorm::load(width, eps, &embeddings.pp("LayerNorm"))?,
+            encoder: TransformerEncoder::load(&encoder, &LAYER_NAMES, &vb.pp("encoder.layer"))?,
         })
-    }
-
-    /// True for tensors of published checkpoints that the encoder does not use: the pooler, the
-    /// position indices and the heads of the pre-training tasks.
-    pub fn may_be_left(name: &str) -> bool {
-        let name = name.strip_prefix("bert.").unwrap_or(name);
-        name.starts_with("pooler.")
-            || name.starts_with("cls.")
-            || name.starts_with("classifier.")
-            || name == "embeddings.position_ids"
-            || name == "embeddings.token_type_ids"
-    }
-
-    /// Lets go of the weights that were read so far, where they are mapped: the system fetches
-    /// them again when they are asked for.
-    pub fn release(&self) {
-        if let Some(file) = &self.file {
-            file.release();
-        }
     }
 
     /// The configuration.
@@ -210,11 +170,11 @@ impl Bert {
         &self.config
     }
 
-    /// The last hidden state of some sequences.
+    /// Computes the last hidden state of some sequences.
     ///
     /// - `ids`: `(batch, tokens)`, integers, at most `max_position_embeddings` tokens
-    /// - `lengths`: per row the number of real tokens; the rest is padding that nothing attends to
-    /// - returns `(batch, tokens, hidden_size)`; at padding it has no meaning
+    /// - `lengths`: real tokens of each row; the rest is padding, which is not attended to
+    /// - returns `(batch, tokens, hidden_size)`, f32; unspecified at padding
     ///
     /// # Errors
     /// When a shape differs from the above or an id is not in the vocabulary.
@@ -228,12 +188,35 @@ impl Bert {
     }
 }
 
+impl FromCheckpoint for Bert {
+    type Config = BertConfig;
+    const CONFIG_NAME: &'static str = "BERT configuration";
+
+    fn from_weights(config: &BertConfig, vb: FrozenBuilder) -> Result<Self> {
+        Self::load(config, vb)
+    }
+
+    // The pooler, the position indices and the heads of the pre-training tasks.
+    fn is_unused(name: &str) -> bool {
+        let name = name.strip_prefix("bert.").unwrap_or(name);
+        name.starts_with("pooler.")
+            || name.starts_with("cls.")
+            || name.starts_with("classifier.")
+            || name == "embeddings.position_ids"
+            || name == "embeddings.token_type_ids"
+    }
+
+    fn mapped_file(&self) -> Option<&MappedFile> {
+        self.file.as_deref()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_we_do_not_compute_is_refused_by_name() {
+    fn unsupported_options_are_refused_by_name() {
         let refused = |json: &str| serde_json::from_str::<BertConfig>(json).unwrap().problems();
         assert!(refused("{}").is_empty());
         assert!(refused(r#"{"model_type": "roberta"}"#)[0].contains("roberta"));

@@ -1,32 +1,31 @@
-//! The frozen networks that turn crops, sound and text into sequences of feature vectors.
+//! Frozen networks that turn crops, audio and text into sequences of feature vectors.
 //!
 //! | backbone | modality | output |
 //! |---|---|---|
-//! | [`ClipVision`] | face, body, scene | one vector per picture |
+//! | [`ClipVision`] | face, body, scene | one vector per image |
 //! | [`Wav2Vec2`] | audio | 50 vectors a second |
 //! | [`Bert`] | text | one vector per token |
 //!
-//! Each loads from a folder in the form of the Hugging Face Hub (`config.json`,
-//! `model.safetensors`, a tokenizer or preprocessor file) with `open`, or from a configuration and
-//! any `VarBuilder` with `load`. Options of a configuration that we do not compute are refused by
-//! name. Nothing here carries gradients.
+//! Each opens from a folder in the form of the Hugging Face Hub (`config.json`,
+//! `model.safetensors`, a tokenizer or preprocessor file) with [`FromCheckpoint::open`], or from a
+//! configuration and any `VarBuilder` with `load`. Unsupported options of a configuration are refused
+//! by name. No result carries gradients.
+//!
+//! - `layers`: the layers they share, on the kernels of `meptr_core::kernels`
+//! - `preprocess`: their inputs
+//! - `checkpoint_folder`: reading and checking of a folder's files
 
-mod audio_input;
 mod bert;
+pub(crate) mod checkpoint_folder;
 mod clip;
-pub(crate) mod convolution;
-pub(crate) mod encoder;
-pub(crate) mod folder;
-pub(crate) mod layer_norm;
-pub(crate) mod linear;
-pub(crate) mod ops;
-pub(crate) mod text_input;
-pub(crate) mod vector_math;
+mod from_checkpoint;
+pub(crate) mod layers;
+pub(crate) mod preprocess;
 mod wav2vec2;
 
-pub use audio_input::AudioInput;
 pub use bert::{Bert, BertConfig};
+pub use checkpoint_folder::CheckpointConfig;
 pub use clip::{ClipConfig, ClipVision, ClipVisionConfig};
-pub use encoder::Activation;
-pub use text_input::TextInput;
+pub use from_checkpoint::FromCheckpoint;
+pub use preprocess::{BertTokenizer, ClipPreprocessor, Wav2Vec2Preprocessor};
 pub use wav2vec2::{FeatureNorm, Wav2Vec2, Wav2Vec2Config};

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle::Device;
+use meptr_core::Precision;
 use meptr_core::bundle::FolderPart;
 use meptr_core::convert::{Backbone, ConvertOptions, Storage, Trust, convert_file};
 
 use super::staging::Staging;
-use crate::backbones::{AudioInput, Bert, ClipVision, TextInput, Wav2Vec2};
-use crate::image::ClipInput;
+use crate::backbones::{
+    Bert, BertTokenizer, ClipPreprocessor, ClipVision, FromCheckpoint, Wav2Vec2,
+    Wav2Vec2Preprocessor,
+};
 use crate::speech::Whisper;
 use crate::{Error, Result};
 
@@ -96,17 +99,17 @@ pub fn check_folder(kind: FolderKind, folder: &Path) -> Result<()> {
     }
     match kind {
         FolderKind::Clip => {
-            ClipInput::open(folder)?;
-            ClipVision::open(folder, &device).map(drop)
+            ClipPreprocessor::open(folder)?;
+            ClipVision::open(folder, &device, Precision::F32).map(drop)
         }
         FolderKind::Wav2Vec2 => {
-            AudioInput::open(folder)?;
-            Wav2Vec2::open(folder, &device).map(drop)
+            Wav2Vec2Preprocessor::open(folder)?;
+            Wav2Vec2::open(folder, &device, Precision::F32).map(drop)
         }
         FolderKind::Bert => {
-            let model = Bert::open(folder, &device)?;
-            TextInput::open(folder, model.config().max_position_embeddings).map(drop)
+            let model = Bert::open(folder, &device, Precision::F32)?;
+            BertTokenizer::open(folder, model.config().max_position_embeddings).map(drop)
         }
-        FolderKind::Whisper => Whisper::open(folder, &device).map(drop),
+        FolderKind::Whisper => Whisper::open(folder, &device, Precision::F32).map(drop),
     }
 }

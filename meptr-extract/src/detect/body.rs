@@ -3,13 +3,13 @@
 use candle::{DType, Device, Tensor, bail};
 use candle_nn::VarBuilder;
 use meptr_core::device::BatchSize;
+#[cfg(feature = "cuda")]
+use meptr_core::kernels::cuda;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::yolo::{Yolo, YoloConfig, YoloLetterbox};
 use super::{BoundingBox, Detection, Detector, nms};
-#[cfg(feature = "cuda")]
-use crate::gpu;
 use crate::{Error, Result, RgbImage};
 
 /// Longer side of the network's input, pixels.
@@ -135,7 +135,8 @@ impl BodyDetector {
     ) -> candle::Result<Tensor> {
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() {
-            return gpu::sample(images, &letterbox.sampling(), &self.device);
+            let sources = crate::image::sample_sources(images, &self.device)?;
+            return cuda::sample(&sources, &letterbox.sampling(), &self.device);
         }
         let [width, height] = letterbox.input_size();
         let inputs: Vec<Vec<u8>> = images.par_iter().map(|image| letterbox.sample(image)).collect();

@@ -3,13 +3,13 @@
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use meptr_core::device::BatchSize;
+#[cfg(feature = "cuda")]
+use meptr_core::kernels::cuda;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::blazeface::{FullRange, Letterbox, RawOutput, ShortRange};
 use super::{BoundingBox, Detection, Detector, weighted_nms};
-#[cfg(feature = "cuda")]
-use crate::gpu;
 use crate::{Error, Result, RgbImage};
 
 /// IoU from which on proposals are merged to one face.
@@ -167,7 +167,9 @@ impl FaceDetector {
                 if letterbox.has_ties(size) {
                     return self.letterboxed_on_cpu(images);
                 }
-                gpu::sample(images, &letterbox.sampling((width, height), size), &self.device)
+                let sources = crate::image::sample_sources(images, &self.device)?;
+                let table = letterbox.sampling((width, height), size);
+                cuda::sample(&sources, &table, &self.device)
             });
             return Tensor::cat(&of_one_size.collect::<candle::Result<Vec<_>>>()?, 0);
         }

@@ -2,7 +2,6 @@
 
 pub mod blazeface;
 mod body;
-mod convolution;
 mod crop;
 mod detector;
 mod face;
@@ -13,7 +12,7 @@ pub mod tracker;
 pub mod yolo;
 
 pub use body::{BodyConfig, BodyDetector, PersonClass, persons};
-pub use crop::{Crop, CropSource, FrameBoxes, PixelBox};
+pub use crop::{Crop, CropSource, FrameBoxes};
 pub use detector::{BoundingBox, Detection, Detector};
 pub use face::{FaceDetector, FaceModel};
 pub use nms::{nms, weighted_nms};

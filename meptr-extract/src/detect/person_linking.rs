@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use meptr_core::Modality;
 
 use super::tracker::assign;
-use super::{BoundingBox, Crop, CropSource, PixelBox};
+use super::{BoundingBox, Crop, CropSource};
+use crate::image::PixelBox;
 
 /// Distance that a face may move between two frames, in sizes of the face.
 const MAX_FACE_STEP: f32 = 3.0;

@@ -1,7 +1,7 @@
 //! Bilinear resizing, as in OpenCV.
 
 #[cfg(any(test, feature = "cuda"))]
-use crate::image::sampling::{Blending, Pair};
+use meptr_core::kernels::bilinear::{BilinearTap, Blending};
 
 /// OpenCV's weights of neighbouring pixels are whole numbers of 1/2048.
 const WEIGHT_BITS: u32 = 11;
@@ -48,11 +48,11 @@ pub(super) fn resize<const CHANNELS: usize>(
 
 /// [`resize`] as GPUs sample pictures: of each column and each row the pixels around it.
 #[cfg(any(test, feature = "cuda"))]
-pub(super) fn sampling(from: [usize; 2], to: [usize; 2]) -> ([Vec<Pair>; 2], Blending) {
+pub(super) fn sampling(from: [usize; 2], to: [usize; 2]) -> ([Vec<BilinearTap>; 2], Blending) {
     let alike = |second: usize| {
         let pairs = |side: usize| {
-            let pair = |at| Pair {
-                places: [at * (second + 1), at * (second + 1) + second],
+            let pair = |at| BilinearTap {
+                indices: [at * (second + 1), at * (second + 1) + second],
                 weights: [0; 2],
             };
             (0..side).map(pair).collect()
@@ -65,12 +65,12 @@ pub(super) fn sampling(from: [usize; 2], to: [usize; 2]) -> ([Vec<Pair>; 2], Ble
     if from == to.map(|side| 2 * side) {
         return alike(1);
     }
-    let pair = |tap: Tap| Pair {
-        places: [tap.first, tap.second],
+    let pair = |tap: Tap| BilinearTap {
+        indices: [tap.first, tap.second],
         weights: tap.weights.map(i32::cast_unsigned),
     };
     let pairs = |axis: usize| taps(from[axis], to[axis], axis == 0).into_iter().map(pair).collect();
-    ([0, 1].map(pairs), Blending::SharesOf2048)
+    ([0, 1].map(pairs), Blending::Weights2048)
 }
 
 /// The mean of 2x2 pixels.

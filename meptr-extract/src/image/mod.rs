@@ -1,9 +1,6 @@
 //! Images in memory.
 
-mod clip_input;
-mod resize;
-#[cfg(any(test, feature = "cuda"))]
-pub(crate) mod sampling;
+mod pixel_box;
 
 use std::sync::Arc;
 #[cfg(feature = "cuda")]
@@ -11,10 +8,10 @@ use std::sync::OnceLock;
 
 #[cfg(feature = "cuda")]
 use candle::{Device, Tensor};
-
-pub use clip_input::ClipInput;
 #[cfg(feature = "cuda")]
-pub(crate) use resize::Taps;
+use meptr_core::kernels::cuda::SampleSource;
+
+pub use pixel_box::PixelBox;
 
 /// 8-bit RGB image, rows from the top, without padding; clones share the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +54,7 @@ impl RgbImage {
         }
     }
 
-    /// All bytes on a GPU, u8; they are copied there once and stay as long as the image.
+    /// All bytes on a GPU, u8, copied once and kept as long as the image.
     #[cfg(feature = "cuda")]
     pub(crate) fn on_device(&self, device: &Device) -> candle::Result<Tensor> {
         if let Some(copy) = self.on_gpu.0.get().filter(|copy| copy.device().same_device(device)) {
@@ -107,6 +104,18 @@ impl RgbImage {
         }
         Some(Self::new(x2 - x1, y2 - y1, data))
     }
+}
+
+/// Images on a GPU, as its sampling kernel takes them.
+#[cfg(feature = "cuda")]
+pub(crate) fn sample_sources(
+    images: &[&RgbImage],
+    device: &Device,
+) -> candle::Result<Vec<SampleSource>> {
+    let source = |image: &&RgbImage| {
+        Ok(SampleSource { image: image.on_device(device)?, width: image.width() })
+    };
+    images.iter().map(source).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use meptr_core::device::BatchSize;
 use super::audio_chunks::AudioChunk;
 use super::compute_target::ComputeTarget;
 use super::fallback;
-use crate::backbones::{AudioInput, Wav2Vec2};
+use crate::backbones::{FromCheckpoint, Wav2Vec2, Wav2Vec2Preprocessor};
 use crate::decode::SAMPLE_RATE_HZ;
 use crate::{Error, Result};
 
@@ -30,7 +30,7 @@ pub struct AudioChunkFeatures {
 /// Wav2Vec2 and its preprocessing.
 #[derive(Debug)]
 pub(super) struct AudioEncoder {
-    input: AudioInput,
+    input: Wav2Vec2Preprocessor,
     model: Wav2Vec2,
     /// Chunks per batch.
     batch: BatchSize,
@@ -41,10 +41,15 @@ impl AudioEncoder {
     pub(super) fn open(bundle: &Bundle, target: &ComputeTarget) -> Result<Self> {
         let device = &target.device;
         let folder = bundle.path(&bundle.manifest().parts.wav2vec2.folder);
-        let model = Wav2Vec2::open_as(&folder, device, target.precision)?;
+        let model = Wav2Vec2::open(&folder, device, target.precision)?;
         let half_a_minute = model.bytes_per_clip(30 * SAMPLE_RATE_HZ as usize);
         let batch = BatchSize::fitting(device, half_a_minute, 1, MAX_GPU_BATCH);
-        Ok(Self { input: AudioInput::open(&folder)?, model, batch, device: device.clone() })
+        Ok(Self {
+            input: Wav2Vec2Preprocessor::open(&folder)?,
+            model,
+            batch,
+            device: device.clone(),
+        })
     }
 
     /// Releases the pages of mapped weights until the next video.

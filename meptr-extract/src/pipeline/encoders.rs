@@ -29,7 +29,7 @@ impl Encoders {
         let transcriber = bundle.manifest().parts.transcriber.as_ref().filter(|_| transcribes);
         let open_whisper = |part: &FolderPart| {
             let folder = bundle.path(&part.folder);
-            Whisper::open_as(&folder, &target.device, target.precision)
+            Whisper::open(&folder, &target.device, target.precision)
         };
         let ((visual, text), (audio, whisper)) = join_on_cpu(
             &target.device,

@@ -191,7 +191,8 @@ mod tests {
     use super::CropSource::{Body, Detected, Frame};
     use super::*;
     use crate::RgbImage;
-    use crate::detect::{BoundingBox, PixelBox};
+    use crate::detect::BoundingBox;
+    use crate::image::PixelBox;
 
     type Edges = [f32; 4];
 

@@ -4,13 +4,13 @@ use candle::{Device, Tensor};
 use meptr_core::bundle::Bundle;
 
 use super::compute_target::ComputeTarget;
-use crate::backbones::{Bert, TextInput};
+use crate::backbones::{Bert, BertTokenizer, FromCheckpoint};
 use crate::{Error, Result};
 
 /// BERT and its tokenizer.
 #[derive(Debug)]
 pub(super) struct TextEncoder {
-    input: TextInput,
+    input: BertTokenizer,
     model: Bert,
     device: Device,
 }
@@ -18,8 +18,8 @@ pub(super) struct TextEncoder {
 impl TextEncoder {
     pub(super) fn open(bundle: &Bundle, target: &ComputeTarget) -> Result<Self> {
         let folder = bundle.path(&bundle.manifest().parts.bert.folder);
-        let model = Bert::open_as(&folder, &target.device, target.precision)?;
-        let input = TextInput::open(&folder, model.config().max_position_embeddings)?;
+        let model = Bert::open(&folder, &target.device, target.precision)?;
+        let input = BertTokenizer::open(&folder, model.config().max_position_embeddings)?;
         Ok(Self { input, model, device: target.device.clone() })
     }
 

@@ -13,13 +13,13 @@ use super::compute_target::ComputeTarget;
 use super::fallback::{AvailableDetectors, choose_crops};
 use super::timings::StepTimings;
 use super::visual_features::VisualFeatures;
-use crate::backbones::ClipVision;
+use crate::backbones::{ClipPreprocessor, ClipVision, FromCheckpoint};
 use crate::detect::tracker::BotSort;
 use crate::detect::{
     BodyConfig, BodyDetector, BoundingBox, Crop, Detection, Detector, FaceDetector, FaceModel,
-    FrameBoxes, PixelBox, yolo,
+    FrameBoxes, yolo,
 };
-use crate::image::ClipInput;
+use crate::image::PixelBox;
 use crate::load_errors::{COLLECTED, LoadErrors};
 use crate::{Error, Result, RgbImage};
 
@@ -31,7 +31,7 @@ const MAX_GPU_BATCH: usize = 1024;
 /// CLIP, its preprocessing, and the detectors.
 #[derive(Debug)]
 pub(super) struct VisualEncoder {
-    input: ClipInput,
+    input: ClipPreprocessor,
     model: ClipVision,
     /// Crops per batch.
     batch: BatchSize,
@@ -46,7 +46,7 @@ impl VisualEncoder {
         let parts = &bundle.manifest().parts;
         let folder = bundle.path(&parts.clip.folder);
         let mut errors = LoadErrors::default();
-        let model = errors.collect(ClipVision::open_as(&folder, device, target.precision))?;
+        let model = errors.collect(ClipVision::open(&folder, device, target.precision))?;
         let faces = parts.face_detector.as_ref().map(|part| -> Result<Box<dyn Detector>> {
             let path = bundle.path(&part.file);
             let model = face_model(&path, &part.kind)?;
@@ -63,8 +63,8 @@ impl VisualEncoder {
         errors.finish()?;
         let model = model.expect(COLLECTED);
         Ok(Self {
-            input: ClipInput::open(&folder)?,
-            batch: BatchSize::fitting(device, model.bytes_per_picture(), MAX_BATCH, MAX_GPU_BATCH),
+            input: ClipPreprocessor::open(&folder)?,
+            batch: BatchSize::fitting(device, model.bytes_per_image(), MAX_BATCH, MAX_GPU_BATCH),
             model,
             faces: faces.expect(COLLECTED),
             bodies: bodies.expect(COLLECTED),
@@ -139,7 +139,7 @@ impl VisualEncoder {
         let rows = self.batch.run(crops.len(), |batch| {
             let batch = crops[batch].iter();
             let parts: Vec<_> = batch.map(|(frame, bounds)| (frames[*frame], *bounds)).collect();
-            let pixels = self.input.prepare_parts(&parts, &self.device)?;
+            let pixels = self.input.prepare_crops(&parts, &self.device)?;
             self.model.forward(&pixels).map_err(Error::doing("running CLIP"))
         })?;
         Tensor::cat(&rows, 0).map_err(Error::doing("joining the features of crops"))

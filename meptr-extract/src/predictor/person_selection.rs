@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use meptr_core::prediction::{self, ChosenFrame};
 
 use super::request::PersonChoice;
-use crate::detect::{Appearance, Person, PersonLinker, PixelBox, largest_person};
+use crate::detect::{Appearance, Person, PersonLinker, largest_person};
+use crate::image::PixelBox;
 use crate::pipeline::VisualFeatures;
 use crate::pipeline::fallback::shows_everybody;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::backbones::folder::{Problems, read_json, unusable};
+use crate::backbones::checkpoint_folder::{Problems, read_json, unusable};
 
 /// Sample rate of the input, in Hz.
 pub const SAMPLE_RATE_HZ: usize = 16_000;

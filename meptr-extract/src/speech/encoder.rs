@@ -1,13 +1,13 @@
 //! Whisper's audio encoder.
 
 use candle::{Result, Tensor};
+use meptr_core::kernels::Activation;
 use meptr_core::weights::FrozenBuilder;
 
 use super::config::WhisperConfig;
-use crate::backbones::Activation;
-use crate::backbones::convolution::Convolution;
-use crate::backbones::encoder::{Encoder as Transformer, EncoderConfig, LayerNames, NormPlace};
-use crate::backbones::layer_norm::LayerNorm;
+use crate::backbones::layers::{
+    Conv1d, FrozenLayerNorm, LayerNames, TransformerEncoder, TransformerEncoderConfig,
+};
 
 /// Steps that a convolution's kernel spans.
 const KERNEL: usize = 3;
@@ -20,8 +20,8 @@ const LAYER_NAMES: LayerNames = LayerNames {
     value: "self_attn.v_proj",
     attention_output: "self_attn.out_proj",
     attention_norm: "self_attn_layer_norm",
-    inner: "fc1",
-    outer: "fc2",
+    fc1: "fc1",
+    fc2: "fc2",
     feed_forward_norm: "final_layer_norm",
 };
 
@@ -30,23 +30,23 @@ const LAYER_NAMES: LayerNames = LayerNames {
 /// Weights: `conv1`, `conv2`, `embed_positions.weight`, `layers.N`, `layer_norm`.
 #[derive(Debug, Clone)]
 pub(super) struct Encoder {
-    convolutions: [Convolution; 2],
+    convolutions: [Conv1d; 2],
     embed_positions: Tensor, // (max_source_positions, d), sinusoids as the file has them
-    transformer: Transformer,
-    norm: LayerNorm,
+    transformer: TransformerEncoder,
+    norm: FrozenLayerNorm,
 }
 
 impl Encoder {
     pub(super) fn load(config: &WhisperConfig, vb: FrozenBuilder) -> Result<Self> {
         let d = config.d_model;
-        let transformer = EncoderConfig {
+        let transformer = TransformerEncoderConfig {
             width: d,
             heads: config.encoder_attention_heads,
-            inner_width: config.encoder_ffn_dim,
+            feed_forward_width: config.encoder_ffn_dim,
             layers: config.encoder_layers,
             norm_eps: NORM_EPS,
             activation: Activation::Gelu,
-            norm_place: NormPlace::BeforeBranch,
+            pre_norm: true,
             key_has_bias: false,
         };
         Ok(Self {
@@ -55,8 +55,8 @@ impl Encoder {
                 convolution(d, d, 2, &vb.pp("conv2"))?,
             ],
             embed_positions: vb.get((config.max_source_positions, d), "embed_positions.weight")?,
-            transformer: Transformer::load(&transformer, &LAYER_NAMES, &vb.pp("layers"))?,
-            norm: LayerNorm::load(d, NORM_EPS, &vb.pp("layer_norm"))?,
+            transformer: TransformerEncoder::load(&transformer, &LAYER_NAMES, &vb.pp("layers"))?,
+            norm: FrozenLayerNorm::load(d, NORM_EPS, &vb.pp("layer_norm"))?,
         })
     }
 
@@ -67,7 +67,7 @@ impl Encoder {
         let [first, second] = &self.convolutions;
         let embed = |window: usize| {
             // With a zero on either side of the steps.
-            let activated = |convolution: &Convolution, x: &Tensor| {
+            let activated = |convolution: &Conv1d, x: &Tensor| {
                 convolution.forward_activated(&x.pad_with_zeros(0, 1, 1)?, Activation::Gelu)
             };
             let x = activated(first, &features.get(window)?.t()?)?;
@@ -80,12 +80,7 @@ impl Encoder {
 }
 
 /// Weights: `weight` `(outputs, inputs, 3)`, `bias` `(outputs,)`.
-fn convolution(
-    inputs: usize,
-    outputs: usize,
-    stride: usize,
-    vb: &FrozenBuilder,
-) -> Result<Convolution> {
+fn convolution(inputs: usize, outputs: usize, stride: usize, vb: &FrozenBuilder) -> Result<Conv1d> {
     let weight = vb.get((outputs, inputs, KERNEL), "weight")?;
-    Convolution::new(&weight, Some(vb.get(outputs, "bias")?), 1, stride, vb.products())
+    Conv1d::new(&weight, Some(vb.get(outputs, "bias")?), 1, stride, vb.products())
 }

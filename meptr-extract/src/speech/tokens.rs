@@ -8,7 +8,7 @@ use tokenizers::Tokenizer;
 
 use super::config::WhisperTask;
 use crate::Result;
-use crate::backbones::folder::{read_json, unusable};
+use crate::backbones::checkpoint_folder::{read_json, unusable};
 
 const WHAT: &str = "Whisper generation configuration";
 

@@ -13,8 +13,8 @@ use super::mel::{ClipMel, LogMel};
 use super::model::{DecoderState, WhisperModel};
 use super::tokens::SpecialTokens;
 use super::transcribe::{TokenTranscript, WindowEncoder, transcribe_clips};
-use crate::backbones::folder::{load_weights, read_json, unusable};
-use crate::backbones::text_input::read_tokenizer;
+use crate::backbones::checkpoint_folder::{load_weights, read_json, unusable};
+use crate::backbones::preprocess::read_tokenizer;
 use crate::{Error, Result};
 
 /// Transcription of a clip.
@@ -65,20 +65,12 @@ impl Whisper {
     /// Opens a Hugging Face folder: `config.json`, `generation_config.json`, `model.safetensors`,
     /// and where present `preprocessor_config.json` and `tokenizer.json`.
     ///
-    /// Weights may be stored in any precision; the network computes in f32. `proj_out.weight` is
-    /// not read, as it is the token embedding.
+    /// Weights may be stored in any precision; the network computes in `precision`, and logits are
+    /// f32 always. `proj_out.weight` is not read, as it is the token embedding.
     ///
     /// # Errors
     /// When a file cannot be read, contradicts the others, or does not hold exactly the model.
-    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
-        Self::open_as(folder, device, Precision::F32)
-    }
-
-    /// Like [`Self::open`], with the network in `precision`. Logits are always f32.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
+    pub fn open(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
         let config = WhisperConfig::read(&folder.join("config.json"))?;
         check_preprocessor(&folder.join("preprocessor_config.json"), &config)?;
         let path = folder.join("tokenizer.json");

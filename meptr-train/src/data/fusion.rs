@@ -6,7 +6,7 @@ use meptr_core::{PerModality, Task};
 
 use super::Labels;
 use super::labels::select_rows;
-use crate::host;
+use meptr_core::kernels::cpu::slices;
 
 /// Videos in memory, with what stage 3 reads of each; a batch is of the same kind.
 #[derive(Debug, Clone)]
@@ -165,5 +165,5 @@ fn joined_inputs(parts: &[ModalityInput]) -> Result<ModalityInput> {
 }
 
 fn is_finite(tensor: &Tensor) -> Result<bool> {
-    host::read(tensor, |values| values.iter().all(|value| value.is_finite()))
+    slices::read_f32(tensor, |values| values.iter().all(|value| value.is_finite()))
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle::{Result, Tensor, TensorId, Var};
-use meptr_core::nn::{Product, Tape, product};
+use meptr_core::nn::{GradientFactors, GradientTape};
 
 use super::grad_norm::Measured;
 use super::gradients::{self, Gradients, gradients_of, squares_of, weighted_sum};
-use crate::{cores, host};
+use meptr_core::kernels::cpu::{matmul, parallel, slices};
 
 /// Gradients of one loss: some as they are, others as sums of products.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct FactoredGradients {
     /// Those that Candle's backward pass gave.
     plain: Gradients,
     /// Those that went to the tape.
-    products: BTreeMap<String, Vec<Product>>,
+    products: BTreeMap<String, Vec<GradientFactors>>,
 }
 
 /// Gradients of a scalar, as [`gradients_of`], with those that the tape of its forward pass got; its
@@ -26,19 +26,19 @@ pub struct FactoredGradients {
 /// # Errors
 /// As there.
 pub fn gradients_on(
-    tape: &Tape,
+    tape: &GradientTape,
     loss: &Tensor,
     parameters: &BTreeMap<String, Var>,
 ) -> Result<FactoredGradients> {
     drop(tape.take());
     let plain = gradients_of(loss, parameters)?;
-    let mut products: BTreeMap<String, Vec<Product>> = BTreeMap::new();
+    let mut products: BTreeMap<String, Vec<GradientFactors>> = BTreeMap::new();
     let taken = tape.take();
     if !taken.is_empty() {
         let names: BTreeMap<String, TensorId> =
             parameters.iter().map(|(name, parameter)| (name.clone(), parameter.id())).collect();
         for product in taken {
-            let found = names.iter().find(|(_, id)| **id == product.place.weight);
+            let found = names.iter().find(|(_, id)| **id == product.weight_use.weight);
             let Some((name, _)) = found else {
                 continue; // a variable that is not to be trained
             };
@@ -57,7 +57,7 @@ pub fn gradients_on(
 /// # Errors
 /// When a loss is no number of type f32, or as [`gradients_on`].
 pub fn measured_gradients(
-    tape: &Tape,
+    tape: &GradientTape,
     losses: &[&Tensor],
     parameters: &BTreeMap<String, Var>,
 ) -> Result<Vec<(Measured, FactoredGradients)>> {
@@ -69,7 +69,7 @@ pub fn measured_gradients(
         return Ok(gradients::measure(&of_losses)?.into_iter().zip(gradients).collect());
     }
     let inputs = InputSquares::default();
-    let measured = cores::each(losses.to_vec(), |loss| -> Result<_> {
+    let measured = parallel::map(losses.to_vec(), |loss| -> Result<_> {
         let gradients = gradients_on(tape, loss, parameters)?;
         let gradient_norm = gradients.squares(parameters, &inputs)?.sqrt() as f32;
         Ok((Measured { loss: loss.to_scalar()?, gradient_norm }, gradients))
@@ -96,7 +96,7 @@ pub fn sum_of(
         parts.iter().flat_map(|(_, gradients)| gradients.products.keys()).collect();
     names.sort_unstable_by_key(|name| (Reverse(parameters[*name].elem_count()), *name));
     names.dedup();
-    let products = cores::each(names, |name| -> Result<_> {
+    let products = parallel::map(names, |name| -> Result<_> {
         let terms = parts.iter().flat_map(|(weight, part)| {
             let products = part.products.get(name).into_iter().flatten();
             products.map(|product| (*weight, product))
@@ -119,14 +119,14 @@ pub fn sum_of(
 struct InputSquares(Mutex<BTreeMap<usize, Arc<OnceLock<Tensor>>>>);
 
 impl InputSquares {
-    fn of(&self, Product { place, input, .. }: &Product) -> Result<Tensor> {
+    fn of(&self, GradientFactors { weight_use, input, .. }: &GradientFactors) -> Result<Tensor> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let square = Arc::clone(known.entry(place.call).or_default());
+        let square = Arc::clone(known.entry(weight_use.call).or_default());
         drop(known); // others go on while this one is computed
         if let Some(square) = square.get() {
             return Ok(square.clone());
         }
-        let computed = product(input, &input.t()?)?;
+        let computed = matmul(input, &input.t()?)?;
         Ok(square.get_or_init(|| computed).clone())
     }
 }
@@ -161,9 +161,9 @@ impl FactoredGradients {
 }
 
 /// Whether no two products are terms of the same rows.
-fn are_apart(products: &[Product]) -> bool {
+fn are_apart(products: &[GradientFactors]) -> bool {
     let mut rows = products.iter().map(|product| {
-        let first = product.place.first_row;
+        let first = product.weight_use.first_row;
         (first, product.output_gradient.dims().last().map_or(first, |count| first + count))
     });
     let mut rows: Vec<(usize, usize)> = rows.by_ref().collect();
@@ -172,19 +172,19 @@ fn are_apart(products: &[Product]) -> bool {
 }
 
 /// Sum of the squares of products of rows apart.
-fn squares_of_products(products: &[Product], inputs: &InputSquares) -> Result<f64> {
+fn squares_of_products(products: &[GradientFactors], inputs: &InputSquares) -> Result<f64> {
     let mut squares = 0.0;
     for of_use in products {
-        let Product { input, output_gradient, .. } = of_use;
+        let GradientFactors { input, output_gradient, .. } = of_use;
         let (rows, outputs) = output_gradient.dims2()?;
         if rows >= outputs.min(input.dim(1)?) {
-            squares += squares_of(&product(&output_gradient.t()?, input)?)?;
+            squares += squares_of(&matmul(&output_gradient.t()?, input)?)?;
             continue;
         }
         let of_input = inputs.of(of_use)?;
-        let of_output = product(output_gradient, &output_gradient.t()?)?; // (rows, rows)
-        let sum = host::read(&of_input, |inputs| {
-            host::read(&of_output, |outputs| gradients::dot(inputs, outputs))
+        let of_output = matmul(output_gradient, &output_gradient.t()?)?; // (rows, rows)
+        let sum = slices::read_f32(&of_input, |inputs| {
+            slices::read_f32(&of_output, |outputs| gradients::dot(inputs, outputs))
         })??;
         squares += sum.max(0.0); // as a sum of squares, but for rounding
     }
@@ -192,26 +192,26 @@ fn squares_of_products(products: &[Product], inputs: &InputSquares) -> Result<f6
 }
 
 /// `sum_k weight_k output_gradient_k^T input_k`, each in its rows of a matrix like `parameter`.
-fn matrix(terms: &[(f32, &Product)], parameter: &Var) -> Result<Tensor> {
+fn matrix(terms: &[(f32, &GradientFactors)], parameter: &Var) -> Result<Tensor> {
     let mut blocks: BTreeMap<usize, BTreeMap<usize, (Tensor, &Tensor)>> = BTreeMap::new();
-    for (weight, Product { place, input, output_gradient }) in terms {
+    for (weight, GradientFactors { weight_use, input, output_gradient }) in terms {
         let weighted = match *weight {
             1.0 => output_gradient.clone(),
             weight => (output_gradient * f64::from(weight))?,
         };
-        let block = blocks.entry(place.first_row).or_default();
-        let sum = match block.remove(&place.call) {
+        let block = blocks.entry(weight_use.first_row).or_default();
+        let sum = match block.remove(&weight_use.call) {
             Some((sum, _)) => (sum + weighted)?, // the input is the same
             None => weighted,
         };
-        block.insert(place.call, (sum, input));
+        block.insert(weight_use.call, (sum, input));
     }
     let rows = parameter.dim(0)?;
     let mut sum: Option<Tensor> = None;
     let mut pieces: Vec<Tensor> = Vec::new();
     let mut next = 0;
     for (first, calls) in blocks {
-        let products = calls.into_values().map(|(output, input)| product(&output.t()?, input));
+        let products = calls.into_values().map(|(output, input)| matmul(&output.t()?, input));
         let block = products.reduce(|sum, product| sum? + product?);
         let Some(block) = block.transpose()? else { continue };
         if first < next {
@@ -290,7 +290,7 @@ mod tests {
         let trainable = Trainable::new(SeedStreams::new(4));
         let layers = Layers::load(&trainable.builder(&Device::Cpu))?;
         let parameters = trainable.by_name();
-        let tape = Tape::default();
+        let tape = GradientTape::default();
         let mut taped = Mode::Taped(SeedStreams::new(1).stream("dropout"), tape.clone());
         let losses = layers.losses(&mut taped)?;
         let plain = layers.losses(&mut Mode::Eval)?;
@@ -326,9 +326,13 @@ mod tests {
         let parameter = Var::zeros((5, 2), DType::F32, &Device::Cpu)?;
         let ones =
             |rows: usize, columns: usize| Tensor::ones((rows, columns), DType::F32, &Device::Cpu);
-        let term = |first_row: usize, outputs: usize, call: usize| -> Result<Product> {
-            let place = meptr_core::nn::Place { weight: parameter.id(), first_row, call };
-            Ok(Product { place, input: ones(3, 2)?, output_gradient: ones(3, outputs)? })
+        let term = |first_row: usize, outputs: usize, call: usize| -> Result<GradientFactors> {
+            let weight_use = meptr_core::nn::WeightUse { weight: parameter.id(), first_row, call };
+            Ok(GradientFactors {
+                weight_use,
+                input: ones(3, 2)?,
+                output_gradient: ones(3, outputs)?,
+            })
         };
         let (middle, lower) = (term(1, 2, 0)?, term(2, 2, 1)?);
         assert!(!are_apart(&[middle.clone(), lower.clone()]));

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle::{DType, Result, Tensor, Var};
+use meptr_core::kernels::cpu::slices::{self, CHUNK};
 use rayon::prelude::*;
 
 use super::grad_norm::Measured;
-use crate::host::{self, CHUNK};
 
 /// A gradient for each parameter that a loss depends on, by the parameter's name.
 ///
@@ -42,7 +42,7 @@ pub fn norm_of(gradients: &Gradients) -> Result<f32> {
 pub(super) fn squares_of(gradient: &Tensor) -> Result<f64> {
     // In f64 and chunk by chunk, so that the sum depends neither on size nor on cores.
     let of_chunk = |chunk: &[f32]| dot(chunk, chunk);
-    host::read(gradient, |values| match values.len() <= CHUNK {
+    slices::read_f32(gradient, |values| match values.len() <= CHUNK {
         true => of_chunk(values),
         false => {
             let chunks: Vec<f64> = values.par_chunks(CHUNK).map(of_chunk).collect();
@@ -140,7 +140,7 @@ pub fn weighted_sum(parts: &[(f32, Gradients)]) -> Result<Gradients> {
         let mut parts =
             parts.iter().filter_map(|(weight, gradients)| Some((*weight, gradients.get(name)?)));
         let (weight, first) = parts.next().expect("the name comes from one of the parts");
-        let mut sum = host::read(first, |values| -> Vec<f32> {
+        let mut sum = slices::read_f32(first, |values| -> Vec<f32> {
             values.iter().map(|value| weight * value).collect()
         })?;
         for (weight, gradient) in parts {
@@ -150,7 +150,7 @@ pub fn weighted_sum(parts: &[(f32, Gradients)]) -> Result<Gradients> {
             let add = |(sum, values): (&mut [f32], &[f32])| {
                 sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
             };
-            host::read(gradient, |values| match values.len() <= CHUNK {
+            slices::read_f32(gradient, |values| match values.len() <= CHUNK {
                 true => add((&mut sum, values)),
                 false => sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(add),
             })?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use candle::{DType, Result, Tensor, Var};
 use meptr_core::Task;
-use meptr_core::nn::Tape;
+use meptr_core::nn::GradientTape;
 use serde::{Deserialize, Serialize};
 
 use super::factored_gradients::{FactoredGradients, gradients_on, measured_gradients, sum_of};
@@ -207,7 +207,7 @@ impl Objective {
         &mut self,
         components: &Components,
         parameters: &BTreeMap<String, Var>,
-        tape: &Tape,
+        tape: &GradientTape,
     ) -> Result<Balanced> {
         match &mut self.weighting {
             Weighting::Fixed(weights) => total_of(components, *weights, parameters, tape),
@@ -261,7 +261,7 @@ fn total_of(
     components: &Components,
     weights: [f32; 4],
     parameters: &BTreeMap<String, Var>,
-    tape: &Tape,
+    tape: &GradientTape,
 ) -> Result<Balanced> {
     let mut losses = BTreeMap::new();
     let mut total: Option<Tensor> = None;
@@ -291,7 +291,7 @@ fn balanced(
     components: &Components,
     state: &mut GradNormState,
     parameters: &BTreeMap<String, Var>,
-    tape: &Tape,
+    tape: &GradientTape,
 ) -> Result<Balanced> {
     let losses: Vec<&Tensor> = components.values().collect();
     let all = measured_gradients(tape, &losses, parameters)?;
@@ -402,7 +402,7 @@ mod tests {
             let logits = Tensor::zeros((1, 7), DType::F32, &Device::Cpu)?;
             let parts = objective.components(&logits, &scores, &labels)?;
             assert!(parts[&Component::PersonalitySupervised].to_scalar::<f32>()?.is_nan());
-            let balanced = objective.balance(&parts, &parameters, &Tape::default())?;
+            let balanced = objective.balance(&parts, &parameters, &GradientTape::default())?;
             assert!(balanced.gradients.is_empty() && balanced.total == 0.0);
             if let Some(state) = objective.grad_norm() {
                 assert_eq!(state.supervised.weights(), [1.0, 1.0]);
@@ -460,7 +460,7 @@ mod tests {
         };
         let mut objective = Objective::new(&ObjectiveConfig::Supervised(config), &Device::Cpu)?;
         let parts = objective.components(&logits, &scores, &labels)?;
-        let found = objective.balance(&parts, &parameters, &Tape::default())?;
+        let found = objective.balance(&parts, &parameters, &GradientTape::default())?;
         assert!((found.total - (0.5 * 7f32.ln() + 0.5)).abs() < 1e-6, "{}", found.total);
         // d total / d score = 2 sign(0.5 - 0.25) / 5 cells.
         let gradient = found.gradients["scores"].to_vec2::<f32>()?;

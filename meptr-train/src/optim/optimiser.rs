@@ -9,7 +9,7 @@ use super::on_device::DeviceState;
 use super::rules::{OptimiserConfig, ParameterState};
 use super::schedule::Rates;
 use crate::loss::Gradients;
-use crate::{cores, host};
+use meptr_core::kernels::cpu::{parallel, slices};
 
 /// Moves named parameters along their gradients, by the rule of its configuration.
 ///
@@ -74,9 +74,9 @@ impl Optimiser {
         let mut moved: Vec<_> = moved.collect();
         moved.sort_by_key(|(_, gradient, _)| Reverse(gradient.elem_count()));
         let parameters = &self.parameters;
-        let moves = cores::each(moved, |(name, gradient, state)| {
-            host::read(gradient, |gradient| {
-                host::change(&parameters[name], |parameter| {
+        let moves = parallel::map(moved, |(name, gradient, state)| {
+            slices::read_f32(gradient, |gradient| {
+                slices::update(&parameters[name], |parameter| {
                     config.apply(parameter, gradient, state, rate, momentum);
                 })
             })?
@@ -142,7 +142,7 @@ impl Optimiser {
                     if tensor.dims() != parameter.dims() || tensor.dtype() != DType::F32 {
                         candle::bail!("optimiser state `{full_name}` is {tensor:?}");
                     }
-                    let moment = host::read(tensor, <[f32]>::to_vec)?;
+                    let moment = slices::read_f32(tensor, <[f32]>::to_vec)?;
                     if kind == FIRST_MOMENT {
                         state.first_moment = moment;
                     } else {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::host::CHUNK;
+use meptr_core::kernels::cpu::slices::CHUNK;
 
 /// Update rule with its constants; the learning rate belongs to the optimiser.
 ///

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use candle::{Device, Tensor, Var};
-use meptr_core::nn::{Mode, Tape};
+use meptr_core::nn::{GradientTape, Mode};
 use meptr_core::rng::RandomStream;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -231,7 +231,7 @@ pub(super) struct Course<'a> {
     pub(super) progress: Progress,
     pub(super) seen: Predictions,
     optimiser: Optimiser,
-    tape: Tape,
+    tape: GradientTape,
     best_parameters: BTreeMap<String, Tensor>,
     clock: Instant,
 }
@@ -266,7 +266,7 @@ impl<'a> Course<'a> {
                     },
                     seen: Predictions::default(),
                     optimiser: Optimiser::new(config.optimiser, parameters),
-                    tape: Tape::default(),
+                    tape: GradientTape::default(),
                     best_parameters: BTreeMap::new(),
                     clock: Instant::now(),
                 })
@@ -296,7 +296,7 @@ impl<'a> Course<'a> {
             progress: state.progress,
             seen: Predictions::from_tensors(&state.seen)?,
             optimiser,
-            tape: Tape::default(),
+            tape: GradientTape::default(),
             best_parameters: state.best_parameters,
             clock: Instant::now(),
         })
@@ -320,7 +320,7 @@ impl<'a> Course<'a> {
     }
 
     /// Where the weights of the models that it runs leave their gradients.
-    pub(super) fn tape(&self) -> &Tape {
+    pub(super) fn tape(&self) -> &GradientTape {
         &self.tape
     }
 

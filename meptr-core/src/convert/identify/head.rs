@@ -7,7 +7,7 @@ use super::stage_config::StageConfig;
 use super::{Basis, Identified, Shapes, number_under, unknown};
 use crate::convert::error::Result;
 use crate::models::{
-    Activation, AudioConfig, CrossTaskConfig, EncoderConfig, HeadConfig, HiddenActivation,
+    AudioConfig, CrossTaskConfig, EncoderConfig, HeadConfig, HiddenActivation, OutputActivation,
     SequenceConfig, TransformerFusionConfig, UnimodalConfig,
 };
 use crate::{Modality, Task};
@@ -127,7 +127,7 @@ fn sequence(shapes: &Shapes, task: Task) -> Result<UnimodalConfig> {
             let positions = shapes.has(&format!("{encoder}.0.positional_encoding.pe"));
             EncoderConfig::Transformer { heads: guessed_heads(width), layers, positions }
         },
-        activation: Activation::None,
+        activation: OutputActivation::None,
         dropout: 0.0,
     }))
 }
@@ -140,7 +140,7 @@ fn transformer_fusion(shapes: &Shapes) -> Result<TransformerFusionConfig> {
         heads: guessed_heads(width),
         layers: shapes.count("emotion_to_personality_attn"),
         positions: shapes.has("emotion_to_personality_attn.0.positional_encoding.pe"),
-        activation: Activation::Sigmoid,
+        activation: OutputActivation::Sigmoid,
         hidden_activation: HiddenActivation::Gelu,
         dropout: 0.0,
     })

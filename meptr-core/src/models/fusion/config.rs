@@ -22,7 +22,7 @@ pub struct FusionConfig {
     /// Parts left out.
     #[serde(default)]
     pub ablation: Ablation,
-    /// How each modality's trait scores enter.
+    /// Transform of each modality's trait scores.
     #[serde(default)]
     pub score_transform: ScoreTransform,
 }
@@ -90,7 +90,7 @@ pub struct Ablation {
     pub disable_guide_bank: bool,
 }
 
-/// How a modality's trait scores enter the stage-3 model.
+/// Transform of a modality's trait scores at the input of the stage-3 model.
 ///
 /// A bundle says which one its fusion model was trained with; prediction uses the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

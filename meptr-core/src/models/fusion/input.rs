@@ -1,13 +1,13 @@
-//! What stage 3 reads.
+//! Input of stage 3.
 
 use candle::{Result, Tensor};
 
 use crate::{Modality, PerModality};
 
-/// What each modality gives to stage 3; a modality that is `None` leaves the graph of every row.
+/// Input of stage 3 by modality; a modality that is `None` leaves the graph of every row.
 pub type FusionInput = PerModality<Option<ModalityInput>>;
 
-/// What one modality gives for a batch of `rows` videos.
+/// Input of one modality for a batch of `rows` videos.
 #[derive(Debug, Clone)]
 pub struct ModalityInput {
     /// `(rows, width)`, f32: the modality's vector; finite in rows without this modality, too.

@@ -11,7 +11,7 @@ use super::{
 use crate::Task;
 use crate::nn::{Linear, Mode, MultiHeadAttention, ops};
 
-/// What the stage-3 model gives for a batch of `rows` videos.
+/// Output of the stage-3 model for a batch of `rows` videos.
 #[derive(Debug, Clone)]
 pub struct FusionOutput {
     /// `(rows, 7)`, f32.
@@ -44,7 +44,7 @@ pub struct FusionModel {
     ablation: Ablation,
 }
 
-/// What belongs to one task.
+/// Layers of one task.
 #[derive(Debug, Clone)]
 struct TaskPart {
     query: TaskQuery,
@@ -54,7 +54,7 @@ struct TaskPart {
 }
 
 impl FusionModel {
-    /// Asks for the weights of every part that the ablation leaves in place.
+    /// Loads the weights of every part that the ablation keeps.
     ///
     /// # Errors
     /// When `vb` lacks a tensor or holds another shape, or when the heads do not divide the width.

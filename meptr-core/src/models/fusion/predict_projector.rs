@@ -1,4 +1,4 @@
-//! What the modalities' own predictions add to a task's vector.
+//! Projection of the modalities' own predictions into a task's vector.
 
 use candle::{Result, Tensor};
 use candle_nn::VarBuilder;

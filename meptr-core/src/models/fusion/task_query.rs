@@ -1,4 +1,4 @@
-//! What a task asks of the context.
+//! Attention of task queries over the context.
 
 use candle::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -33,7 +33,7 @@ impl TaskQuery {
     }
 }
 
-/// How tasks read a context; keys and values are the same for all of them.
+/// Attention of tasks over a context; all tasks share keys and values.
 pub(in crate::models) struct Reading<'a> {
     attention: &'a MultiHeadAttention,
     memory: AttentionMemory,

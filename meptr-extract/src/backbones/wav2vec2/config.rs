@@ -1,18 +1,16 @@
 //! Wav2Vec2's configuration.
 
+use meptr_core::kernels::Activation;
 use serde::Deserialize;
 
-use crate::backbones::encoder::{Activation, NormPlace};
-use crate::backbones::folder::{FolderConfig, Problems};
+use crate::backbones::checkpoint_folder::{CheckpointConfig, Problems};
 
-/// Most samples that a step may see or lie from the next: a minute, where published models have
-/// 400 and 320.
+/// Largest receptive field and hop in samples: a minute, where published models have 400 and 320.
 const MAX_FIELD: usize = 1 << 20;
 
-/// `config.json` of a Wav2Vec2 model; keys that we do not name are ignored.
+/// `config.json` of a Wav2Vec2 model; other keys are ignored.
 ///
-/// Keys that a file leaves out have the values of Wav2Vec2 base, as in the library that writes
-/// them.
+/// Missing keys have the values of Wav2Vec2 base, as in transformers.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Wav2Vec2Config {
@@ -30,7 +28,7 @@ pub struct Wav2Vec2Config {
     pub hidden_act: Activation,
     /// Added to the variance in the encoder's layer norms.
     pub layer_norm_eps: f64,
-    /// Norms before each branch and after the last layer, rather than after each residual.
+    /// Pre-norm, with a norm after the last layer; else post-norm.
     pub do_stable_layer_norm: bool,
     /// Norm inside the feature extractor.
     pub feat_extract_norm: FeatureNorm,
@@ -38,11 +36,11 @@ pub struct Wav2Vec2Config {
     pub feat_extract_activation: Activation,
     /// Channels of each convolution of the feature extractor.
     pub conv_dim: Vec<usize>,
-    /// Kernel width of each.
+    /// Kernel width of each convolution.
     pub conv_kernel: Vec<usize>,
-    /// Stride of each.
+    /// Stride of each convolution.
     pub conv_stride: Vec<usize>,
-    /// Whether they have biases.
+    /// Whether the convolutions have biases.
     pub conv_bias: bool,
     /// Kernel width of the positional convolution.
     pub num_conv_pos_embeddings: usize,
@@ -78,7 +76,7 @@ impl Wav2Vec2Config {
         }
     }
 
-    /// Steps that a clip gives; 0 when it is shorter than [`Self::receptive_field`].
+    /// Steps of a clip; 0 when it is shorter than [`Self::receptive_field`].
     pub fn steps(&self, samples: usize) -> usize {
         self.convolutions().fold(samples, |length, (kernel, stride)| {
             match length.checked_sub(kernel) {
@@ -88,12 +86,12 @@ impl Wav2Vec2Config {
         })
     }
 
-    /// Samples that one step sees.
+    /// Samples that one step depends on.
     pub fn receptive_field(&self) -> usize {
         self.samples_for(1)
     }
 
-    /// Fewest samples that give `steps` steps, at least 1.
+    /// Fewest samples of `steps` steps, at least 1.
     pub(super) fn samples_for(&self, steps: usize) -> usize {
         let convolutions: Vec<_> = self.convolutions().collect();
         convolutions.into_iter().rev().fold(steps, |length, (kernel, stride)| {
@@ -109,10 +107,6 @@ impl Wav2Vec2Config {
     /// Kernel and stride of each convolution.
     pub(super) fn convolutions(&self) -> impl Iterator<Item = (usize, usize)> {
         self.conv_kernel.iter().copied().zip(self.conv_stride.iter().copied())
-    }
-
-    pub(super) fn norm_place(&self) -> NormPlace {
-        if self.do_stable_layer_norm { NormPlace::BeforeBranch } else { NormPlace::AfterResidual }
     }
 }
 
@@ -141,7 +135,7 @@ impl Default for Wav2Vec2Config {
     }
 }
 
-impl FolderConfig for Wav2Vec2Config {
+impl CheckpointConfig for Wav2Vec2Config {
     fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
         problems.require(
@@ -192,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_counted_like_the_convolutions_do() {
+    fn steps_are_counted_as_in_the_convolutions() {
         let config = Wav2Vec2Config::large_robust_12();
         assert_eq!((config.receptive_field(), config.hop()), (400, 320));
         let steps: Vec<usize> =
@@ -202,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_do_not_compute_is_refused_by_name() {
+    fn unsupported_options_are_refused_by_name() {
         let refused = |json: &str| serde_json::from_str::<Wav2Vec2Config>(json).unwrap().problems();
         assert!(refused("{}").is_empty());
         assert!(refused(r#"{"model_type": "hubert"}"#)[0].contains("hubert"));

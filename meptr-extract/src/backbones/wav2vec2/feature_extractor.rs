@@ -1,37 +1,36 @@
-//! The convolutions from samples to features.
+//! Feature extractor: the convolutions from samples to features.
 
 use candle::{DType, Result, Tensor};
+use meptr_core::kernels::{Activation, ops};
 use meptr_core::weights::FrozenBuilder;
 
 use super::config::{FeatureNorm, Wav2Vec2Config};
-use crate::backbones::convolution::Convolution;
-use crate::backbones::encoder::Activation;
-use crate::backbones::layer_norm::LayerNorm;
-use crate::backbones::ops;
+use crate::backbones::layers::{Conv1d, FrozenLayerNorm};
 
-/// Steps computed at a time, which bounds the memory: a second of sound turns into 3200 steps of
+/// Steps computed at a time on the CPU, which bounds the memory: a second of audio is 3200 steps of
 /// 512 channels after the first convolution, 6.5 MB.
 const BLOCK_STEPS: usize = 100;
-/// The same on a GPU, where few large products are faster than many small ones: half a minute.
+/// Steps computed at a time on a GPU, where few large GEMMs are faster than many small ones: half a
+/// minute.
 const BLOCK_STEPS_ON_GPU: usize = 1500;
 
-/// Added to the variance in the norms of this part; no key of the configuration changes it.
+/// Added to the variance in the feature extractor's norms; no key of the configuration changes it.
 const NORM_EPS: f64 = 1e-5;
 
 /// Strided convolutions without padding, each followed by a norm (or not) and an activation.
 ///
 /// Weights: `N.conv.{weight, bias}` and `N.layer_norm.{weight, bias}`, the norm in every layer
-/// ([`FeatureNorm::Layer`]) or in layer 0 ([`FeatureNorm::Group`], upstream's name all the same).
+/// ([`FeatureNorm::Layer`]) or in layer 0 alone ([`FeatureNorm::Group`], named `layer_norm` too).
 #[derive(Debug)]
 pub(super) struct FeatureExtractor {
     config: Wav2Vec2Config,
-    layers: Vec<Layer>,
+    layers: Vec<ConvLayer>,
     group_norm: Option<GroupNorm>,
 }
 
 impl FeatureExtractor {
     pub(super) fn load(config: &Wav2Vec2Config, vb: &FrozenBuilder) -> Result<Self> {
-        let layers = (0..config.conv_dim.len()).map(|index| Layer::load(config, index, vb));
+        let layers = (0..config.conv_dim.len()).map(|index| ConvLayer::load(config, index, vb));
         let group_norm = match config.feat_extract_norm {
             FeatureNorm::Layer => None,
             FeatureNorm::Group => {
@@ -41,12 +40,12 @@ impl FeatureExtractor {
         Ok(Self { config: config.clone(), layers: layers.collect::<Result<_>>()?, group_norm })
     }
 
-    /// One clip `(samples,)` to `(steps, conv_dim.last())`.
+    /// Maps one clip `(samples,)` to `(steps, conv_dim.last())`.
     pub(super) fn forward(&self, clip: &Tensor) -> Result<Tensor> {
         let samples = clip.reshape(((), 1))?;
         let norm = match &self.group_norm {
             None => None,
-            Some(group_norm) => Some(group_norm.over(&samples, &self.layers[0].convolution)?),
+            Some(group_norm) => Some(group_norm.measure(&samples, &self.layers[0].convolution)?),
         };
         let size = if clip.device().is_cpu() { BLOCK_STEPS } else { BLOCK_STEPS_ON_GPU };
         let blocks: Result<Vec<Tensor>> = blocks(self.config.steps(samples.dim(0)?), size)
@@ -68,20 +67,20 @@ impl FeatureExtractor {
     }
 }
 
-/// Cuts `count` into pieces of `size`, the last one shorter: start and length of each.
+/// Start and length of blocks of `size` steps; the last may be shorter.
 fn blocks(count: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).step_by(size).map(move |start| (start, size.min(count - start)))
 }
 
-/// A convolution and what follows it.
+/// A convolution, its norm and its activation.
 #[derive(Debug)]
-struct Layer {
-    convolution: Convolution,
-    norm: Option<LayerNorm>,
+struct ConvLayer {
+    convolution: Conv1d,
+    norm: Option<FrozenLayerNorm>,
     activation: Activation,
 }
 
-impl Layer {
+impl ConvLayer {
     fn load(config: &Wav2Vec2Config, index: usize, vb: &FrozenBuilder) -> Result<Self> {
         let inputs = index.checked_sub(1).map_or(1, |before| config.conv_dim[before]);
         let (outputs, kernel) = (config.conv_dim[index], config.conv_kernel[index]);
@@ -89,23 +88,19 @@ impl Layer {
         let weight = vb.get((outputs, inputs, kernel), "conv.weight")?;
         let bias = if config.conv_bias { Some(vb.get(outputs, "conv.bias")?) } else { None };
         let norm = match config.feat_extract_norm {
-            FeatureNorm::Layer => Some(LayerNorm::load(outputs, NORM_EPS, &vb.pp("layer_norm"))?),
+            FeatureNorm::Layer => {
+                Some(FrozenLayerNorm::load(outputs, NORM_EPS, &vb.pp("layer_norm"))?)
+            }
             FeatureNorm::Group => None,
         };
         Ok(Self {
-            convolution: Convolution::new(
-                &weight,
-                bias,
-                1,
-                config.conv_stride[index],
-                vb.products(),
-            )?,
+            convolution: Conv1d::new(&weight, bias, 1, config.conv_stride[index], vb.products())?,
             norm,
             activation: config.feat_extract_activation,
         })
     }
 
-    /// `(steps, inputs)` to `(fewer steps, outputs)`.
+    /// Maps `(steps, inputs)` to `(fewer steps, outputs)`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.norm {
             Some(norm) => norm.forward_activated(&self.convolution.forward(x)?, self.activation),
@@ -113,13 +108,13 @@ impl Layer {
         }
     }
 
-    /// The same with the statistics of the whole clip.
+    /// Like [`Self::forward`], with the statistics of the whole clip.
     fn forward_normed(&self, x: &Tensor, norm: &ClipNorm) -> Result<Tensor> {
-        ops::activated(norm.forward(&self.convolution.forward(x)?)?, self.activation)
+        ops::activate_inplace(norm.forward(&self.convolution.forward(x)?)?, self.activation)
     }
 }
 
-/// A norm of each channel over the whole clip.
+/// Norm of each channel over the whole clip.
 #[derive(Debug)]
 struct GroupNorm {
     weight: Tensor,
@@ -135,15 +130,15 @@ struct ClipNorm {
 
 impl GroupNorm {
     fn load(channels: usize, vb: &FrozenBuilder) -> Result<Self> {
-        let vb = vb.to_dtype(DType::F32); // statistics are f32 whatever the rest is
+        let vb = vb.to_dtype(DType::F32); // statistics are f32 in any precision
         Ok(Self { weight: vb.get(channels, "weight")?, bias: vb.get(channels, "bias")? })
     }
 
-    /// Takes the statistics of a convolution's output without holding all of it.
+    /// Measures the statistics of a convolution's output without holding all of it.
     ///
-    /// Blocks are joined by Chan et al. 1983: squares of deviations add up, plus those of the
-    /// blocks' means.
-    fn over(&self, samples: &Tensor, convolution: &Convolution) -> Result<ClipNorm> {
+    /// Blocks are merged as in Chan et al. 1983: squared deviations add up, plus those of the block
+    /// means.
+    fn measure(&self, samples: &Tensor, convolution: &Conv1d) -> Result<ClipNorm> {
         let (kernel, stride) = (convolution.kernel(), convolution.stride());
         let steps = (samples.dim(0)? - kernel) / stride + 1;
         let mut mean = self.weight.zeros_like()?.unsqueeze(0)?;

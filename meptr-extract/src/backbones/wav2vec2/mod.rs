@@ -2,23 +2,22 @@
 
 mod config;
 mod feature_extractor;
-mod positional_convolution;
+mod positional_conv;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use candle::{DType, Device, Result, Tensor};
-use meptr_core::Precision;
+use candle::{DType, Result, Tensor};
 use meptr_core::weights::{FrozenBuilder, MappedFile};
 
 pub use config::{FeatureNorm, Wav2Vec2Config};
 
 use self::feature_extractor::FeatureExtractor;
-use self::positional_convolution::PositionalConvolution;
-use super::encoder::{Encoder, EncoderConfig, LayerNames, NormPlace};
-use super::folder::{self, FolderConfig};
-use super::layer_norm::LayerNorm;
-use super::linear::Linear;
+use self::positional_conv::PositionalConv;
+use super::checkpoint_folder::CheckpointConfig;
+use super::from_checkpoint::FromCheckpoint;
+use super::layers::{
+    FrozenLayerNorm, FrozenLinear, LayerNames, TransformerEncoder, TransformerEncoderConfig,
+};
 use crate::allocator;
 
 const LAYER_NAMES: LayerNames = LayerNames {
@@ -27,18 +26,18 @@ const LAYER_NAMES: LayerNames = LayerNames {
     value: "attention.v_proj",
     attention_output: "attention.out_proj",
     attention_norm: "layer_norm",
-    inner: "feed_forward.intermediate_dense",
-    outer: "feed_forward.output_dense",
+    fc1: "feed_forward.intermediate_dense",
+    fc2: "feed_forward.output_dense",
     feed_forward_norm: "final_layer_norm",
 };
 
-/// Wav2Vec2: 16 kHz sound to 50 vectors a second.
+/// Wav2Vec2: 16 kHz audio to 50 vectors a second.
 ///
 /// Baevski et al. 2020, <https://arxiv.org/abs/2006.11477>. A stack of convolutions over the
-/// samples, a projection, one wide convolution that marks positions, and a transformer encoder.
+/// samples, a projection, one wide convolution as position embedding, and a transformer encoder.
 /// The output is the last hidden state of every step; a classification head is not computed.
 ///
-/// Weights, all below `wav2vec2.` or below nothing: `feature_extractor.conv_layers.N`,
+/// Weights, with or without the prefix `wav2vec2.`: `feature_extractor.conv_layers.N`,
 /// `feature_projection.{layer_norm, projection}`, `encoder.{pos_conv_embed.conv, layer_norm}` and
 /// `encoder.layers.N`.
 #[derive(Debug)]
@@ -46,53 +45,33 @@ pub struct Wav2Vec2 {
     config: Wav2Vec2Config,
     file: Option<Arc<MappedFile>>,
     feature_extractor: FeatureExtractor,
-    projection_norm: LayerNorm,
-    projection: Linear,
-    positional_convolution: PositionalConvolution,
-    norm: LayerNorm,
-    encoder: Encoder,
+    projection_norm: FrozenLayerNorm,
+    projection: FrozenLinear,
+    positional_conv: PositionalConv,
+    norm: FrozenLayerNorm,
+    encoder: TransformerEncoder,
 }
 
 impl Wav2Vec2 {
-    /// Reads `config.json` and `model.safetensors` of a folder.
-    ///
-    /// # Errors
-    /// When a file is missing or broken, asks for something we do not compute, or holds tensors
-    /// that do not fit the configuration.
-    pub fn open(folder: &Path, device: &Device) -> crate::Result<Self> {
-        Self::open_as(folder, device, Precision::F32)
-    }
-
-    /// The same, computing with other numbers; what comes out is f32 all the same.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn open_as(folder: &Path, device: &Device, precision: Precision) -> crate::Result<Self> {
-        let place = (device, precision);
-        folder::open(folder, "Wav2Vec2 configuration", place, Self::may_be_left, |config, vb| {
-            Self::load(config, vb)
-        })
-    }
-
     /// Builds the encoder of the weights in `vb`.
     ///
     /// # Errors
-    /// When the configuration cannot be computed or a weight is missing or misshapen.
+    /// When the configuration is unsupported or a weight is missing or misshapen.
     pub fn load<'a>(config: &Wav2Vec2Config, vb: impl Into<FrozenBuilder<'a>>) -> Result<Self> {
         let vb = vb.into();
         config.check()?;
-        // A file with a head keeps the encoder below a prefix; generated weights do as well.
+        // A file with a head has the encoder under a prefix; generated weights do as well.
         let has_no_prefix = vb.contains_tensor("feature_projection.projection.weight");
         let vb = if has_no_prefix { vb } else { vb.pp("wav2vec2") };
         let (width, eps) = (config.hidden_size, config.layer_norm_eps);
-        let encoder = EncoderConfig {
+        let encoder = TransformerEncoderConfig {
             width,
             heads: config.num_attention_heads,
-            inner_width: config.intermediate_size,
+            feed_forward_width: config.intermediate_size,
             layers: config.num_hidden_layers,
             norm_eps: eps,
             activation: config.hidden_act,
-            norm_place: config.norm_place(),
+            pre_norm: config.do_stable_layer_norm,
             key_has_bias: true,
         };
         let features = config.conv_dim.last().copied().unwrap_or_default();
@@ -104,32 +83,12 @@ impl Wav2Vec2 {
                 config,
                 &vb.pp("feature_extractor.conv_layers"),
             )?,
-            projection_norm: LayerNorm::load(features, eps, &from_features.pp("layer_norm"))?,
-            projection: Linear::load(features, width, &from_features.pp("projection"))?,
-            positional_convolution: PositionalConvolution::load(
-                config,
-                &to_output.pp("pos_conv_embed.conv"),
-            )?,
-            norm: LayerNorm::load(width, eps, &to_output.pp("layer_norm"))?,
-            encoder: Encoder::load(&encoder, &LAYER_NAMES, &to_output.pp("layers"))?,
+            projection_norm: FrozenLayerNorm::load(features, eps, &from_features.pp("layer_norm"))?,
+            projection: FrozenLinear::load(features, width, &from_features.pp("projection"))?,
+            positional_conv: PositionalConv::load(config, &to_output.pp("pos_conv_embed.conv"))?,
+            norm: FrozenLayerNorm::load(width, eps, &to_output.pp("layer_norm"))?,
+            encoder: TransformerEncoder::load(&encoder, &LAYER_NAMES, &to_output.pp("layers"))?,
         })
-    }
-
-    /// True for tensors of published checkpoints that the encoder does not use: heads, the vector
-    /// that stands for masked steps in pre-training, and the quantizer.
-    pub fn may_be_left(name: &str) -> bool {
-        let heads = ["classifier.", "projector.", "lm_head.", "dropout.", "quantizer."];
-        let pretraining = ["project_q.", "project_hid."];
-        name.strip_prefix("wav2vec2.").unwrap_or(name) == "masked_spec_embed"
-            || heads.into_iter().chain(pretraining).any(|part| name.starts_with(part))
-    }
-
-    /// Lets go of the weights that were read so far, where they are mapped: the system fetches
-    /// them again when they are asked for.
-    pub fn release(&self) {
-        if let Some(file) = &self.file {
-            file.release();
-        }
     }
 
     /// The configuration.
@@ -137,19 +96,19 @@ impl Wav2Vec2 {
         &self.config
     }
 
-    /// The last hidden state of some clips.
+    /// Computes the last hidden state of some clips.
     ///
-    /// Every row equals what the clip alone gives, whatever stands beside it. The convolutions run
-    /// clip by clip, since the group norm of some models spans the whole clip; the encoder runs on
-    /// the batch.
+    /// Every row equals the result of its clip alone, whatever the rest of the batch is. The
+    /// convolutions run clip by clip, since the group norm of some models spans the whole clip; the
+    /// encoder runs on the batch.
     ///
-    /// - `input_values`: `(batch, samples)`, 16 kHz, normalised by [`AudioInput`]
-    /// - `lengths`: per row the number of real samples, each at least
-    ///   [`Wav2Vec2Config::receptive_field`]; the rest is padding of any value
-    /// - returns `(batch, steps, hidden_size)`, where row `i` has
-    ///   [`Wav2Vec2Config::steps`]`(lengths[i])` steps and the rest has no meaning
+    /// - `input_values`: `(batch, samples)`, 16 kHz, from [`Wav2Vec2Preprocessor`]
+    /// - `lengths`: real samples of each row, at least [`Wav2Vec2Config::receptive_field`]; the rest
+    ///   is padding of any value
+    /// - returns `(batch, steps, hidden_size)`, f32; row `i` has [`Wav2Vec2Config::steps`]`(lengths[i])`
+    ///   steps, and the rest is unspecified
     ///
-    /// [`AudioInput`]: super::AudioInput
+    /// [`Wav2Vec2Preprocessor`]: super::Wav2Vec2Preprocessor
     ///
     /// # Errors
     /// When a shape differs from the above or a clip is too short.
@@ -176,27 +135,46 @@ impl Wav2Vec2 {
             })
             .collect();
         let hidden = Tensor::stack(&clips?, 0)?;
-        allocator::trim(); // the convolutions took more room than the encoder needs
-        let hidden = match self.config.norm_place() {
-            NormPlace::BeforeBranch => self.norm.forward(&self.encoder.forward(hidden, &steps)?)?,
-            NormPlace::AfterResidual => {
-                self.encoder.forward(self.norm.forward(&hidden)?, &steps)?
-            }
+        allocator::trim(); // the convolutions took more memory than the encoder needs
+        let hidden = match self.config.do_stable_layer_norm {
+            true => self.norm.forward(&self.encoder.forward(hidden, &steps)?)?,
+            false => self.encoder.forward(self.norm.forward(&hidden)?, &steps)?,
         };
         hidden.to_dtype(DType::F32)
     }
 
-    /// Bytes that each clip of a batch takes on the device at the fullest moment, roughly: the
-    /// widest layer of the encoder. Convolutions run clip by clip, and attention in blocks.
+    /// Peak memory per clip of a batch on the device, in bytes, roughly: the widest layer of the
+    /// encoder. Convolutions run clip by clip, and attention in blocks.
     pub fn bytes_per_clip(&self, samples: usize) -> u64 {
         let widths = 10 * self.config.hidden_size + 2 * self.config.intermediate_size;
         4 * (self.config.steps(samples) * widths) as u64
     }
 
-    /// One clip `(samples,)` to the encoder's input without its norm, `(steps, hidden_size)`.
+    /// Embeds one clip `(samples,)` as the encoder's input before its norm, `(steps, hidden_size)`.
     fn embed(&self, clip: &Tensor) -> Result<Tensor> {
         let features = self.feature_extractor.forward(clip)?;
         let hidden = self.projection.forward(&self.projection_norm.forward(&features)?)?;
-        self.positional_convolution.add_to(&hidden)
+        self.positional_conv.add_to(&hidden)
+    }
+}
+
+impl FromCheckpoint for Wav2Vec2 {
+    type Config = Wav2Vec2Config;
+    const CONFIG_NAME: &'static str = "Wav2Vec2 configuration";
+
+    fn from_weights(config: &Wav2Vec2Config, vb: FrozenBuilder) -> Result<Self> {
+        Self::load(config, vb)
+    }
+
+    // Heads, the vector of masked steps in pre-training, and the quantizer.
+    fn is_unused(name: &str) -> bool {
+        let heads = ["classifier.", "projector.", "lm_head.", "dropout.", "quantizer."];
+        let pretraining = ["project_q.", "project_hid."];
+        name.strip_prefix("wav2vec2.").unwrap_or(name) == "masked_spec_embed"
+            || heads.into_iter().chain(pretraining).any(|part| name.starts_with(part))
+    }
+
+    fn mapped_file(&self) -> Option<&MappedFile> {
+        self.file.as_deref()
     }
 }

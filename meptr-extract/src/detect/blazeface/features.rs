@@ -1,4 +1,4 @@
-//! What goes from layer to layer: maps in memory that is used again on the CPU, tensors elsewhere.
+//! Feature maps between layers: pooled memory on the CPU, tensors on other devices.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -81,7 +81,7 @@ impl Map {
         &self.numbers[self.start..][..self.dims.iter().product()]
     }
 
-    /// The same, to be written.
+    /// Values, row by row, mutable.
     pub(super) fn numbers_mut(&mut self) -> &mut [f32] {
         &mut self.numbers[self.start..][..self.dims.iter().product()]
     }
@@ -122,7 +122,7 @@ impl Features {
         Ok(pictures.collect())
     }
 
-    /// The same numbers as a tensor, `(batch, height, width, channels)`.
+    /// Converts to a tensor, `(batch, height, width, channels)`.
     pub(super) fn into_tensor(self) -> Result<Tensor> {
         match self {
             Self::Cpu(map) => {

@@ -6,11 +6,11 @@ use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::RawOutput;
-use super::depthwise::Window;
 use super::features::{Features, Memory};
 use super::layers::{Head, Stem, add_upsampled};
 use super::pointwise::Pointwise;
 use super::separable::Separable;
+use meptr_core::kernels::cpu::conv2d::DepthwiseGeometry;
 
 /// Narrows and widens, each time after looking at the neighbouring pixels.
 ///
@@ -33,7 +33,7 @@ impl Bottleneck {
         vb: &VarBuilder,
     ) -> Result<Self> {
         let weights = |first: usize| [first, first + 1].map(|op| vb.pp(format!("op{op}")));
-        let window = |stride| Window { stride, padding_before: 1, is_fused: true };
+        let window = |stride| DepthwiseGeometry { stride, padding_before: 1, is_fused: true };
         Ok(Self {
             narrow: Separable::load([inputs, inner], window(stride), weights(op + 1))?,
             widen: Separable::load([inner, outputs], window(1), weights(op + 4))?,

@@ -3,10 +3,12 @@
 use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::depthwise::{CpuDepthwise, Depthwise, Window};
+use super::depthwise::Depthwise;
 use super::features::{Features, Map, other_device};
 use super::pointwise::Pointwise;
-use crate::detect::convolution::{CpuConvolution, Ending, Steps};
+use meptr_core::kernels::cpu::conv2d::{
+    Conv2d, Conv2dActivation, Conv2dGeometry, Depthwise3x3, DepthwiseGeometry,
+};
 
 /// The first convolution, on the picture itself: square kernel, stride 2, rectified.
 ///
@@ -14,7 +16,7 @@ use crate::detect::convolution::{CpuConvolution, Ending, Steps};
 #[derive(Debug)]
 pub(super) enum Stem {
     /// On the CPU.
-    Cpu(CpuConvolution),
+    Cpu(Conv2d),
     /// Elsewhere, and where the order of sums matters.
     Other {
         /// As loaded.
@@ -39,8 +41,8 @@ impl Stem {
         // The short-range network, whose stem is wide, enlarges every rounding by thousands: it keeps
         // the order of sums of Candle's convolution, which is that of its reference.
         if vb.device().is_cpu() && kernel == 3 {
-            let steps = Steps { stride: 2, padding };
-            return Ok(Self::Cpu(CpuConvolution::new(&weight, &bias, steps, Ending::Relu)?));
+            let geometry = Conv2dGeometry { stride: 2, padding };
+            return Ok(Self::Cpu(Conv2d::new(&weight, &bias, geometry, Conv2dActivation::Relu)?));
         }
         Ok(Self::Other { weight, bias, padding })
     }
@@ -51,7 +53,7 @@ impl Stem {
             (Self::Cpu(convolution), Features::Cpu(x)) => {
                 let [height, width, _] = x.dims();
                 let mut output = x.sibling([height / 2, width / 2, convolution.outputs()]);
-                convolution.fill_picture(x.numbers(), [height, width], output.numbers_mut());
+                convolution.fill_image(x.numbers(), [height, width], output.numbers_mut());
                 return Ok(Features::Cpu(output));
             }
             (Self::Cpu(_), Features::Other(_)) => return other_device(),
@@ -139,13 +141,13 @@ fn add_upsampled_map(coarse: &Map, fine: &mut Map) {
 pub(super) struct Head {
     pointwise: Pointwise,
     depthwise: Depthwise,
-    on_cpu: Option<CpuDepthwise>,
+    on_cpu: Option<Depthwise3x3>,
 }
 
 impl Head {
     pub(super) fn load(inputs: usize, outputs: usize, op: usize, vb: &VarBuilder) -> Result<Self> {
         let inner = 4 * outputs;
-        let window = Window { stride: 2, padding_before: 1, is_fused: true };
+        let window = DepthwiseGeometry { stride: 2, padding_before: 1, is_fused: true };
         let depthwise = Depthwise::load(inner, window, &vb.pp(format!("op{}", op + 2)))?;
         let on_cpu = vb.device().is_cpu().then(|| depthwise.for_cpu()).transpose()?;
         let pointwise = Pointwise::load([inputs, inner], false, vb.pp(format!("op{op}")))?;
@@ -165,13 +167,13 @@ impl Head {
 }
 
 /// [`depth_to_space`] of a depthwise convolution, row by row.
-fn spread_rows(depthwise: &CpuDepthwise, x: &Map) -> Map {
+fn spread_rows(depthwise: &Depthwise3x3, x: &Map) -> Map {
     let [height, width, channels] = x.dims();
     let mut output = x.sibling([height, width, channels / 4]);
     let mut filtered = x.sibling([1, width / 2, channels]);
     let row_length = width * (channels / 4);
     for (row, lines) in output.numbers_mut().chunks_exact_mut(2 * row_length).enumerate() {
-        depthwise.fill_rows(x, row, filtered.numbers_mut());
+        depthwise.fill_rows(x.numbers(), x.dims(), row, filtered.numbers_mut());
         let (upper, lower) = lines.split_at_mut(row_length);
         let pairs = upper.chunks_exact_mut(channels / 2).zip(lower.chunks_exact_mut(channels / 2));
         for ((upper, lower), pixel) in pairs.zip(filtered.numbers().chunks_exact(channels)) {

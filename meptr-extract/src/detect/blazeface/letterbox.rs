@@ -3,7 +3,7 @@
 use super::warp::PerspectiveWarp;
 use crate::RgbImage;
 #[cfg(any(test, feature = "cuda"))]
-use crate::image::sampling::{Blending, Pair, Sampling};
+use meptr_core::kernels::bilinear::{BilinearTap, Blending, SamplingTable};
 
 /// The square of the longer side around a picture, centred.
 ///
@@ -51,7 +51,7 @@ impl Letterbox {
         square
     }
 
-    /// The same where a pixel's column may depend on its row, too.
+    /// Samples where a pixel's column may depend on its row, too.
     fn sample_each(&self, image: &RgbImage, size: usize) -> Vec<u8> {
         let warp = PerspectiveWarp::of_square([self.left, self.top], self.side, size);
         let mut square = vec![0; size * size * 3];
@@ -74,17 +74,17 @@ impl Letterbox {
 
     /// [`Letterbox::sample`] of pictures of that size without ties, as GPUs do it.
     #[cfg(any(test, feature = "cuda"))]
-    pub(crate) fn sampling(&self, (width, height): (usize, usize), size: usize) -> Sampling {
+    pub(crate) fn sampling(&self, (width, height): (usize, usize), size: usize) -> SamplingTable {
         let pair = |tap: Tap| {
-            tap.place.map(|place| Pair { places: [place, tap.next], weights: tap.shares })
+            tap.place.map(|place| BilinearTap { indices: [place, tap.next], weights: tap.shares })
         };
         let pairs = |start: f32, end: usize| {
             taps(self.positions(start, size), end).into_iter().map(pair).collect()
         };
-        Sampling {
+        SamplingTable {
             columns: pairs(self.left, width),
             rows: pairs(self.top, height),
-            blending: Blending::SharesOf32,
+            blending: Blending::Weights32,
             fill: 0,
         }
     }
@@ -184,7 +184,7 @@ mod tests {
             if letterbox.has_ties(size) {
                 return Ok(()); // see `ties_fall_as_in_opencv`
             }
-            prop_assert_eq!(&letterbox.sampling((width, height), size).apply(&image), &square);
+            prop_assert_eq!(&letterbox.sampling((width, height), size).apply(image.data(), width), &square);
             let places = |start| {
                 letterbox.positions(start, size).map(|x| x.round() as i64).collect::<Vec<_>>()
             };

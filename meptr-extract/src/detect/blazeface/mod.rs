@@ -24,7 +24,7 @@ pub use short_range::ShortRange;
 use candle::{Result, Tensor};
 use features::Features;
 
-/// What a network says about each of its anchors.
+/// Output of a network for each of its anchors.
 #[derive(Debug)]
 pub struct RawOutput {
     /// Box and keypoints relative to the anchor, in pixels of the network's input: centre x and y,

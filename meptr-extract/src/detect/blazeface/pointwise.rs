@@ -4,7 +4,7 @@ use candle::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::features::{Features, other_device};
-use crate::detect::convolution::{CpuConvolution, Ending, Steps};
+use meptr_core::kernels::cpu::conv2d::{Conv2d, Conv2dActivation, Conv2dGeometry};
 
 /// Mixes the channels of each pixel: `y = ending(x W^T + b + shortcut)`.
 ///
@@ -12,7 +12,7 @@ use crate::detect::convolution::{CpuConvolution, Ending, Steps};
 #[derive(Debug)]
 pub(super) enum Pointwise {
     /// On the CPU.
-    Cpu(CpuConvolution),
+    Cpu(Conv2d),
     /// Elsewhere.
     Other {
         /// `(inputs, outputs)`
@@ -34,9 +34,10 @@ impl Pointwise {
         let weight = vb.get((outputs, inputs, 1, 1), "weight")?;
         let bias = vb.get(outputs, "bias")?;
         if vb.device().is_cpu() {
-            let steps = Steps { stride: 1, padding: [0, 0] };
-            let ending = if is_rectified { Ending::Relu } else { Ending::Linear };
-            return Ok(Self::Cpu(CpuConvolution::new(&weight, &bias, steps, ending)?));
+            let geometry = Conv2dGeometry { stride: 1, padding: [0, 0] };
+            let activation =
+                if is_rectified { Conv2dActivation::Relu } else { Conv2dActivation::Identity };
+            return Ok(Self::Cpu(Conv2d::new(&weight, &bias, geometry, activation)?));
         }
         let weight = weight.reshape((outputs, inputs))?.t()?.contiguous()?;
         Ok(Self::Other { weight, bias, is_rectified })
@@ -54,7 +55,7 @@ impl Pointwise {
                     bail!("{} channels needed, not {channels}", convolution.inputs());
                 }
                 let mut output = x.sibling([height, width, convolution.outputs()]);
-                convolution.fill_picture(x.numbers(), [height, width], output.numbers_mut());
+                convolution.fill_image(x.numbers(), [height, width], output.numbers_mut());
                 Ok(Features::Cpu(output))
             }
             (Self::Other { .. }, Features::Other(x)) => {

@@ -4,10 +4,10 @@ use candle::{Result, bail};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::depthwise::{CpuDepthwise, Depthwise, Window};
+use super::depthwise::Depthwise;
 use super::features::{Features, Map, other_device};
 use super::pointwise::Pointwise;
-use crate::detect::convolution::CpuConvolution;
+use meptr_core::kernels::cpu::conv2d::{Conv2d, Depthwise3x3, DepthwiseGeometry};
 
 /// Numbers between the two convolutions that are computed at once: 24 KB, half of the nearest cache.
 const AT_ONCE: usize = 6 << 10;
@@ -21,9 +21,9 @@ pub(super) enum Separable {
     /// On the CPU.
     Cpu {
         /// The first convolution.
-        depthwise: CpuDepthwise,
+        depthwise: Depthwise3x3,
         /// The second one.
-        pointwise: CpuConvolution,
+        pointwise: Conv2d,
     },
     /// Elsewhere.
     Other {
@@ -38,7 +38,7 @@ impl Separable {
     /// Takes the weights of [`Depthwise`] and [`Pointwise`].
     pub(super) fn load(
         [inputs, outputs]: [usize; 2],
-        window: Window,
+        window: DepthwiseGeometry,
         [for_depthwise, for_pointwise]: [VarBuilder; 2],
     ) -> Result<Self> {
         let depthwise = Depthwise::load(inputs, window, &for_depthwise)?;
@@ -92,13 +92,7 @@ impl Separable {
     }
 }
 
-fn fill(
-    depthwise: &CpuDepthwise,
-    pointwise: &CpuConvolution,
-    x: &Map,
-    is_added: bool,
-    output: &mut Map,
-) {
+fn fill(depthwise: &Depthwise3x3, pointwise: &Conv2d, x: &Map, accumulate: bool, output: &mut Map) {
     let [rows, columns, channels] = output.dims();
     let [.., inputs] = x.dims();
     let between = columns * inputs;
@@ -113,8 +107,8 @@ fn fill(
         for output in output.chunks_mut(rows_at_once * row_length) {
             let rows = output.len() / row_length;
             let filtered = &mut buffer.numbers_mut()[..rows * between];
-            depthwise.fill_rows(x, row, filtered);
-            pointwise.mix(filtered, is_added, output);
+            depthwise.fill_rows(x.numbers(), x.dims(), row, filtered);
+            pointwise.pointwise(filtered, accumulate, output);
             row += rows;
         }
     });
@@ -153,7 +147,7 @@ mod tests {
             height in 1usize..30, width in 1usize..30, inputs in 1usize..140,
             outputs in 1usize..40, has_shortcut: bool,
         ) {
-            let window = Window { stride: 1, padding_before: 1, is_fused: true };
+            let window = DepthwiseGeometry { stride: 1, padding_before: 1, is_fused: true };
             let ((layer, depthwise, weight, bias), _) = generate(3, &Device::Cpu, |vb| {
                 let layer = Separable::load([inputs, outputs], window, [vb.pp("a"), vb.pp("b")])?;
                 let depthwise = Depthwise::load(inputs, window, &vb.pp("a"))?;
@@ -186,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_an_error() -> Result<()> {
-        let window = Window { stride: 2, padding_before: 1, is_fused: true };
+        let window = DepthwiseGeometry { stride: 2, padding_before: 1, is_fused: true };
         let (layer, _) = generate(3, &Device::Cpu, |vb| {
             Separable::load([3, 2], window, [vb.pp("a"), vb.pp("b")])
         })?;

@@ -6,11 +6,11 @@ use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::RawOutput;
-use super::depthwise::Window;
 use super::features::{Features, Map, Memory};
 use super::layers::Stem;
 use super::pointwise::Pointwise;
 use super::separable::Separable;
+use meptr_core::kernels::cpu::conv2d::DepthwiseGeometry;
 
 /// One block, `relu(shortcut(x) + pointwise(depthwise(x)))`.
 ///
@@ -53,7 +53,7 @@ impl Block {
         // The originals pad 1 on each side, with stride 2 only after the last row and column.
         let padding_before = if stride == 1 { 1 } else { 0 };
         // It enlarges every rounding by thousands, and its reference was computed without fused sums.
-        let window = Window { stride, padding_before, is_fused: false };
+        let window = DepthwiseGeometry { stride, padding_before, is_fused: false };
         let weights = [depthwise, pointwise].map(|op| vb.pp(format!("op{op}")));
         Ok(Self {
             convolutions: Separable::load([inputs, outputs], window, weights)?,
@@ -90,7 +90,7 @@ fn kept_of_map(x: &Map, stride: usize, channels: usize) -> Map {
     kept
 }
 
-/// The same of a batch.
+/// Batched form of the function above.
 fn kept_of_tensor(x: &Tensor, stride: usize, channels: usize) -> Result<Tensor> {
     let (batch, height, width, inputs) = x.dims4()?;
     let parts = (batch, height / stride, stride, width / stride, stride, inputs);

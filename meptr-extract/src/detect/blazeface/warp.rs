@@ -1,4 +1,4 @@
-//! Where OpenCV's `warpPerspective` looks, to the last bit.
+//! Sampling positions of OpenCV's `warpPerspective`, equal bit for bit.
 //!
 //! Its positions come out of a system of equations, an inverse and a division; where the exact one lies
 //! half-way between two steps, the rounding of those decides.

@@ -3,7 +3,7 @@
 use meptr_core::convert::YoloShape;
 use serde::{Deserialize, Serialize};
 
-use crate::backbones::folder::Problems;
+use crate::backbones::checkpoint_folder::Problems;
 
 /// Largest `width_multiple` and `depth_multiple`: the largest network of the family has 1.25.
 const MAX_MULTIPLE: f64 = 16.0;

@@ -4,7 +4,7 @@ use candle::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 
 use super::names::Names;
-use crate::detect::convolution::{CpuConvolution, Ending, Part, Steps};
+use meptr_core::kernels::cpu::conv2d::{Conv2d, Conv2dActivation, Conv2dGeometry, ConvInput};
 
 /// Added to BatchNorm's variance.
 const EPSILON: f64 = 1e-3;
@@ -15,34 +15,41 @@ pub(super) fn channel_dim(x: &Tensor) -> usize {
     if x.device().is_cpu() { 3 } else { 1 }
 }
 
-/// A convolution with what follows it. Keeps the size at stride 1 and halves it at stride 2.
+/// A convolution with its activation. Keeps the size at stride 1 and halves it at stride 2.
 #[derive(Debug)]
 enum Convolution {
-    Cpu(CpuConvolution),
-    Other { weight: Tensor, bias: Tensor, stride: usize, ending: Ending }, // bias (1, outputs, 1, 1)
+    Cpu(Conv2d),
+    Other { weight: Tensor, bias: Tensor, stride: usize, activation: Conv2dActivation }, // bias (1, outputs, 1, 1)
 }
 
 impl Convolution {
     /// - `weight`: `(outputs, inputs, kernel, kernel)`, contiguous
     /// - `bias`: `(outputs,)`
-    fn new(weight: Tensor, bias: &Tensor, stride: usize, ending: Ending) -> Result<Self> {
+    fn new(
+        weight: Tensor,
+        bias: &Tensor,
+        stride: usize,
+        activation: Conv2dActivation,
+    ) -> Result<Self> {
         if weight.device().is_cpu() {
             let padding = weight.dim(3)? / 2;
-            let steps = Steps { stride, padding: [padding, padding] };
-            return Ok(Self::Cpu(CpuConvolution::new(&weight, bias, steps, ending)?));
+            let geometry = Conv2dGeometry { stride, padding: [padding, padding] };
+            return Ok(Self::Cpu(Conv2d::new(&weight, bias, geometry, activation)?));
         }
         let bias = bias.reshape((1, (), 1, 1))?;
-        Ok(Self::Other { weight, bias, stride, ending })
+        Ok(Self::Other { weight, bias, stride, activation })
     }
 
-    fn forward(&self, parts: &[Part], shortcut: Option<&Tensor>) -> Result<Tensor> {
-        let (weight, bias, stride, ending) = match self {
+    fn forward(&self, parts: &[ConvInput], shortcut: Option<&Tensor>) -> Result<Tensor> {
+        let (weight, bias, stride, activation) = match self {
             Self::Cpu(convolution) => return convolution.forward(parts, shortcut),
-            Self::Other { weight, bias, stride, ending } => (weight, bias, *stride, *ending),
+            Self::Other { weight, bias, stride, activation } => {
+                (weight, bias, *stride, *activation)
+            }
         };
-        let whole = |part: &Part| {
+        let whole = |part: &ConvInput| {
             let (_, _, height, width) = part.x.dims4()?;
-            if part.is_doubled {
+            if part.is_upsampled {
                 return part.x.upsample_nearest2d(2 * height, 2 * width);
             }
             Ok(part.x.clone())
@@ -53,11 +60,11 @@ impl Convolution {
             several => Tensor::cat(several, 1)?,
         };
         let x = x.conv2d(weight, weight.dim(3)? / 2, stride, 1, 1)?.broadcast_add(bias)?;
-        let x = match ending {
-            Ending::Silu => x.silu()?,
-            Ending::Sigmoid => candle_nn::ops::sigmoid(&x)?,
-            Ending::Linear => x,
-            Ending::Relu => x.relu()?, // without shortcuts in these networks
+        let x = match activation {
+            Conv2dActivation::Silu => x.silu()?,
+            Conv2dActivation::Sigmoid => candle_nn::ops::sigmoid(&x)?,
+            Conv2dActivation::Identity => x,
+            Conv2dActivation::Relu => x.relu()?, // without shortcuts in these networks
         };
         shortcut.map_or(Ok(x.clone()), |shortcut| x + shortcut)
     }
@@ -85,7 +92,7 @@ impl Conv {
         let scale = (norm("weight")? / (norm("running_var")? + EPSILON)?.sqrt()?)?;
         let bias = (norm("bias")? - (norm("running_mean")? * &scale)?)?;
         let weight = weight.broadcast_mul(&scale.reshape((outputs, 1, 1, 1))?)?.contiguous()?;
-        Ok(Self(Convolution::new(weight, &bias, stride, Ending::Silu)?))
+        Ok(Self(Convolution::new(weight, &bias, stride, Conv2dActivation::Silu)?))
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -93,7 +100,7 @@ impl Conv {
     }
 
     /// Of the channels of all parts, one after the other.
-    pub(super) fn forward_joined(&self, parts: &[Part]) -> Result<Tensor> {
+    pub(super) fn forward_joined(&self, parts: &[ConvInput]) -> Result<Tensor> {
         self.0.forward(parts, None)
     }
 }
@@ -110,8 +117,9 @@ impl Last {
         vb: VarBuilder,
     ) -> Result<Self> {
         let weight = vb.get((outputs, inputs, 1, 1), "weight")?.contiguous()?;
-        let ending = if is_probability { Ending::Sigmoid } else { Ending::Linear };
-        Ok(Self(Convolution::new(weight, &vb.get(outputs, "bias")?, 1, ending)?))
+        let activation =
+            if is_probability { Conv2dActivation::Sigmoid } else { Conv2dActivation::Identity };
+        Ok(Self(Convolution::new(weight, &vb.get(outputs, "bias")?, 1, activation)?))
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -167,14 +175,14 @@ impl C2f {
         })
     }
 
-    pub(super) fn forward(&self, parts: &[Part]) -> Result<Tensor> {
+    pub(super) fn forward(&self, parts: &[ConvInput]) -> Result<Tensor> {
         let both = self.cv1.forward_joined(parts)?;
         let mut steps = both.chunk(2, channel_dim(&both))?;
         for block in &self.blocks {
             let last = steps.last().expect("chunk gives two halves");
             steps.push(block.forward(last)?);
         }
-        self.cv2.forward_joined(&steps.iter().map(Part::from).collect::<Vec<_>>())
+        self.cv2.forward_joined(&steps.iter().map(ConvInput::from).collect::<Vec<_>>())
     }
 }
 
@@ -200,7 +208,7 @@ impl Sppf {
         let over_9 = max_over_5(&over_5)?;
         let over_13 = max_over_5(&over_9)?;
         let parts = [&x, &over_5, &over_9, &over_13];
-        self.cv2.forward_joined(&parts.map(Part::from))
+        self.cv2.forward_joined(&parts.map(ConvInput::from))
     }
 }
 
@@ -213,7 +221,7 @@ fn max_over_5(x: &Tensor) -> Result<Tensor> {
     x.pad_with_same(2, 2, 2)?.pad_with_same(3, 2, 2)?.max_pool2d_with_stride(5, 1)
 }
 
-/// Maximum over 5x5 pixels, channels last: first along the rows, then across them.
+/// Max pooling over 5x5 of channels-last features: first along the rows, then across them.
 struct MaxOver5;
 
 impl CustomOp1 for MaxOver5 {

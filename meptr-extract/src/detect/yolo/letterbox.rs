@@ -6,7 +6,7 @@ use super::super::scaling::resize;
 use super::super::scaling::sampling;
 use crate::RgbImage;
 #[cfg(any(test, feature = "cuda"))]
-use crate::image::sampling::Sampling;
+use meptr_core::kernels::bilinear::SamplingTable;
 
 /// Grey of the border.
 const BORDER: u8 = 114;
@@ -60,7 +60,7 @@ impl YoloLetterbox {
 
     /// [`YoloLetterbox::sample`] as GPUs do it.
     #[cfg(any(test, feature = "cuda"))]
-    pub(crate) fn sampling(&self) -> Sampling {
+    pub(crate) fn sampling(&self) -> SamplingTable {
         let (pairs, blending) = sampling(self.picture, self.scaled);
         let [columns, rows] = [0, 1].map(|axis| {
             let mut bordered = vec![None; self.input[axis]];
@@ -68,7 +68,7 @@ impl YoloLetterbox {
             into.zip(&pairs[axis]).for_each(|(into, pair)| *into = Some(*pair));
             bordered
         });
-        Sampling { columns, rows, blending, fill: BORDER }
+        SamplingTable { columns, rows, blending, fill: BORDER }
     }
 
     /// A box of the input as a box of the picture, cut off at the picture's edges.
@@ -133,7 +133,7 @@ mod tests {
             let bytes = (0..width * height * 3).map(|at| (at as u32 ^ seed).wrapping_mul(2_654_435_761) as u8 >> 1);
             let image = RgbImage::new(width, height, bytes.collect());
             let letterbox = YoloLetterbox::new(width, height, 64, minimal);
-            prop_assert_eq!(letterbox.sampling().apply(&image), letterbox.sample(&image));
+            prop_assert_eq!(letterbox.sampling().apply(image.data(), image.width()), letterbox.sample(&image));
         }
 
         #[test]

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::YoloConfig;
 use super::layers::{C2f, Channels, Conv, Last, Sppf};
 use super::names::Names;
-use crate::backbones::ops;
-use crate::detect::convolution::Part;
+use meptr_core::kernels::cpu::conv2d::ConvInput;
+use meptr_core::kernels::ops;
 
 /// Bins of the distribution over the distance from anchor to edge.
 const DISTANCE_BINS: usize = 16;
@@ -133,7 +133,7 @@ impl Yolo {
     fn boxes(&self, bins: &Tensor, [rows, columns]: [usize; 2], stride: usize) -> Result<Tensor> {
         let (batch, anchors, _) = bins.dims3()?;
         let bins = bins.reshape((batch * anchors * 4, DISTANCE_BINS))?;
-        let distance = ops::softmax(bins)?.matmul(&self.distances)?;
+        let distance = ops::softmax_inplace(bins)?.matmul(&self.distances)?;
         let distance = distance.reshape((batch, anchors, 4))?.transpose(1, 2)?.contiguous()?;
         let (to_start, to_end) = (distance.narrow(1, 0, 2)?, distance.narrow(1, 2, 2)?);
         let centers = anchor_centers(rows, columns, distance.device())?;
@@ -213,13 +213,13 @@ impl Neck {
     }
 
     fn forward(&self, [x_8, x_16, x_32]: [Tensor; 3]) -> Result<[Tensor; 3]> {
-        let doubled = |x| Part { x, is_doubled: true };
+        let doubled = |x| ConvInput { x, is_upsampled: true };
         let up_16 = self.up_16.forward(&[doubled(&x_32), (&x_16).into()])?;
         let y_8 = self.up_8.forward(&[doubled(&up_16), (&x_8).into()])?;
         let y_16 = self.down_16.forward(&y_8)?;
-        let y_16 = self.join_16.forward(&[&y_16, &up_16].map(Part::from))?;
+        let y_16 = self.join_16.forward(&[&y_16, &up_16].map(ConvInput::from))?;
         let y_32 = self.down_32.forward(&y_16)?;
-        let y_32 = self.join_32.forward(&[&y_32, &x_32].map(Part::from))?;
+        let y_32 = self.join_32.forward(&[&y_32, &x_32].map(ConvInput::from))?;
         Ok([y_8, y_16, y_32])
     }
 }
