@@ -4,14 +4,14 @@
 #
 #   scripts/train-demo.sh [OUT]      work goes to OUT [target/learn]; what is there already is used
 #
-# About half an hour on two cores, most of it training.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-target/learn}
 scripts/learn.sh "$out" 400 1 >&2
 new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
-target/release/meptr weights assemble --from "$out/runs/seed-1/bundle" --name demo-synthetic --standing demonstration \
+target/release/meptr weights assemble --from "$out/runs/seed-1/bundle" --name demo-synthetic --status demonstration \
+    --about "Trained on drawn people with synthetic voices (meptr synth), to show that the method works: says nothing about real people." \
     --storage f16 --out "$new/demo"
 cp weights/demo/README.md "$new/demo/"
 rm -rf weights/demo
