@@ -171,7 +171,8 @@ mod tests {
                 "`course_of.face.learning_rate` must be above 0",
             ]
         );
-        let text = "[objective]\nkind = 'published'\nlambda = -0.4\nmin_trait_confidence = 0.3\n\
+        let text = "[objective]\nkind = 'published'\nlambda = -0.4\nmin_emotion_probability = 2.0\n\
+                    min_trait_confidence = 0.3\n\
                     [model]\nhidden_dim = 30\nnum_heads = 8\ndropout = 1.0\n";
         let (config, mut problems) = understood::<StageThree>(Path::new(""), text).unwrap();
         problems.extend(config.problems());

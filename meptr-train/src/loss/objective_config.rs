@@ -283,9 +283,11 @@ pub(crate) fn read_objective<'de, D>(deserializer: D) -> Result<ObjectiveConfig,
 where
     D: Deserializer<'de>,
 {
-    let Value::Table(table) = as_table(Value::deserialize(deserializer)?) else {
+    let Value::Table(mut table) = as_table(Value::deserialize(deserializer)?) else {
         return Err(D::Error::custom("give a name, or a table with a `kind`"));
     };
+    // A table that says nothing of its kind changes keys of the default one.
+    table.entry(KIND).or_insert_with(|| Value::String("supervised".to_owned()));
     if let Some(remedy) = outdated(&table) {
         return Err(D::Error::custom(remedy));
     }
@@ -373,6 +375,7 @@ mod tests {
     fn keys_of_before_are_refused_with_the_line_to_write() {
         for (text, line) in [
             ("kind = 'supervised'\nlambda = 0.1", "kind = \"published\""),
+            ("lambda = 0.1", "kind = \"published\""),
             ("kind = 'supervised'\ncomponents = ['emo_sup', 'per_sup']", "kind = \"supervised\""),
             ("kind = 'supervised'\ncomponents = ['emo_sup', 'per_ssl']", "kind = \"fixed\""),
             ("kind = 'published'\npseudo = { alpha = 1.0 }", "grad_norm.pseudo"),

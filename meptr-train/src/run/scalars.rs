@@ -87,14 +87,14 @@ mod tests {
                 "dev/mosei/emotion/muar",
                 "dev/mosei/emotion/reference/muar",
                 "dev/mosei/emotion/strongest/accuracy",
+                "grad_norm/pseudo/weights/emotion",
+                "grad_norm/pseudo/weights/personality",
                 "loss",
                 "train/personality/trait_acc/Agreeableness",
                 "train/personality/trait_acc/Conscientiousness",
                 "train/personality/trait_acc/Extraversion",
                 "train/personality/trait_acc/Non-Neuroticism",
                 "train/personality/trait_acc/Openness",
-                "grad_norm/pseudo/weights/emotion",
-                "grad_norm/pseudo/weights/personality",
             ]
         );
         assert_eq!(found["grad_norm/pseudo/weights/personality"], 0.5);
