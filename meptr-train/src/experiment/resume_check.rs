@@ -6,13 +6,12 @@ use meptr_core::{Modality, Task};
 use serde_json::{Map, Value, json};
 
 use super::config::ExperimentConfig;
-use super::sources::tell;
+use super::splits::tell;
 use super::train::{Experiment, FUSION, unimodal};
 use crate::Result;
-use crate::evaluate::Stage;
 use crate::run::ModelFolder;
 use crate::settings::to_json;
-use crate::stage::{CrossTaskTraining, FusionTraining, UnimodalTraining};
+use crate::stage::{CrossTaskTraining, FusionTraining, Stage, UnimodalTraining};
 
 impl Experiment<'_> {
     /// Models of a stage that were begun with other settings than there are now.
