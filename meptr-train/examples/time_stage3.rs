@@ -10,9 +10,9 @@ use meptr_core::PerModality;
 use meptr_core::models::{FusionConfig, FusionModel, ModalityInput};
 use meptr_core::rng::{RandomStream, SeedStreams};
 use meptr_core::weights::Trainable;
-use meptr_train::data::{Corpus, FusionRows, Labels, Order};
+use meptr_train::data::{Corpus, FusionRows, Labels, Sampler};
 use meptr_train::stage::{
-    CourseConfig, EpochReport, FusionData, FusionTraining, Start, TrainingState, train_fusion,
+    EpochReport, FusionData, FusionTraining, Start, TrainingConfig, TrainingState, train_fusion,
 };
 
 fn main() -> Result<()> {
@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     let usual = FusionTraining::default();
     let max_epochs = epochs.parse().context("EPOCHS is a number")?;
     let config =
-        FusionTraining { course: CourseConfig { max_epochs, ..usual.course.clone() }, ..usual };
+        FusionTraining { course: TrainingConfig { max_epochs, ..usual.course.clone() }, ..usual };
     let seeds = SeedStreams::new(1);
     let model_config = FusionConfig::published();
     let data = FusionData {
@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     };
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&model_config, trainable.builder(&Device::Cpu))?;
-    let order = Order::Shuffled { batch_size: config.course.batch_size, seeds };
+    let order = Sampler::Shuffled { batch_size: config.course.batch_size, seeds };
     let start = Start::Fresh(seeds.stream("dropout"));
     let mut seconds = Vec::new();
     let mut keep = |report: &EpochReport, _: &TrainingState| {

@@ -9,14 +9,14 @@ use meptr_core::rng::{RandomStream, SeedStreams};
 use meptr_core::weights::Trainable;
 use meptr_core::{Modality, PerModality};
 use meptr_train::Error;
-use meptr_train::data::{Corpus, FusionRows, Labels, Order};
+use meptr_train::data::{Corpus, FusionRows, Labels, Sampler};
 use meptr_train::loss::{
     FixedObjective, ObjectiveConfig, PersonalityLoss, PublishedObjective, SupervisedObjective,
 };
 use meptr_train::metrics::EmotionMean;
 use meptr_train::optim::{OptimiserConfig, ScheduleConfig};
 use meptr_train::stage::{
-    CourseConfig, EpochReport, FusionData, FusionTraining, Start, TrainingState, train_fusion,
+    EpochReport, FusionData, FusionTraining, Start, TrainingConfig, TrainingState, train_fusion,
 };
 
 fn small_model() -> FusionConfig {
@@ -89,7 +89,7 @@ fn train(seed: u64, config: &FusionTraining, state: Option<TrainingState>) -> Re
     let seeds = SeedStreams::new(seed);
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&model_config, trainable.builder(&Device::Cpu))?;
-    let order = Order::Shuffled { batch_size: config.course.batch_size, seeds };
+    let order = Sampler::Shuffled { batch_size: config.course.batch_size, seeds };
     let start = match state {
         None => Start::Fresh(seeds.stream("dropout")),
         Some(state) => Start::After(Box::new(state)),
@@ -107,7 +107,7 @@ fn train(seed: u64, config: &FusionTraining, state: Option<TrainingState>) -> Re
 
 fn quick() -> FusionTraining {
     let usual = FusionTraining::default();
-    let course = CourseConfig {
+    let course = TrainingConfig {
         learning_rate: 5e-3,
         batch_size: 8,
         max_epochs: 20,
@@ -152,7 +152,7 @@ fn two_and_two_epochs_equal_four_bit_for_bit() -> Result<()> {
         (ScheduleConfig::OneCycle, ObjectiveConfig::default()),
     ] {
         let mut config = FusionTraining { objective, ..quick() };
-        config.course = CourseConfig { max_epochs: 4, schedule, ..config.course };
+        config.course = TrainingConfig { max_epochs: 4, schedule, ..config.course };
         let whole = train(1, &config, None)?;
         let (_, half) = whole.epochs[1].clone();
         let progress = serde_json::from_str(&serde_json::to_string(&half.progress)?)?;
@@ -196,7 +196,7 @@ fn every_rule_and_loss_keeps_the_weights_finite() -> Result<()> {
             personality_loss: PersonalityLoss::Ccc,
             ..PublishedObjective::default()
         });
-        let course = CourseConfig {
+        let course = TrainingConfig {
             optimiser,
             learning_rate: 1e-3,
             max_gradient_norm: Some(1.0),
@@ -223,7 +223,7 @@ fn a_dev_split_without_traits_cannot_select_by_both_tasks() -> Result<()> {
     let seeds = SeedStreams::new(1);
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&config, trainable.builder(&Device::Cpu))?;
-    let order = Order::Shuffled { batch_size: 8, seeds };
+    let order = Sampler::Shuffled { batch_size: 8, seeds };
     let start = Start::Fresh(seeds.stream("dropout"));
     let parts = (&model, trainable.by_name());
     let mut ignore = |_: &EpochReport, _: &TrainingState| Ok(());

@@ -9,12 +9,12 @@ use meptr_core::models::{Ablation, FusionConfig, FusionModel, ModalityInput};
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
 use meptr_core::{Modality, PerModality};
-use meptr_train::data::{Corpus, FusionRows, Labels, Order, Split, Test};
+use meptr_train::data::{Corpus, FusionRows, Labels, Sampler, Split, Test};
 use meptr_train::metrics::EmotionMean;
 use meptr_train::optim::ScheduleConfig;
 use meptr_train::select::{CorpusScores, Evaluation, Selection};
 use meptr_train::stage::{
-    CourseConfig, EpochReport, FusionData, FusionTraining, Start, TrainingState, evaluate,
+    EpochReport, FusionData, FusionTraining, Start, TrainingConfig, TrainingState, evaluate,
     train_fusion,
 };
 use reference::{
@@ -64,7 +64,7 @@ fn repeat(case: &Case) -> Result<()> {
         Ok(())
     };
     let parts = (&model, trainable.by_name());
-    let order = Order::Fixed(order);
+    let order = Sampler::Fixed(order);
     let end = train_fusion(&training, parts, &data, (&order, start), &mut keep)?;
     ensure!(end.is_finished, "it did not finish");
     ensure!(reports.len() == expected.len(), "{} epochs", reports.len());
@@ -111,7 +111,7 @@ fn training(settings: &Value) -> Result<FusionTraining> {
     let schedule = settings["scheduler_type"].as_str().context("a schedule")?;
     Ok(FusionTraining {
         objective: objective_config(settings, "pers_loss_type", "weight_emotion")?,
-        course: CourseConfig {
+        course: TrainingConfig {
             optimiser: optimiser(kind, weight_decay, number(settings, "momentum")?)?,
             learning_rate: number(settings, "lr")?,
             schedule: match schedule.strip_prefix("huggingface_") {

@@ -17,13 +17,11 @@ use meptr_core::nn::Mode;
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
 use meptr_core::{Modality, PerModality, Task};
-use meptr_train::data::{
-    Corpus, Dev, EncodesModality, FusionRows, Order, SequenceRows, StageOneEncoder,
-    StageOneEncoders, StoredClips, Train,
-};
+use meptr_train::data::{Corpus, Dev, FusionRows, Sampler, SequenceRows, StoredClips, Train};
 use meptr_train::stage::{
-    Control, CourseConfig, FusionData, ModelsConfig, SingleTaskChoice, SingleTaskVectors, StageOne,
-    StageThree, Start, UnimodalData, train_fusion, train_unimodal,
+    Control, EncodesModality, FusionData, ModelsConfig, SingleTaskChoice, SingleTaskVectors,
+    StageOne, StageOneEncoder, StageOneEncoders, StageThree, Start, TrainingConfig, UnimodalData,
+    train_fusion, train_unimodal,
 };
 
 use crate::{golden, made_up};
@@ -96,18 +94,18 @@ fn models() -> ModelsConfig {
     ModelsConfig { width_divisor: 16, ..ModelsConfig::default() }
 }
 
-fn course(max_epochs: usize) -> CourseConfig {
-    CourseConfig {
+fn course(max_epochs: usize) -> TrainingConfig {
+    TrainingConfig {
         learning_rate: 5e-3,
         batch_size: 8,
         max_epochs,
         patience_epochs: max_epochs,
-        ..CourseConfig::default()
+        ..TrainingConfig::default()
     }
 }
 
-fn order() -> Order {
-    Order::Shuffled { batch_size: 8, seeds: SeedStreams::new(SEEDS) }
+fn order() -> Sampler {
+    Sampler::Shuffled { batch_size: 8, seeds: SeedStreams::new(SEEDS) }
 }
 
 fn fresh() -> Start {
@@ -117,7 +115,7 @@ fn fresh() -> Start {
 fn third_stage(choice: SingleTaskChoice, max_epochs: usize) -> StageThree {
     let mut stage = StageThree { single_task: Some(choice), ..StageThree::default() };
     (stage.model.hidden_dim, stage.model.num_heads) = (16, 4);
-    stage.course = CourseConfig { max_epochs, ..course(max_epochs) };
+    stage.course = TrainingConfig { max_epochs, ..course(max_epochs) };
     stage
 }
 

@@ -17,13 +17,13 @@ use meptr_core::nn::Mode;
 use meptr_core::rng::SeedStreams;
 use meptr_core::weights::{Trainable, generate};
 use meptr_core::{Modality, PerModality, Task};
-use meptr_train::data::{Corpus, Dev, FusionRows, Order, SequenceRows, StoredClips, Train};
+use meptr_train::data::{Corpus, Dev, FusionRows, Sampler, SequenceRows, StoredClips, Train};
 use meptr_train::loss::{ObjectiveConfig, PublishedObjective};
 use meptr_train::select::SelectionMetric;
 use meptr_train::stage::{
-    Control, CourseConfig, CrossTaskData, CrossTaskTraining, FusionData, FusionTraining,
-    ModelsConfig, Outcome, PairedRows, Pairing, SingleTaskChoice, SingleTaskVectors, StageOne,
-    StageThree, StageTwo, Start, UnimodalData, UnimodalTraining, load_around, train_cross_task,
+    Control, CrossTaskData, CrossTaskTraining, FusionData, FusionTraining, ModelsConfig, Outcome,
+    PairedRows, Pairing, SingleTaskChoice, SingleTaskVectors, StageOne, StageThree, StageTwo,
+    Start, TrainingConfig, UnimodalData, UnimodalTraining, load_around, train_cross_task,
     train_fusion, train_unimodal, whole_head,
 };
 
@@ -96,19 +96,19 @@ fn models() -> ModelsConfig {
     ModelsConfig { width_divisor: 16, ..ModelsConfig::default() }
 }
 
-fn course(max_epochs: usize) -> CourseConfig {
+fn course(max_epochs: usize) -> TrainingConfig {
     let (batch_size, patience_epochs) = (8, max_epochs);
-    CourseConfig {
+    TrainingConfig {
         learning_rate: 5e-3,
         batch_size,
         max_epochs,
         patience_epochs,
-        ..CourseConfig::default()
+        ..TrainingConfig::default()
     }
 }
 
-fn order() -> Order {
-    Order::Shuffled { batch_size: 8, seeds: SeedStreams::new(SEEDS) }
+fn order() -> Sampler {
+    Sampler::Shuffled { batch_size: 8, seeds: SeedStreams::new(SEEDS) }
 }
 
 fn fresh() -> Start {

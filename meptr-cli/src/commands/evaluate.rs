@@ -13,8 +13,9 @@ use meptr_train::data::emotion_labels::EmotionsAs;
 use meptr_train::data::table::read_labels;
 use meptr_train::data::{Clip, Corpus, DescribedCorpus, Dev, Split, StoredClips, Test, Train};
 use meptr_train::evaluate::{
-    BundleModels, EvaluationReport, ModelScores, PUBLISHED, Stage, score, write_csv,
+    BundleModels, EvaluationReport, ModelScores, PUBLISHED, score, write_csv,
 };
+use meptr_train::stage::Stage;
 
 use super::experiment::StageArg;
 use super::train::SummaryFormat;

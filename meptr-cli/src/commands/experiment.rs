@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 use meptr_core::store::{Store, weights_digests};
 use meptr_core::{Bundle, Modality, Task};
 use meptr_extract::DeviceChoice;
-use meptr_train::evaluate::Stage;
 use meptr_train::experiment::{Devices, Experiment, ExperimentConfig, Overrides, Sources};
 use meptr_train::settings::{Table, Value, parse_assignment};
+use meptr_train::stage::Stage;
 
 use super::weights::FirstUseArgs;
 

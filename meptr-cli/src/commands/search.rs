@@ -6,13 +6,13 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use meptr_core::{Modality, Task};
 use meptr_extract::DeviceChoice;
-use meptr_train::evaluate::Stage;
 use meptr_train::experiment::{Experiment, ExperimentConfig};
 use meptr_train::run::files::make_folder;
 use meptr_train::search::{Grid, Search, Strategy, Trained};
 use meptr_train::select::DevScore;
 use meptr_train::settings::Table;
 use meptr_train::stage::FusionData;
+use meptr_train::stage::Stage;
 
 use super::experiment::{ExperimentArgs, Prepared, StageArg, modality, task};
 use super::weights::asked;

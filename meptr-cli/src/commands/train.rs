@@ -9,9 +9,9 @@ use meptr_core::bundle::{Manifest, Origin, TrainingStatus, sha256_of};
 use meptr_core::{Bundle, PerModality};
 use meptr_extract::DeviceChoice;
 use meptr_extract::bundle_builder::{Source, Sources, assemble};
-use meptr_train::evaluate::Stage;
 use meptr_train::experiment::{BundleText, Experiment, ExperimentConfig, RunSummary, TrainedFile};
 use meptr_train::run::files::lock_folder;
+use meptr_train::stage::Stage;
 
 use super::experiment::{ExperimentArgs, Prepared};
 use super::weights::asked;

@@ -5,27 +5,23 @@
 
 pub mod corpus;
 pub mod corpus_config;
-pub mod derive;
-pub mod described;
+pub mod corpus_reader;
 pub mod emotion_labels;
-pub mod encoders;
+pub mod feature_dataset;
 pub mod fusion;
 pub mod labels;
 mod media;
-pub mod order;
+pub mod sampler;
 pub mod sequences;
-pub mod stored;
 pub mod table;
 
 pub use corpus::{Corpus, Dev, Split, Test, Train};
 pub use corpus_config::CorpusConfig;
-pub use derive::EncodesModality;
-pub use described::{DescribedCorpus, DescribedSplit};
-pub use encoders::{StageOneEncoder, StageOneEncoders};
+pub use corpus_reader::{DescribedCorpus, DescribedSplit};
+pub use feature_dataset::{StoredClips, StoredSequence};
 pub use fusion::FusionRows;
 pub use labels::Labels;
 pub use media::Media;
-pub use order::Order;
+pub use sampler::Sampler;
 pub use sequences::{SequenceBatch, SequenceRows};
-pub use stored::{StoredClips, StoredSequence};
 pub use table::Clip;

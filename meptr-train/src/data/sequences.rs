@@ -7,7 +7,7 @@ use meptr_core::models::Lengths;
 use meptr_core::{Emotion, Modality, Task};
 use rayon::prelude::*;
 
-use super::stored::EXTRACT_AGAIN;
+use super::feature_dataset::EXTRACT_AGAIN;
 use super::table::some_of;
 use super::{Labels, StoredClips};
 use crate::loss::emotion;

@@ -12,40 +12,13 @@ use meptr_core::models::{
 use meptr_core::nn::Mode;
 use meptr_core::weights::load_file;
 use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait, Task};
-use serde::Serialize;
 
 use crate::data::{FusionRows, StoredClips, StoredSequence};
-use crate::stage::Control;
+use crate::stage::{Control, Stage};
 use crate::{Error, Result};
 
 /// Rows that the fusion model reads at once.
 const BATCH: usize = 256;
-
-/// Whose predictions are scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// One modality, one task.
-    Stage1,
-    /// One modality, both tasks.
-    Stage2,
-    /// All modalities.
-    Stage3,
-}
-
-impl Stage {
-    /// All stages, in order.
-    pub const ALL: [Self; 3] = [Self::Stage1, Self::Stage2, Self::Stage3];
-
-    /// Name in reports, and of the stage's folder in a run.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stage1 => "stage1",
-            Self::Stage2 => "stage2",
-            Self::Stage3 => "stage3",
-        }
-    }
-}
 
 /// What a model says about one clip.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -7,7 +7,7 @@ use meptr_core::bundle::TrainingStatus;
 use meptr_core::{Emotion, PersonalityTrait};
 use serde::Serialize;
 
-use super::models::{ModelScores, Stage};
+use super::models::ModelScores;
 use crate::data::Clip;
 use crate::metrics::{
     EmotionChance, EmotionIntervals, PersonalityChance, PersonalityIntervals, RESAMPLES,
@@ -15,6 +15,7 @@ use crate::metrics::{
 };
 use crate::run::files::write_whole;
 use crate::select::CorpusScores;
+use crate::stage::Stage;
 use crate::{Error, Result};
 
 /// Scores of the models of a bundle on a split.

@@ -8,7 +8,7 @@ use meptr_core::{Modality, PerModality, Task};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::sources::Sources;
+use super::splits::Sources;
 use crate::config::{parse, read_text};
 use crate::run::files::{make_folder, write_whole};
 use crate::settings::{overlay, table_of, to_table, understand};

@@ -15,19 +15,19 @@ use meptr_core::weights::{Trainable, load_file};
 use meptr_core::{Modality, PerModality, Task};
 
 use super::config::ExperimentConfig;
-use super::course::{Course, Watch, is_finished};
 use super::devices::Devices;
-use super::sources::Sources;
+use super::model_run::{ModelRun, Watch, is_finished};
+use super::splits::Sources;
 use super::summary::ModelSummary;
-use crate::data::{Corpus, EncodesModality, FusionRows, StageOneEncoder, StageOneEncoders};
-use crate::evaluate::Stage;
+use crate::data::{Corpus, FusionRows};
 use crate::metrics::EmotionMean;
 use crate::run::{ModelFolder, checkpoint};
 use crate::select::DevScore;
 use crate::settings::to_json;
 use crate::stage::{
-    CrossTaskData, FusionData, PairedRows, SingleTaskChoice, UnimodalData, load_around,
-    train_cross_task, train_fusion, train_unimodal, whole_head,
+    CrossTaskData, EncodesModality, FusionData, PairedRows, SingleTaskChoice, Stage,
+    StageOneEncoder, StageOneEncoders, UnimodalData, load_around, train_cross_task, train_fusion,
+    train_unimodal, whole_head,
 };
 use crate::{Error, Result};
 
@@ -228,7 +228,7 @@ impl<'a> Experiment<'a> {
         let part = (PartKind::Unimodal, Some(modality));
         let seeds = self.seeds(Stage::Stage1, &folder);
         let settings = self.unimodal_settings(modality, task);
-        let course = Course { folder: &folder, config: &training.course, seeds, settings };
+        let course = ModelRun { folder: &folder, config: &training.course, seeds, settings };
         course.run(BTreeMap::new(), (part, config), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
             let model = UnimodalModel::load(config, task, trainable.builder(&self.devices.heads))
@@ -261,7 +261,7 @@ impl<'a> Experiment<'a> {
         let part = (PartKind::Head, Some(modality));
         let seeds = self.seeds(Stage::Stage2, &folder);
         let settings = self.cross_task_settings(modality);
-        let course = Course { folder: &folder, config: &training.course, seeds, settings };
+        let course = ModelRun { folder: &folder, config: &training.course, seeds, settings };
         course.run(frozen, (part, config), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
             let model = load_around(config, stage_one, &trainable, &self.devices.heads)
@@ -374,7 +374,7 @@ impl<'a> Experiment<'a> {
         }
         let seeds = self.seeds(Stage::Stage3, &folder);
         let settings = self.fusion_settings();
-        let course = Course { folder: &folder, config: &training.course, seeds, settings };
+        let course = ModelRun { folder: &folder, config: &training.course, seeds, settings };
         // What a model of one task is stands in its note; no bundle has a place for it.
         let (kind, shape) = match &single {
             None => (PartKind::Fusion, to_json(&config)),

@@ -11,10 +11,12 @@ use meptr_core::weights::Trainable;
 use meptr_core::{Modality, Task};
 use serde::{Deserialize, Serialize};
 
-use super::course::{Control, Course, CourseConfig, Observer, Outcome, Start, StepReport};
+use super::observer::{Control, Observer, StepReport};
+use super::training_config::TrainingConfig;
+use super::training_loop::{Outcome, Start, TrainingLoop};
 use super::unimodal::{dev_problems, evaluate_in_batches};
 use crate::data::sequences::unlike;
-use crate::data::{Corpus, Dev, Order, SequenceRows, Split, StoredClips, Train};
+use crate::data::{Corpus, Dev, Sampler, SequenceRows, Split, StoredClips, Train};
 use crate::loss::{FixedLossConfig, MultiTaskLoss};
 use crate::select::{Evaluation, Selection, SelectionMetric};
 use crate::{Error, Result};
@@ -40,7 +42,7 @@ pub struct CrossTaskTraining {
     /// What is minimised.
     pub loss: FixedLossConfig,
     /// How long and how fast.
-    pub course: CourseConfig,
+    pub course: TrainingConfig,
     /// What the best epoch is best in.
     pub selection: Selection,
 }
@@ -79,12 +81,12 @@ impl PairedRows {
         [&self.emotion, &self.personality]
     }
 
-    fn batches_per_epoch(&self, order: &Order) -> usize {
+    fn batches_per_epoch(&self, order: &Sampler) -> usize {
         order.batches_per_epoch(self.emotion.len())
     }
 
     /// The batches of an epoch, for the emotion branch and for the trait branch, of equal lengths.
-    fn batches(&self, order: &Order, epoch: usize) -> Vec<(Vec<u32>, Vec<u32>)> {
+    fn batches(&self, order: &Sampler, epoch: usize) -> Vec<(Vec<u32>, Vec<u32>)> {
         let emotion = order.batches(epoch, self.emotion.len());
         if self.pairing == Pairing::SameClip {
             return emotion.into_iter().map(|batch| (batch.clone(), batch)).collect();
@@ -207,54 +209,54 @@ pub fn train_cross_task(
     config: &CrossTaskTraining,
     (model, parameters): (&CrossTaskModel, BTreeMap<String, Var>),
     data: &CrossTaskData,
-    (order, start): (&Order, Start),
+    (order, start): (&Sampler, Start),
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
     data.ensure_selects(config.selection.metric)?;
     let rows = &data.train.rows;
     let settings = &config.course;
     let steps = rows.batches_per_epoch(order);
-    let mut course = Course::begin(settings, config.selection, parameters, steps, start)?;
-    let device = course.device();
+    let mut training = TrainingLoop::begin(settings, config.selection, parameters, steps, start)?;
+    let device = training.device();
     let loss = config.loss.on(&rows.emotion, &device)?;
-    while let Some(epoch) = course.next_epoch() {
+    while let Some(epoch) = training.next_epoch() {
         let batches = rows.batches(order, epoch);
-        for (number, batch) in (1..).zip(&batches).skip(course.progress.batches) {
+        for (number, batch) in (1..).zip(&batches).skip(training.progress.batches) {
             let value = match rows.pairing {
-                Pairing::CrossCorpus => step_apart(&mut course, &loss, model, (rows, batch))?,
-                Pairing::SameClip => step_together(&mut course, &loss, model, (rows, &batch.0))?,
+                Pairing::CrossCorpus => step_apart(&mut training, &loss, model, (rows, batch))?,
+                Pairing::SameClip => step_together(&mut training, &loss, model, (rows, &batch.0))?,
             };
             let report = StepReport { epoch, batch: number, batches: batches.len(), loss: value };
             if observer.step(&report) == Control::Stop {
-                return course.outcome(false);
+                return training.outcome(false);
             }
         }
         let dev = evaluate_cross_task(model, &data.dev, settings.batch_size, &device)?;
-        course.end_epoch(dev, observer)?;
+        training.end_epoch(dev, observer)?;
     }
-    course.outcome(true)
+    training.outcome(true)
 }
 
 /// One step on different videos; gives its loss.
 fn step_apart(
-    course: &mut Course<'_>,
+    training: &mut TrainingLoop<'_>,
     loss: &MultiTaskLoss,
     model: &CrossTaskModel,
     (rows, batch): (&PairedRows, &(Vec<u32>, Vec<u32>)),
 ) -> Result<f64> {
-    let device = course.device();
+    let device = training.device();
     let emotion = rows.emotion.batch(&batch.0, &device)?;
     let traits = rows.personality.batch(&batch.1, &device)?;
     let mut step = || {
-        let output = course.with_dropout(|mode| {
+        let output = training.with_dropout(|mode| {
             let emotion = (&emotion.features, Some(&emotion.lengths));
             model.forward_pair(emotion, (&traits.features, Some(&traits.lengths)), mode)
         })?;
         let labels = emotion.labels.with_personality_of(&traits.labels);
         let (logits, scores) = (&output.emotion_logits, &output.personality_scores);
         let loss = loss.of_labelled(Some(logits), Some(scores), &labels)?;
-        let value = course.descend(loss.as_ref(), batch.0.len())?;
-        course.seen.add(logits, scores, &labels)?;
+        let value = training.backward_step(loss.as_ref(), batch.0.len())?;
+        training.train_predictions.add(logits, scores, &labels)?;
         Ok(value)
     };
     step().map_err(doing(rows))
@@ -262,19 +264,19 @@ fn step_apart(
 
 /// One step on videos that both branches see; gives its loss.
 fn step_together(
-    course: &mut Course<'_>,
+    training: &mut TrainingLoop<'_>,
     loss: &MultiTaskLoss,
     model: &CrossTaskModel,
     (rows, batch): (&PairedRows, &[u32]),
 ) -> Result<f64> {
-    let batch = rows.emotion.batch(batch, &course.device())?;
+    let batch = rows.emotion.batch(batch, &training.device())?;
     let mut step = || {
         let lengths = Some(&batch.lengths);
-        let output = course.with_dropout(|mode| model.forward(&batch.features, lengths, mode))?;
+        let output = training.with_dropout(|mode| model.forward(&batch.features, lengths, mode))?;
         let (logits, scores) = (&output.emotion_logits, &output.personality_scores);
         let loss = loss.of_labelled(Some(logits), Some(scores), &batch.labels)?;
-        let value = course.descend(loss.as_ref(), batch.labels.has_emotion.len())?;
-        course.seen.add(logits, scores, &batch.labels)?;
+        let value = training.backward_step(loss.as_ref(), batch.labels.has_emotion.len())?;
+        training.train_predictions.add(logits, scores, &batch.labels)?;
         Ok(value)
     };
     step().map_err(doing(rows))

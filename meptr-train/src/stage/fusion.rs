@@ -7,8 +7,10 @@ use meptr_core::models::{FusionInput, FusionModel, SingleTaskModel};
 use meptr_core::nn::Mode;
 use meptr_core::{PerModality, Task};
 
-use super::course::{Control, Course, CourseConfig, Observer, Outcome, Start, StepReport};
-use crate::data::{Corpus, Dev, FusionRows, Order, Split, Train};
+use super::observer::{Control, Observer, StepReport};
+use super::training_config::TrainingConfig;
+use super::training_loop::{Outcome, Start, TrainingLoop};
+use crate::data::{Corpus, Dev, FusionRows, Sampler, Split, Train};
 use crate::loss::{Objective, ObjectiveConfig};
 use crate::metrics::EmotionMean;
 use crate::optim::OptimiserConfig;
@@ -21,7 +23,7 @@ pub struct FusionTraining {
     /// What is minimised.
     pub objective: ObjectiveConfig,
     /// How long and how fast.
-    pub course: CourseConfig,
+    pub course: TrainingConfig,
     /// What the best epoch is best in.
     pub selection: Selection,
 }
@@ -33,11 +35,11 @@ impl Default for FusionTraining {
     fn default() -> Self {
         Self {
             objective: ObjectiveConfig::default(),
-            course: CourseConfig {
+            course: TrainingConfig {
                 optimiser: OptimiserConfig::Adam { weight_decay: WEIGHT_DECAY },
                 batch_size: 32,
                 patience_epochs: 15,
-                ..CourseConfig::default()
+                ..TrainingConfig::default()
             },
             selection: Selection {
                 metric: SelectionMetric::Combined,
@@ -158,52 +160,53 @@ pub fn train_fusion(
     config: &FusionTraining,
     (model, parameters): (&impl FusesModalities, BTreeMap<String, Var>),
     data: &FusionData,
-    (order, start): (&Order, Start),
+    (order, start): (&Sampler, Start),
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
     data.ensure_selects(config.selection.metric)?;
     let rows = &data.train.rows;
     let steps = order.batches_per_epoch(rows.len());
-    let mut course = Course::begin(&config.course, config.selection, parameters, steps, start)?;
-    let mut objective = Objective::new(&config.objective, &course.device())
+    let mut training =
+        TrainingLoop::begin(&config.course, config.selection, parameters, steps, start)?;
+    let mut objective = Objective::new(&config.objective, &training.device())
         .map_err(Error::doing("preparing the objective"))?
-        .resumed(course.progress.grad_norm.clone());
-    while let Some(epoch) = course.next_epoch() {
+        .resumed(training.progress.grad_norm.clone());
+    while let Some(epoch) = training.next_epoch() {
         let batches = order.batches(epoch, rows.len());
-        for (number, batch) in (1..).zip(&batches).skip(course.progress.batches) {
+        for (number, batch) in (1..).zip(&batches).skip(training.progress.batches) {
             let loss = rows
                 .select(batch)
-                .and_then(|batch| step(&mut course, &mut objective, model, &batch))
+                .and_then(|batch| step(&mut training, &mut objective, model, &batch))
                 .map_err(Error::doing(format!("training the fusion model, epoch {epoch}")))?;
             let report = StepReport { epoch, batch: number, batches: batches.len(), loss };
             if observer.step(&report) == Control::Stop {
-                return course.outcome(false);
+                return training.outcome(false);
             }
         }
         let dev = evaluate(model, &data.dev, config.course.batch_size)?;
-        course.end_epoch(dev, observer)?;
+        training.end_epoch(dev, observer)?;
     }
-    course.outcome(true)
+    training.outcome(true)
 }
 
 /// One step; gives its loss, NaN when the batch has no part of the objective.
 fn step(
-    course: &mut Course<'_>,
+    training: &mut TrainingLoop<'_>,
     objective: &mut Objective,
     model: &impl FusesModalities,
     batch: &FusionRows,
 ) -> candle::Result<f64> {
-    let (logits, scores) = course.with_dropout(|mode| model.answers(&batch.input, mode))?;
+    let (logits, scores) = training.with_dropout(|mode| model.answers(&batch.input, mode))?;
     let parts = objective.components_of(logits.as_ref(), scores.as_ref(), &batch.labels)?;
-    let balanced = objective.balance(&parts, course.parameters(), course.tape())?;
-    course.progress.grad_norm = objective.grad_norm().cloned();
-    see(&mut course.seen, (logits, scores), batch)?;
+    let balanced = objective.balance(&parts, training.parameters(), training.tape())?;
+    training.progress.grad_norm = objective.grad_norm().cloned();
+    see(&mut training.train_predictions, (logits, scores), batch)?;
     if balanced.losses.is_empty() {
-        course.skip();
+        training.skip();
         return Ok(f64::NAN);
     }
     let loss = f64::from(balanced.total);
-    course.step(balanced.gradients, loss, batch.len())?;
+    training.step(balanced.gradients, loss, batch.len())?;
     Ok(loss)
 }
 

@@ -1,10 +1,14 @@
-//! Where a training stands, as one set of tensors and one set of numbers.
+//! State of a training between two steps: tensors and plain values.
 
 use std::collections::BTreeMap;
 
 use candle::Tensor;
+use meptr_core::rng::RandomStream;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::course::Progress;
+use crate::loss::GradNormState;
+use crate::optim::Scheduler;
+use crate::select::BestOnDev;
 use crate::{Error, Result};
 
 /// Everything needed to go on after any step, or to use the best epoch.
@@ -24,6 +28,33 @@ pub struct TrainingState {
     /// Outputs of the running epoch's steps, see
     /// [`Predictions::to_tensors`](crate::select::Predictions::to_tensors); empty between epochs.
     pub seen: BTreeMap<String, Tensor>,
+}
+
+/// The part of a [`TrainingState`] that is no tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Epochs done.
+    pub epochs: usize,
+    /// Steps done in the epoch after these.
+    pub batches: usize,
+    /// Sum of the losses of these steps, each times its rows.
+    #[serde(deserialize_with = "number_or_nan")]
+    pub loss_sum: f64,
+    /// Rows of these steps.
+    pub rows: usize,
+    /// GradNorm's weights; only stage 3 with the published objective has them.
+    pub grad_norm: Option<GradNormState>,
+    /// Place in the schedule.
+    pub scheduler: Scheduler,
+    /// The best epoch, and how long ago it was.
+    pub best: BestOnDev,
+    /// Where the next dropout masks come from.
+    pub dropout: RandomStream,
+}
+
+/// JSON has no NaN; it is written as null.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 const PARAMETERS: &str = "parameters";

@@ -7,9 +7,11 @@ use meptr_core::models::{UnimodalConfig, UnimodalModel};
 use meptr_core::nn::Mode;
 use meptr_core::{Modality, Task};
 
-use super::course::{Control, Course, CourseConfig, Observer, Outcome, Start, StepReport};
+use super::observer::{Control, Observer, StepReport};
+use super::training_config::TrainingConfig;
+use super::training_loop::{Outcome, Start, TrainingLoop};
 use crate::data::sequences::unlike;
-use crate::data::{Corpus, Dev, Labels, Order, SequenceBatch, SequenceRows, Split, Train};
+use crate::data::{Corpus, Dev, Labels, Sampler, SequenceBatch, SequenceRows, Split, Train};
 use crate::loss::{FixedLossConfig, MultiTaskLoss};
 use crate::metrics::EmotionMean;
 use crate::select::{Evaluation, Predictions, Selection, SelectionMetric};
@@ -23,7 +25,7 @@ pub struct UnimodalTraining {
     /// What is minimised; of its two parts, that of the task.
     pub loss: FixedLossConfig,
     /// How long and how fast.
-    pub course: CourseConfig,
+    pub course: TrainingConfig,
     /// Emotions that the means are over which the best epoch is best in.
     pub selection_mean: EmotionMean,
 }
@@ -91,7 +93,7 @@ pub fn train_unimodal(
     config: &UnimodalTraining,
     (model, parameters): (&UnimodalModel, BTreeMap<String, Var>),
     data: &UnimodalData,
-    (order, start): (&Order, Start),
+    (order, start): (&Sampler, Start),
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
     let UnimodalTraining { task, course: settings, selection_mean, .. } = config;
@@ -99,41 +101,41 @@ pub fn train_unimodal(
     let rows = &data.train.rows;
     let doing = |epoch: usize| format!("training the {} model, epoch {epoch}", rows.modality());
     let steps = order.batches_per_epoch(rows.len());
-    let mut course = Course::begin(settings, selection, parameters, steps, start)?;
-    let device = course.device();
+    let mut training = TrainingLoop::begin(settings, selection, parameters, steps, start)?;
+    let device = training.device();
     let loss = config.loss.on(rows, &device)?;
-    while let Some(epoch) = course.next_epoch() {
+    while let Some(epoch) = training.next_epoch() {
         let batches = order.batches(epoch, rows.len());
-        for (number, batch) in (1..).zip(&batches).skip(course.progress.batches) {
+        for (number, batch) in (1..).zip(&batches).skip(training.progress.batches) {
             let batch = rows.batch(batch, &device)?;
-            let loss = step(&mut course, &loss, (model, *task), &batch)
+            let loss = step(&mut training, &loss, (model, *task), &batch)
                 .map_err(Error::doing(doing(epoch)))?;
             let report = StepReport { epoch, batch: number, batches: batches.len(), loss };
             if observer.step(&report) == Control::Stop {
-                return course.outcome(false);
+                return training.outcome(false);
             }
         }
         let dev = evaluate_unimodal((model, *task), &data.dev, settings.batch_size, &device)?;
-        course.end_epoch(dev, observer)?;
+        training.end_epoch(dev, observer)?;
     }
-    course.outcome(true)
+    training.outcome(true)
 }
 
 /// One step; gives its loss.
 fn step(
-    course: &mut Course<'_>,
+    training: &mut TrainingLoop<'_>,
     loss: &MultiTaskLoss,
     (model, task): (&UnimodalModel, Task),
     SequenceBatch { features, lengths, labels }: &SequenceBatch,
 ) -> candle::Result<f64> {
-    let output = course.with_dropout(|mode| model.forward(features, Some(lengths), mode))?;
+    let output = training.with_dropout(|mode| model.forward(features, Some(lengths), mode))?;
     let found = &output.prediction;
     let loss = match task {
         Task::Emotion => loss.of_labelled(Some(found), None, labels)?,
         Task::Personality => loss.of_labelled(None, Some(found), labels)?,
     };
-    let value = course.descend(loss.as_ref(), features.dim(0)?)?;
-    add(&mut course.seen, task, found, labels)?;
+    let value = training.backward_step(loss.as_ref(), features.dim(0)?)?;
+    add(&mut training.train_predictions, task, found, labels)?;
     Ok(value)
 }
 

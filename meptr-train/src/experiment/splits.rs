@@ -10,11 +10,9 @@ use meptr_core::store::Store;
 use meptr_core::{Modality, PerModality, Task};
 use sha2::{Digest, Sha256};
 
-use crate::data::{
-    Corpus, DescribedCorpus, Dev, EncodesModality, FusionRows, SequenceRows, StoredClips, Train,
-};
+use crate::data::{Corpus, DescribedCorpus, Dev, FusionRows, SequenceRows, StoredClips, Train};
 use crate::metrics::{Occurrence, occurrences};
-use crate::stage::{Control, FusionData};
+use crate::stage::{Control, EncodesModality, FusionData};
 use crate::{Error, Result};
 
 /// Train and dev splits with their features; the test split stays closed.

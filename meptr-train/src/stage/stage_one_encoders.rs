@@ -5,7 +5,7 @@ use meptr_core::models::{HeadScores, UnimodalModel, UnimodalOutput};
 use meptr_core::nn::Mode;
 use meptr_core::{Emotion, PersonalityTrait, Task};
 
-use super::derive::EncodesModality;
+use super::fusion_inputs::EncodesModality;
 
 /// The stage-1 models of one modality; the authors' models of one task read their features.
 #[derive(Debug)]

@@ -5,11 +5,11 @@ use meptr_core::models::{CrossTaskModel, HeadScores, ModalityInput, ScoreTransfo
 use meptr_core::{Modality, PerModality, Task};
 use rayon::prelude::*;
 
-use super::{FusionRows, StoredClips};
-use crate::stage::Control;
+use super::observer::Control;
+use crate::data::{FusionRows, StoredClips};
 use crate::{Error, Result};
 
-/// Rows between two calls of `on_row`'s listener; enough to keep all cores at work.
+/// Rows between two calls of `on_row`; enough to keep all cores at work.
 const ROWS_AT_ONCE: usize = 32;
 
 /// The model, or the models, of one modality that stage 3 reads.

@@ -1,14 +1,13 @@
 //! The files in `configs/`: one per stage, every key with the published value as its default.
 
-use meptr_core::models::{
-    Ablation, FeatureSlice, FusionConfig, HeadConfig, SingleTaskConfig, UnimodalConfig,
-};
+use meptr_core::models::{Ablation, FusionConfig, HeadConfig, SingleTaskConfig, UnimodalConfig};
 use meptr_core::{Modality, PerModality, Task};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::course::{CourseChange, CourseConfig};
 use super::fusion::WEIGHT_DECAY;
+use super::single_task::SingleTaskChoice;
+use super::training_config::{TrainingConfig, TrainingOverrides};
 use super::unimodal::selection;
 use super::{CrossTaskTraining, FusionTraining, Pairing, UnimodalTraining};
 use crate::loss::objective_config::read_objective;
@@ -32,9 +31,9 @@ pub struct StageOne {
     /// What is minimised.
     pub loss: FixedLossConfig,
     /// How long and how fast.
-    pub course: CourseConfig,
+    pub course: TrainingConfig,
     /// What is different for a modality.
-    pub course_of: PerModality<Option<CourseChange>>,
+    pub course_of: PerModality<Option<TrainingOverrides>>,
     /// Shapes of the models.
     pub models: ModelsConfig,
 }
@@ -56,9 +55,9 @@ pub struct StageTwo {
     /// What is minimised.
     pub loss: FixedLossConfig,
     /// How long and how fast.
-    pub course: CourseConfig,
+    pub course: TrainingConfig,
     /// What is different for a modality.
-    pub course_of: PerModality<Option<CourseChange>>,
+    pub course_of: PerModality<Option<TrainingOverrides>>,
     /// Shapes of the models; the stage-1 models inside are as stage 1 made them.
     pub models: ModelsConfig,
 }
@@ -81,53 +80,9 @@ pub struct StageThree {
     pub objective: ObjectiveConfig,
     /// How long and how fast.
     #[serde(deserialize_with = "changes_of_stage_three")]
-    pub course: CourseConfig,
+    pub course: TrainingConfig,
     /// Shape of the model; its input widths follow from the stage-2 models.
     pub model: FusionConfig,
-}
-
-/// A model of stage 3 that predicts one task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SingleTaskChoice {
-    /// What it predicts.
-    pub task: Task,
-    /// Which part of each modality's vector it reads.
-    pub slice: FeatureSlice,
-    /// Models that the vectors are of.
-    #[serde(default)]
-    pub vectors: SingleTaskVectors,
-}
-
-/// Vectors that a model of one task reads.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SingleTaskVectors {
-    /// Features of the stage-1 models, whose widths differ by task; the authors' models
-    /// (`SingleTaskAsymModel`). Stage 2 is not needed, and of stage 1 only what the slice and the
-    /// task need.
-    #[default]
-    Stage1,
-    /// What the stage-2 models hand on, as models of both tasks read it, with halves of one width
-    /// (`SingleTaskSlimModel`).
-    Stage2,
-}
-
-impl SingleTaskChoice {
-    /// Does the slice hold the part of a task?
-    pub fn reads(self, part: Task) -> bool {
-        match self.slice {
-            FeatureSlice::Both => true,
-            FeatureSlice::Emotion => part == Task::Emotion,
-            FeatureSlice::Personality => part == Task::Personality,
-        }
-    }
-
-    /// Tasks whose stage-1 models give vectors or predictions; none when stage 2 gives them.
-    pub fn stage_one_tasks(self) -> Option<Vec<Task>> {
-        let is_needed = |task: &Task| *task == self.task || self.reads(*task);
-        let tasks = || Task::ALL.into_iter().filter(is_needed).collect();
-        (self.vectors == SingleTaskVectors::Stage1).then(tasks)
-    }
 }
 
 /// Shapes of the models of stages 1 and 2.
@@ -148,7 +103,7 @@ impl Default for StageOne {
             tasks: Task::ALL.to_vec(),
             selection_mean: EmotionMean::default(),
             loss: FixedLossConfig::default(),
-            course: CourseConfig::default(),
+            course: TrainingConfig::default(),
             course_of: published_changes(),
             models: ModelsConfig::default(),
         }
@@ -164,7 +119,7 @@ impl Default for StageTwo {
             selection: SelectionMetric::Combined,
             selection_mean: EmotionMean::default(),
             loss: FixedLossConfig::default(),
-            course: CourseConfig::default(),
+            course: TrainingConfig::default(),
             course_of: published_changes(),
             models: ModelsConfig::default(),
         }
@@ -191,11 +146,11 @@ const DEFAULT_SEED: u64 = 42;
 /// Widest node of the stage-3 model, 32 times the published one: its weights alone take 3 GB.
 const MAX_WIDTH: usize = 8192;
 
-fn published_changes() -> PerModality<Option<CourseChange>> {
-    let scene = CourseChange {
+fn published_changes() -> PerModality<Option<TrainingOverrides>> {
+    let scene = TrainingOverrides {
         batch_size: Some(384),
         patience_epochs: Some(10),
-        ..CourseChange::default()
+        ..TrainingOverrides::default()
     };
     PerModality { scene: Some(scene), ..PerModality::default() }
 }
@@ -291,33 +246,7 @@ impl StageThree {
 
     /// Shape of the model of one task, when that is what is to be trained.
     pub fn single_task_model(&self, heads: &PerModality<HeadConfig>) -> Option<SingleTaskConfig> {
-        let choice = self.single_task?;
-        let SingleTaskChoice { task, slice, vectors } = choice;
-        let FusionConfig { hidden_dim, num_heads, dropout, input_dims, .. } = self.model(heads);
-        let (input_dims, emotion_dims) = match vectors {
-            SingleTaskVectors::Stage2 => (input_dims, None),
-            SingleTaskVectors::Stage1 => {
-                let width = |part: Task, config: &UnimodalConfig| match choice.reads(part) {
-                    true => config.width(),
-                    false => 0, // a vector holds what is read
-                };
-                let emotion =
-                    PerModality::from_fn(|modality| width(Task::Emotion, &heads[modality].emotion));
-                let whole = PerModality::from_fn(|modality| {
-                    emotion[modality] + width(Task::Personality, &heads[modality].personality)
-                });
-                (whole, Some(emotion))
-            }
-        };
-        Some(SingleTaskConfig {
-            hidden_dim,
-            num_heads,
-            dropout,
-            input_dims,
-            emotion_dims,
-            slice,
-            task,
-        })
+        self.single_task.map(|choice| choice.model(self.model(heads), heads))
     }
 
     /// Everything that makes no sense, before any data is touched.
@@ -396,7 +325,7 @@ impl ModelsConfig {
 
 /// A key that is not there has the value of stage 3, not that of stages 1 and 2; so has the decay
 /// of an update rule that is named without one.
-fn changes_of_stage_three<'de, D>(deserializer: D) -> Result<CourseConfig, D::Error>
+fn changes_of_stage_three<'de, D>(deserializer: D) -> Result<TrainingConfig, D::Error>
 where
     D: Deserializer<'de>,
 {
@@ -407,37 +336,40 @@ where
             rule.entry("weight_decay").or_insert(Value::Float(WEIGHT_DECAY));
         }
     }
-    let changes: CourseChange = table.try_into().map_err(D::Error::custom)?;
-    Ok(changes.of(&FusionTraining::default().course))
+    let changes: TrainingOverrides = table.try_into().map_err(D::Error::custom)?;
+    Ok(changes.applied_to(&FusionTraining::default().course))
 }
 
 /// Courses of a batch of one video, whose concordance is no number.
 fn single_rows(
     loss: &FixedLossConfig,
-    course: &CourseConfig,
-    changes: &PerModality<Option<CourseChange>>,
+    course: &TrainingConfig,
+    changes: &PerModality<Option<TrainingOverrides>>,
 ) -> Vec<String> {
     if loss.personality_loss != PersonalityLoss::Ccc || loss.personality_weight == 0.0 {
         return Vec::new();
     }
-    let own = |(modality, change): (Modality, &Option<CourseChange>)| {
+    let own = |(modality, change): (Modality, &Option<TrainingOverrides>)| {
         let change = change.as_ref().filter(|change| change.batch_size.is_some())?;
-        single_row(&format!("course_of.{modality}"), &change.of(course))
+        single_row(&format!("course_of.{modality}"), &change.applied_to(course))
     };
     single_row("course", course).into_iter().chain(changes.iter().filter_map(own)).collect()
 }
 
-fn single_row(place: &str, course: &CourseConfig) -> Option<String> {
+fn single_row(place: &str, course: &TrainingConfig) -> Option<String> {
     let is_single = course.batch_size == 1;
     is_single.then(|| format!("`{place}.batch_size` must be at least 2 for the trait loss `ccc`"))
 }
 
-fn changed(course: &CourseConfig, change: Option<&CourseChange>) -> CourseConfig {
-    change.map_or_else(|| course.clone(), |change| change.of(course))
+fn changed(course: &TrainingConfig, change: Option<&TrainingOverrides>) -> TrainingConfig {
+    change.map_or_else(|| course.clone(), |change| change.applied_to(course))
 }
 
 /// Problems of the common course, and those that single modalities add.
-fn courses(course: &CourseConfig, changes: &PerModality<Option<CourseChange>>) -> Vec<String> {
+fn courses(
+    course: &TrainingConfig,
+    changes: &PerModality<Option<TrainingOverrides>>,
+) -> Vec<String> {
     let mut problems = course.problems("course");
     let common = course.problems("");
     for (modality, change) in changes.iter() {
@@ -462,7 +394,10 @@ fn chosen<T: PartialEq>(key: &str, values: &[T]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use meptr_core::models::FeatureSlice;
+
     use super::*;
+    use crate::stage::SingleTaskVectors;
 
     fn problems(change: impl FnOnce(&mut StageThree)) -> Vec<String> {
         let mut stage = StageThree::default();

@@ -10,11 +10,11 @@ use meptr_core::rng::SeedStreams;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::data::Order;
+use crate::data::Sampler;
 use crate::run::{Journal, ModelFolder};
 use crate::select::DevScore;
 use crate::stage::{
-    Control, CourseConfig, EpochReport, Observer, Outcome, Start, StepReport, TrainingState,
+    Control, EpochReport, Observer, Outcome, Start, StepReport, TrainingConfig, TrainingState,
 };
 use crate::{Error, Result};
 
@@ -33,22 +33,22 @@ pub trait Watch {
 }
 
 /// One model's way from its state to its end.
-pub(super) struct Course<'a> {
+pub(super) struct ModelRun<'a> {
     pub(super) folder: &'a ModelFolder,
-    pub(super) config: &'a CourseConfig,
+    pub(super) config: &'a TrainingConfig,
     pub(super) seeds: SeedStreams,
     /// What the model is trained with, for those who go on with it.
     pub(super) settings: Value,
 }
 
-impl Course<'_> {
+impl ModelRun<'_> {
     /// Goes on from where the model was left; gives its best dev score, none when interrupted.
     pub(super) fn run<W: Watch>(
         &self,
         frozen: BTreeMap<String, Tensor>,
         ((kind, modality), config): ((PartKind, Option<Modality>), &impl Serialize),
         watch: &mut W,
-        train: impl FnOnce(Start, &Order, &mut Recorder<'_, '_, W>) -> Result<Outcome>,
+        train: impl FnOnce(Start, &Sampler, &mut Recorder<'_, '_, W>) -> Result<Outcome>,
     ) -> Result<Option<DevScore>> {
         let state = self.folder.state()?;
         let epochs = state.as_ref().map_or(0, |state| state.progress.epochs);
@@ -65,7 +65,7 @@ impl Course<'_> {
             Some(state) => Start::After(Box::new(state)),
             None => Start::Fresh(self.seeds.stream("dropout")),
         };
-        let order = Order::Shuffled { batch_size: self.config.batch_size, seeds: self.seeds };
+        let order = Sampler::Shuffled { batch_size: self.config.batch_size, seeds: self.seeds };
         let mut journal = self.folder.journal(epochs, frozen, self.settings.clone())?;
         let title = self.folder.title();
         if journal.left_out() > 0 {
@@ -92,7 +92,7 @@ impl Course<'_> {
     }
 }
 
-pub(super) fn is_finished(state: Option<&TrainingState>, config: &CourseConfig) -> bool {
+pub(super) fn is_finished(state: Option<&TrainingState>, config: &TrainingConfig) -> bool {
     state.is_some_and(|TrainingState { progress, .. }| {
         let is_over = progress.best.is_over() || progress.epochs >= config.max_epochs;
         is_over && progress.best.best().is_some()

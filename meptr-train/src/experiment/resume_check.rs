@@ -6,13 +6,12 @@ use meptr_core::{Modality, Task};
 use serde_json::{Map, Value, json};
 
 use super::config::ExperimentConfig;
-use super::sources::tell;
+use super::splits::tell;
 use super::train::{Experiment, FUSION, unimodal};
 use crate::Result;
-use crate::evaluate::Stage;
 use crate::run::ModelFolder;
 use crate::settings::to_json;
-use crate::stage::{CrossTaskTraining, FusionTraining, UnimodalTraining};
+use crate::stage::{CrossTaskTraining, FusionTraining, Stage, UnimodalTraining};
 
 impl Experiment<'_> {
     /// Models of a stage that were begun with other settings than there are now.
@@ -44,7 +43,7 @@ impl Experiment<'_> {
     /// How the settings of a model differ from those it was begun with.
     fn change(&self, folder: &ModelFolder, now: &Value, stage: Stage) -> Result<Option<String>> {
         let Some(was) = folder.settings()? else { return Ok(None) };
-        if let Some(problem) = self.other_labels(&was, folder) {
+        if let Some(problem) = other_labels(&was, &self.labels) {
             return Ok(Some(problem));
         }
         let difference = first_difference(&was, now, stage.name());
@@ -56,19 +55,6 @@ impl Experiment<'_> {
                 folder.title()
             )
         }))
-    }
-
-    /// Problem with a model whose training began on other labels than there are now.
-    fn other_labels(&self, was: &Value, folder: &ModelFolder) -> Option<String> {
-        let title = folder.title();
-        match &was[LABELS] {
-            Value::String(labels) if *labels == self.labels => None,
-            Value::Null => Some(format!("{title} {OLD_LABELS}: start another run")),
-            _ => Some(format!(
-                "{title} was begun with other labels: a table or the description of a corpus has \
-                 changed since; change it back, or start another run"
-            )),
-        }
     }
 
     /// Models of the run that this one builds upon whose labels were read otherwise. Other corpora
@@ -83,9 +69,8 @@ impl Experiment<'_> {
         for folder in self.borrowed(before) {
             match folder.settings() {
                 Ok(Some(settings)) if settings[LABELS].is_null() => {
-                    let title = folder.title();
                     problems.push(format!(
-                        "{title} of the run named by --from {OLD_LABELS}: train that run again"
+                        "the run named by --from {OLD_LABELS}: train that run again"
                     ));
                 }
                 Ok(_) => {}
@@ -150,6 +135,20 @@ const LABELS: &str = "labels";
 const OLD_LABELS: &str = "was trained by an earlier version of meptr, which took emotion labels for \
                           intensities and counted class weights by rows";
 
+/// Problem with a model whose training began on other labels than those of digest `now`; the same
+/// sentence for every model of a run.
+fn other_labels(was: &Value, now: &str) -> Option<String> {
+    match &was[LABELS] {
+        Value::String(labels) if labels == now => None,
+        Value::Null => Some(format!("this run {OLD_LABELS}: start another run")),
+        _ => Some(
+            "this run was begun with other labels: a table or the description of a corpus has \
+             changed since; change it back, or start another run"
+                .to_owned(),
+        ),
+    }
+}
+
 /// The first key whose values differ, with both of them.
 fn first_difference(was: &Value, is: &Value, place: &str) -> Option<(String, Value, Value)> {
     let (Value::Object(was), Value::Object(is)) = (was, is) else {
@@ -165,6 +164,15 @@ fn first_difference(was: &Value, is: &Value, place: &str) -> Option<(String, Val
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_of_before_and_other_labels_are_told_apart() {
+        assert_eq!(other_labels(&json!({ "labels": "ab" }), "ab"), None);
+        let other = other_labels(&json!({ "labels": "cd" }), "ab").unwrap();
+        assert!(other.contains("begun with other labels"), "{other}");
+        let old = other_labels(&json!({ "seed": 1 }), "ab").unwrap();
+        assert!(old.contains("earlier version"), "{old}");
+    }
 
     #[test]
     fn the_differing_key_is_named() {

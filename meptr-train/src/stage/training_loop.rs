@@ -1,5 +1,5 @@
-//! What the trainings of all stages share: how long and how fast, where a training stands, who
-//! watches it, and how it goes on after any step as if it had never stopped.
+//! The training loop that all stages share. A training resumed after any step equals one that was
+//! never interrupted, bit for bit.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -7,177 +7,16 @@ use std::time::Instant;
 use candle::{Device, Tensor, Var};
 use meptr_core::nn::{GradientTape, Mode};
 use meptr_core::rng::RandomStream;
-use serde::{Deserialize, Deserializer, Serialize};
 
-use super::state::TrainingState;
+use super::observer::{EpochReport, Observer};
+use super::state::{Progress, TrainingState};
+use super::training_config::TrainingConfig;
 use crate::data::Dev;
-use crate::loss::GradNormState;
 use crate::loss::Gradients;
 use crate::loss::factored_gradients::{gradients_on, sum_of};
-use crate::optim::{Optimiser, OptimiserConfig, ScheduleConfig, Scheduler, clip_global_norm};
-use crate::select::{
-    BestOnDev, CorpusScores, DevScore, Evaluation, Predictions, Selection, Verdict,
-};
-use crate::settings::{by_name, by_name_if_any};
+use crate::optim::{Optimiser, Scheduler, clip_global_norm};
+use crate::select::{BestOnDev, DevScore, Evaluation, Predictions, Selection, Verdict};
 use crate::{Error, Result};
-
-/// How long and how fast a model trains; the defaults are those of the published stages 1 and 2.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct CourseConfig {
-    /// Update rule.
-    #[serde(deserialize_with = "by_name")]
-    pub optimiser: OptimiserConfig,
-    /// Learning rate, above 0.
-    pub learning_rate: f64,
-    /// How the learning rate moves.
-    #[serde(deserialize_with = "by_name")]
-    pub schedule: ScheduleConfig,
-    /// Longest Euclidean norm of a gradient, above 0; none = as long as it is.
-    pub max_gradient_norm: Option<f32>,
-    /// Videos per step, at least 1.
-    pub batch_size: usize,
-    /// Most epochs, at least 1.
-    pub max_epochs: usize,
-    /// Stop after this many epochs without a better dev score, at least 1.
-    pub patience_epochs: usize,
-}
-
-impl Default for CourseConfig {
-    fn default() -> Self {
-        Self {
-            optimiser: OptimiserConfig::Adam { weight_decay: 0.0 },
-            learning_rate: 1e-4,
-            schedule: ScheduleConfig::Plateau,
-            max_gradient_norm: None,
-            batch_size: 64,
-            max_epochs: 100,
-            patience_epochs: 25,
-        }
-    }
-}
-
-impl CourseConfig {
-    /// Everything that makes no sense; `place` is where the settings stand in their file.
-    pub fn problems(&self, place: &str) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut require = |is_right: bool, key: &str, what: &str| {
-            if !is_right {
-                problems.push(format!("`{place}.{key}` must be {what}"));
-            }
-        };
-        let is_above_0 = |value: f64| value > 0.0 && value.is_finite();
-        require(is_above_0(self.learning_rate), "learning_rate", "above 0");
-        let norm = self.max_gradient_norm.is_none_or(|norm| is_above_0(norm.into()));
-        require(norm, "max_gradient_norm", "above 0");
-        require(self.batch_size > 0, "batch_size", "at least 1");
-        require(self.max_epochs > 0, "max_epochs", "at least 1");
-        require(self.patience_epochs > 0, "patience_epochs", "at least 1");
-        if let ScheduleConfig::WarmUp { ratio, .. } = self.schedule {
-            require((0.0..=1.0).contains(&ratio), "schedule.ratio", "in 0 to 1");
-        }
-        problems.extend(self.optimiser.problems(&format!("{place}.optimiser")));
-        problems
-    }
-}
-
-/// Settings of a course that differ from others.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)] // as in `CourseConfig`
-pub struct CourseChange {
-    #[serde(deserialize_with = "by_name_if_any")]
-    pub optimiser: Option<OptimiserConfig>,
-    pub learning_rate: Option<f64>,
-    #[serde(deserialize_with = "by_name_if_any")]
-    pub schedule: Option<ScheduleConfig>,
-    pub max_gradient_norm: Option<f32>,
-    pub batch_size: Option<usize>,
-    pub max_epochs: Option<usize>,
-    pub patience_epochs: Option<usize>,
-}
-
-impl CourseChange {
-    /// Other settings with these changes.
-    pub fn of(&self, other: &CourseConfig) -> CourseConfig {
-        CourseConfig {
-            optimiser: self.optimiser.unwrap_or(other.optimiser),
-            learning_rate: self.learning_rate.unwrap_or(other.learning_rate),
-            schedule: self.schedule.unwrap_or(other.schedule),
-            max_gradient_norm: self.max_gradient_norm.or(other.max_gradient_norm),
-            batch_size: self.batch_size.unwrap_or(other.batch_size),
-            max_epochs: self.max_epochs.unwrap_or(other.max_epochs),
-            patience_epochs: self.patience_epochs.unwrap_or(other.patience_epochs),
-        }
-    }
-}
-
-/// What there is to say about an epoch.
-#[derive(Debug, Clone, Serialize)]
-pub struct EpochReport {
-    /// Number of the epoch, from 1.
-    pub epoch: usize,
-    /// Learning rate at its end, before a schedule by epochs moves it.
-    pub learning_rate: f64,
-    /// Mean of the steps' losses, each counted by its rows.
-    pub loss: f64,
-    /// Scores of the outputs while training, dropout and all.
-    pub train: CorpusScores,
-    /// Scores at its end.
-    pub dev: Evaluation<Dev>,
-    /// The number that decides.
-    pub dev_score: DevScore,
-    /// GradNorm's weights at its end; only stage 3 with the published objective has them.
-    pub grad_norm: Option<GradNormState>,
-    /// Is it the best so far?
-    pub is_best: bool,
-    /// Seconds it took, with scoring; of an epoch that was resumed, those since then.
-    pub seconds: f64,
-}
-
-/// What there is to say about a step.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct StepReport {
-    /// Number of the epoch, from 1.
-    pub epoch: usize,
-    /// Number of the step in the epoch, from 1.
-    pub batch: usize,
-    /// Steps of an epoch.
-    pub batches: usize,
-    /// Loss of the step.
-    pub loss: f64,
-}
-
-/// Whether a training goes on after a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
-    /// It does.
-    Continue,
-    /// It ends here, to be resumed from the state it returns.
-    Stop,
-}
-
-/// Watches a training: logs, saves, shows progress, ends it.
-///
-/// A closure over `(&EpochReport, &TrainingState)` is one that hears of epochs alone.
-pub trait Observer {
-    /// After each step.
-    fn step(&mut self, _step: &StepReport) -> Control {
-        Control::Continue
-    }
-
-    /// After each epoch, with everything needed to go on from there.
-    ///
-    /// # Errors
-    /// Any error ends the training.
-    fn epoch(&mut self, report: &EpochReport, state: &TrainingState) -> Result<()>;
-}
-
-impl<F: FnMut(&EpochReport, &TrainingState) -> Result<()>> Observer for F {
-    fn epoch(&mut self, report: &EpochReport, state: &TrainingState) -> Result<()> {
-        self(report, state)
-    }
-}
 
 /// Where a training starts.
 #[derive(Debug)]
@@ -197,48 +36,21 @@ pub struct Outcome {
     pub is_finished: bool,
 }
 
-/// The part of a [`TrainingState`] that is no tensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Epochs done.
-    pub epochs: usize,
-    /// Steps done in the epoch after these.
-    pub batches: usize,
-    /// Sum of the losses of these steps, each times its rows.
-    #[serde(deserialize_with = "number_or_nan")]
-    pub loss_sum: f64,
-    /// Rows of these steps.
-    pub rows: usize,
-    /// GradNorm's weights; only stage 3 with the published objective has them.
-    pub grad_norm: Option<GradNormState>,
-    /// Place in the schedule.
-    pub scheduler: Scheduler,
-    /// The best epoch, and how long ago it was.
-    pub best: BestOnDev,
-    /// Where the next dropout masks come from.
-    pub dropout: RandomStream,
-}
-
-/// JSON has no NaN; it is written as null.
-fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
-}
-
 /// A training under way; each stage's function drives one.
-pub(super) struct Course<'a> {
-    config: &'a CourseConfig,
+pub(super) struct TrainingLoop<'a> {
+    config: &'a TrainingConfig,
     selection: Selection,
     pub(super) progress: Progress,
-    pub(super) seen: Predictions,
+    pub(super) train_predictions: Predictions,
     optimiser: Optimiser,
     tape: GradientTape,
     best_parameters: BTreeMap<String, Tensor>,
     clock: Instant,
 }
 
-impl<'a> Course<'a> {
+impl<'a> TrainingLoop<'a> {
     pub(super) fn begin(
-        config: &'a CourseConfig,
+        config: &'a TrainingConfig,
         selection: Selection,
         parameters: BTreeMap<String, Var>,
         batches_per_epoch: usize,
@@ -264,7 +76,7 @@ impl<'a> Course<'a> {
                         best: BestOnDev::new(config.patience_epochs),
                         dropout,
                     },
-                    seen: Predictions::default(),
+                    train_predictions: Predictions::default(),
                     optimiser: Optimiser::new(config.optimiser, parameters),
                     tape: GradientTape::default(),
                     best_parameters: BTreeMap::new(),
@@ -277,7 +89,7 @@ impl<'a> Course<'a> {
     }
 
     fn after(
-        config: &'a CourseConfig,
+        config: &'a TrainingConfig,
         selection: Selection,
         parameters: BTreeMap<String, Var>,
         state: TrainingState,
@@ -294,7 +106,7 @@ impl<'a> Course<'a> {
             config,
             selection,
             progress: state.progress,
-            seen: Predictions::from_tensors(&state.seen)?,
+            train_predictions: Predictions::from_tensors(&state.seen)?,
             optimiser,
             tape: GradientTape::default(),
             best_parameters: state.best_parameters,
@@ -340,7 +152,11 @@ impl<'a> Course<'a> {
     /// One step down the gradient of `loss`, the mean over `rows` rows; gives its value. Without a
     /// loss, or with one that is not finite, the step counts but changes nothing: it would end the
     /// training (for instance `ccc` on a batch of one row).
-    pub(super) fn descend(&mut self, loss: Option<&Tensor>, rows: usize) -> candle::Result<f64> {
+    pub(super) fn backward_step(
+        &mut self,
+        loss: Option<&Tensor>,
+        rows: usize,
+    ) -> candle::Result<f64> {
         let value: f64 = loss.map_or(Ok(f32::NAN), |loss| loss.to_scalar())?.into();
         match loss {
             Some(loss) if value.is_finite() => {
@@ -403,7 +219,7 @@ impl<'a> Course<'a> {
             epoch: progress.epochs,
             learning_rate,
             loss,
-            train: std::mem::take(&mut self.seen).scores(),
+            train: std::mem::take(&mut self.train_predictions).scores(),
             dev,
             dev_score,
             grad_norm: progress.grad_norm.clone(),
@@ -428,7 +244,7 @@ impl<'a> Course<'a> {
             parameters: copy_of(self.parameters())?,
             best_parameters: self.best_parameters.clone(),
             optimiser: self.optimiser.state_tensors().map_err(doing())?,
-            seen: self.seen.to_tensors().map_err(doing())?,
+            seen: self.train_predictions.to_tensors().map_err(doing())?,
         })
     }
 }

@@ -1,10 +1,10 @@
-//! Which rows make up which batch.
+//! Deals the rows of an epoch into batches.
 
 use meptr_core::rng::SeedStreams;
 
-/// How the rows of an epoch are dealt into batches.
+/// Sampler of batches: the rows of each batch of an epoch.
 #[derive(Debug, Clone)]
-pub enum Order {
+pub enum Sampler {
     /// In a new random order each epoch, the same one for the same seed and epoch.
     Shuffled {
         /// Rows per batch, at least 1; the last batch may have fewer.
@@ -16,7 +16,7 @@ pub enum Order {
     Fixed(Vec<Vec<u32>>),
 }
 
-impl Order {
+impl Sampler {
     /// The batches of an epoch, over `rows` rows.
     pub fn batches(&self, epoch: usize, rows: usize) -> Vec<Vec<u32>> {
         self.pass(&format!("order {epoch}"), rows)
@@ -49,11 +49,11 @@ mod tests {
 
     #[test]
     fn each_epoch_has_every_row_once_in_its_own_order() {
-        let order = Order::Shuffled { batch_size: 4, seeds: SeedStreams::new(1) };
-        let first = order.batches(1, 10);
-        assert_eq!(first.len(), order.batches_per_epoch(10));
-        assert_eq!(first, order.batches(1, 10));
-        assert_ne!(first, order.batches(2, 10));
+        let sampler = Sampler::Shuffled { batch_size: 4, seeds: SeedStreams::new(1) };
+        let first = sampler.batches(1, 10);
+        assert_eq!(first.len(), sampler.batches_per_epoch(10));
+        assert_eq!(first, sampler.batches(1, 10));
+        assert_ne!(first, sampler.batches(2, 10));
         let mut rows = first.concat();
         rows.sort_unstable();
         assert_eq!(rows, (0..10).collect::<Vec<u32>>());
