@@ -26,6 +26,7 @@ check_if_installed() { # PROGRAM COMMAND..
 }
 
 check cargo fmt --check
+check_if_installed python3 python3 scripts/check_comments.py
 check_if_installed typos typos
 check_if_installed cargo-deny cargo deny --log-level error check licenses bans sources
 check_if_installed cargo-shear cargo shear

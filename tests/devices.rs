@@ -1,4 +1,4 @@
-//! Where `meptr` computes: what can be had, what is said when it cannot, several at once.
+//! Devices of `meptr`: available ones, messages about others, several at once.
 
 use anyhow::Result;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What `meptr predict` says about videos that are as they should be.
+//! Results of `meptr predict` on well-formed videos.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -82,7 +82,7 @@ fn the_result_has_the_fields_that_the_readme_documents() -> Result<()> {
     Ok(())
 }
 
-/// What must hold for every row of scores.
+/// Checks that hold for every row of scores.
 fn check_scores(scores: &Value) {
     let emotions = list(&scores["emotions"]);
     let names: Vec<&str> = emotions.iter().map(|one| text(&one["emotion"])).collect();

@@ -156,7 +156,7 @@ fn a_cache_that_cannot_be_written_is_gone_round() -> Result<()> {
     Ok(())
 }
 
-/// What the program writes to a terminal, if `script` is there to make one.
+/// Output of the program on a terminal, if `script` is there to make one.
 #[cfg(target_os = "linux")]
 fn in_terminal(arguments: &str, no_colour: bool) -> Result<Option<String>> {
     let program = meptr(["-"]);

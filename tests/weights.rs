@@ -207,7 +207,7 @@ fn all_files_that_do_not_fit_are_listed_in_one_error() -> Result<()> {
     Ok(())
 }
 
-/// What a configuration asks for is told before memory is asked for, or the file is asked in vain.
+/// Sizes that a configuration asks for are checked before memory is taken.
 #[test]
 fn sizes_that_no_model_has_are_refused_at_once() -> Result<()> {
     let folder = Folder::new()?;

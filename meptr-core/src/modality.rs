@@ -4,7 +4,7 @@ use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
 
-/// What a person is seen or heard through. The order is fixed; it is that of every weight file.
+/// Channel through which a person is seen or heard. The order is fixed: that of every weight file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Modality {
@@ -16,7 +16,7 @@ pub enum Modality {
     Scene,
     /// The sound track, through Wav2Vec2.
     Audio,
-    /// What is said, through BERT.
+    /// Spoken words, through BERT.
     Text,
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is read off a person: emotions or personality.
+/// Prediction task: emotions or personality.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)] // the names say it

@@ -1,4 +1,4 @@
-//! Which model a table of tensors is of, and the files that conversion writes.
+//! Recognition of models by their tensors, and the files that conversion writes.
 
 use crate::golden;
 

@@ -24,7 +24,7 @@ use meptr_core::{Modality, PerModality, Task};
 
 const TOLERANCE: f32 = 1e-4;
 
-/// What was compared so far.
+/// Comparisons so far.
 #[derive(Default)]
 struct Tally {
     compared: usize,
@@ -328,7 +328,7 @@ fn a_state_dict_fits_exactly_or_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// Where the data holds a head at its real widths, our published configuration is that one.
+/// For heads at their real widths, our published configuration is that of the data.
 #[test]
 fn published_configurations_are_those_of_the_reference() -> Result<()> {
     for modality in Modality::ALL {

@@ -132,7 +132,7 @@ fn check_block<M>(
     check_differences(what, &variables, || loss(&[&forward(&block, &inputs)?]))
 }
 
-/// The same dropout every time, so that the function under test does not change.
+/// Training mode with one and the same dropout, so that the function under test does not change.
 fn training() -> Mode {
     Mode::Train(SeedStreams::new(3).stream("dropout"))
 }

@@ -52,7 +52,7 @@ fn print_line(line: &serde_json::Value) {
 
 type Runner = Box<dyn Fn() -> Result<()>>;
 
-/// What the case runs, loaded and with its input.
+/// Function that a case runs, with its model and input loaded.
 fn runner(bundle: &Path, case: &str) -> Result<Runner> {
     let (case, precision) = match case.split_once('@') {
         Some((case, precision)) => (case, precision.parse().map_err(anyhow::Error::msg)?),

@@ -52,7 +52,7 @@ impl Setting {
         })
     }
 
-    /// What the fusion model says about some features, part by part.
+    /// Prediction of the fusion model on some features, computed part by part.
     fn by_hand(&self, taken: &Taken) -> Result<(FusionInput, Outcome)> {
         let input = taken.fusion_input(&self.scorer, &self.bundle)?;
         let outcome = Outcome::of_model(&self.bundle, &input)?;
@@ -212,7 +212,7 @@ fn two_hundred_people_in_every_picture_are_all_seen() -> Result<()> {
     Ok(())
 }
 
-/// What is too unlikely to be followed goes where another body is followed.
+/// Detections too unlikely for a track of their own are replaced by tracks of other bodies.
 #[test]
 fn bodies_of_another_detector_are_tracked_unless_they_must_not_be() -> Result<()> {
     let bodies = vec![

@@ -546,7 +546,7 @@ fn truncated_files_give_what_decodes() -> Result<()> {
     Ok(())
 }
 
-/// Where the box of an MP4 file with this name starts to say what it holds.
+/// Offset of the content of the box of this name in an MP4 file.
 fn body_of(data: &[u8], name: &[u8; 4]) -> usize {
     data.windows(4).position(|word| word == name).expect("the box") + 4
 }

@@ -48,7 +48,7 @@ fn detector(case: &golden::Case) -> Result<BodyDetector> {
     Ok(load?)
 }
 
-/// What the network sees: as the case gives it, or made from one of our own pictures.
+/// Input of the network: as the case gives it, or made from one of our own images.
 fn input(detector: &BodyDetector, case: &golden::Case, image: &str) -> Result<Option<Tensor>> {
     if let Some(given) = case.tensors.get(&format!("{image}.letterboxed_u8_as_fed")) {
         return Ok(Some(given.unsqueeze(0)?));

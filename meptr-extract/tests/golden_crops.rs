@@ -177,7 +177,7 @@ fn frame_boxes(
     Ok(boxes.collect())
 }
 
-/// What is different about the crops, in words.
+/// Differences of the crops, in words.
 fn differences(
     frames: &[(usize, RgbImage)],
     found: &[Crop],

@@ -12,7 +12,7 @@ use meptr_extract::decode::{DecodeOptions, Event, Limits, Reader, probe};
 use meptr_extract::windows::WindowPlan;
 use sha2::{Digest, Sha256};
 
-/// What a file holds: frames with their numbers, and the sound.
+/// Content of a file: frames with their numbers, and the sound.
 type Decoded = (Vec<(usize, RgbImage)>, Vec<f32>);
 
 /// Decodes a file, keeping at most `wanted` frames.

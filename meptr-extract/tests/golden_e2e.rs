@@ -258,8 +258,8 @@ impl Run {
         Ok(predictor.predict_with(&self.video, &request, &Unwatched)?)
     }
 
-    /// The same, against the stored one (`logits`, as the application does it) or the fusion model on
-    /// the stored values of each modality (`scores`).
+    /// Compares the prediction with the stored one (`logits`, as the application does it) or the
+    /// fusion model on the stored values of each modality (`scores`).
     fn check_prediction(&self, bundle: &Bundle) -> Result<Outcome> {
         let prediction = self.predict(bundle, Precision::F32)?;
         let row = whole(&prediction)?;

@@ -114,7 +114,7 @@ fn flow_equals_opencv() -> Result<()> {
     Ok(())
 }
 
-/// What the warps do to the corners of the frame differs by 0.001 pixel at most (4e-5 measured),
+/// Corners of the frame, warped, differ by 0.001 pixel at most (4e-5 measured),
 /// as the same points are drawn as in OpenCV; with other draws, it is 0.5, and hundreds at cuts.
 #[test]
 fn warps_equal_the_reference() -> Result<()> {

@@ -152,7 +152,7 @@ fn greedy_tokens_equal_the_reference() -> Result<()> {
     })
 }
 
-/// What a call of transformers' `generate` asked for. Its checks are off unless they are named,
+/// Settings of a call of transformers' `generate`. Its checks are off unless they are named,
 /// and it knows none against repetition.
 fn config_of(kwargs: &Value, case: &Case) -> TranscribeConfig {
     let number = |name: &str| kwargs[name].as_f64();

@@ -21,7 +21,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     read_small_text(path).map_err(|source| Error::Read { path: path.to_owned(), source })
 }
 
-/// What the text of a configuration says.
+/// Parses the text of a configuration.
 pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
     toml::from_str(text)
         .map_err(|source| Error::Toml { path: path.to_owned(), source: Box::new(source) })

@@ -1,4 +1,4 @@
-//! What can go wrong in training.
+//! Errors of training.
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ pub enum Error {
     NotOfARun {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Reason.
         why: String,
     },
     /// A configuration file is not TOML, or a key in it is missing or of the wrong type.
@@ -38,7 +38,7 @@ pub enum Error {
     Toml {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Place and reason.
         source: Box<toml::de::Error>,
     },
     /// A corpus or a configuration makes no sense.
@@ -82,7 +82,7 @@ pub enum Error {
     /// A tensor computation failed.
     #[error("failed while {doing}")]
     Compute {
-        /// What was being computed.
+        /// Computation that failed.
         doing: String,
         /// Why.
         source: candle::Error,
@@ -107,7 +107,7 @@ pub enum Error {
     OfModel {
         /// The model.
         model: String,
-        /// What failed.
+        /// Underlying error.
         source: Box<Self>,
     },
     /// The dev split lacks the labels that the selection metric needs.

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grid(Vec<(String, Vec<Value>)>);
 
-/// Which combinations are tried.
+/// Combinations of values that are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
     /// One parameter after another: each of its values with the best of those before it and the
@@ -55,7 +55,7 @@ pub struct Search<'a> {
     _lock: FolderLock,
 }
 
-/// How the training of a trial ended.
+/// Result of the training of a trial.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Trained {
     /// With this best dev score; none when no epoch's was a number.
@@ -108,7 +108,7 @@ impl Grid {
             .collect()
     }
 
-    /// What each value makes of a configuration, to check before any training.
+    /// Configurations with each value set, to check before any training.
     pub fn variants<'a>(&'a self, base: &'a Table) -> impl Iterator<Item = Table> + 'a {
         self.0.iter().flat_map(move |(key, values)| {
             values.iter().map(move |value| with(base, [(key, value)]))
@@ -269,7 +269,7 @@ impl<'a> Search<'a> {
         [RESULTS, BASE, BEST].map(|name| folder.join(name))
     }
 
-    /// Where the best configuration is written.
+    /// Path of the best configuration.
     pub fn best_file(&self) -> PathBuf {
         self.folder.join(BEST)
     }

@@ -1,4 +1,4 @@
-//! Which epoch is best and when to stop, by the dev split and nothing else.
+//! Choice of the best epoch and early stopping, by the dev split and nothing else.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -78,7 +78,7 @@ impl Predictions {
         Ok(tensors)
     }
 
-    /// What [`Predictions::to_tensors`] was called on.
+    /// Inverse of [`Predictions::to_tensors`].
     ///
     /// # Errors
     /// When a tensor has another name or shape.
@@ -209,7 +209,7 @@ pub struct Selection {
     pub mean: EmotionMean,
 }
 
-/// What the best epoch is best in.
+/// Score that chooses the best epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SelectionMetric {
@@ -315,7 +315,7 @@ impl DevScore {
     }
 }
 
-/// What an epoch's dev score means.
+/// Judgement of an epoch's dev score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The best so far.

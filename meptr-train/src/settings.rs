@@ -113,7 +113,8 @@ pub(crate) fn to_table(config: &impl Serialize) -> Table {
     Table::try_from(without_none(to_json(config))).expect("a configuration is plain data")
 }
 
-/// What `given` says on top of the defaults; what it gets wrong is left out and named.
+/// Reads a configuration given on top of the defaults; values that are wrong are left out and
+/// named.
 pub fn understand<T: Default + Serialize + DeserializeOwned>(given: &Table) -> (T, Vec<String>) {
     let mut reader = Reader::<T> {
         table: Table::try_from(T::default()).unwrap_or_default(),
@@ -127,7 +128,7 @@ pub fn understand<T: Default + Serialize + DeserializeOwned>(given: &Table) -> (
 }
 
 struct Reader<T> {
-    /// What was understood so far, defaults and all.
+    /// Configuration read so far, defaults and all.
     table: Table,
     config: T,
     problems: Vec<String>,

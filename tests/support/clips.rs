@@ -10,7 +10,7 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg::format::{Pixel, Sample, sample};
 use ffmpeg::{ChannelLayout, Dictionary, Packet, Rational, codec, encoder, frame};
 
-/// What a clip holds. The container follows from the extension of its path.
+/// Content of a clip. The container follows from the extension of its path.
 #[derive(Debug, Clone, Default)]
 pub struct Clip {
     pub video: Option<Video>,

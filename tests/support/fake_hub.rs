@@ -33,7 +33,7 @@ pub(crate) struct Seen {
     pub(crate) authorization: Option<String>,
 }
 
-/// What to do instead of answering properly.
+/// Fault to answer with.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// A status with headers, and no body.
@@ -381,7 +381,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// What `git hash-object` prints.
+/// Hash that `git hash-object` prints.
 pub(crate) fn git_id(bytes: &[u8]) -> String {
     let mut hash = sha1::Sha1::new();
     hash.update(format!("blob {}\0", bytes.len()));

@@ -34,7 +34,7 @@ impl Features {
         Self::without(None)
     }
 
-    /// The same, of clips that all lack a modality.
+    /// Features of clips that all lack a modality.
     pub(crate) fn without(lacking: Option<Modality>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         Self { folder: folder.path().to_owned(), lacking, _guard: Some(folder) }.filled()
@@ -85,7 +85,7 @@ impl Features {
         self.folder.join(name)
     }
 
-    /// Where the features of a clip are.
+    /// Path of the features of a clip.
     pub(crate) fn stored(&self, corpus: &str, split: &str, number: usize) -> PathBuf {
         Store::at(self.at("store")).path(corpus, split, &name(split, number))
     }

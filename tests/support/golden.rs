@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use candle::{DType, Device, Tensor};
 use meptr_core::DeviceChoice;
 
-/// Where models under test compute and reference data lies: the processor, or what
+/// Device of models under test and of reference data: the processor, or the one that
 /// `MEPTR_TEST_DEVICE` names, such as `cuda:0`.
 pub fn device() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
@@ -25,8 +25,8 @@ pub fn device() -> Device {
     DEVICE.get_or_init(open).clone()
 }
 
-/// How much further off than the processor another device may be where rounding is enlarged: it sums
-/// in another order than the reference, which the processor follows more closely.
+/// Factor by which another device may be further off than the processor where rounding is enlarged:
+/// it sums in another order than the reference, which the processor follows more closely.
 pub fn slack() -> f32 {
     if device().is_cpu() { 1.0 } else { 4.0 }
 }

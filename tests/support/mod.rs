@@ -1,4 +1,4 @@
-//! What the tests of the program share.
+//! Helpers that the tests of the program share.
 
 #[allow(dead_code, unreachable_pub, reason = "shared by the tests of several crates")]
 pub(crate) mod clips;

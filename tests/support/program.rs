@@ -22,7 +22,7 @@ pub(crate) fn meptr<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> 
 /// A command that is about to run.
 pub(crate) struct Run(pub(crate) Command);
 
-/// What a command left.
+/// Result of a command.
 #[derive(Debug)]
 pub(crate) struct Done {
     /// Exit code; `None` when a signal ended it.

@@ -12,7 +12,7 @@ use meptr_extract::image::PixelBox;
 
 use super::{models, say};
 
-/// How far features may be off, as a share of the largest feature: rounding of f32 sums in another
+/// Tolerance of features, as a share of the largest feature: rounding of f32 sums in another
 /// order, of 11 bits, of 8 bits, through up to 32 layers.
 fn tolerance(precision: Precision) -> f32 {
     match precision {

@@ -1,4 +1,4 @@
-//! What `scripts/gpu-check.sh` runs on a machine with a GPU, where nothing can be built.
+//! Checks that `scripts/gpu-check.sh` runs on a machine with a GPU, where nothing can be built.
 //!
 //! - `gpu_check compare DEVICE` holds each backbone at its published size, with seeded weights, on
 //!   the device against the processor in f32; fails when one is further off than is stated here;

@@ -32,7 +32,7 @@ struct Measuring<'a> {
     device: &'a Device,
     is_quick: bool,
     is_once: bool,
-    /// What alone is measured.
+    /// The one case to measure.
     case: Option<&'a str>,
 }
 
@@ -92,7 +92,7 @@ impl Measuring<'_> {
         say(line);
     }
 
-    /// What the device does at best here: a large product of matrices, a copy of a large tensor.
+    /// Peak rates of the device: a large matrix multiplication, a copy of a large tensor.
     fn rates(&self, precision: Precision) -> Result<()> {
         if !self.wants("rates") {
             return Ok(());

@@ -52,10 +52,10 @@ pub struct EvaluateArgs {
     /// Write what each model says about each clip
     #[arg(long, value_name = "FILE.csv")]
     csv: Option<PathBuf>,
-    /// How scores are written
+    /// Format of the scores
     #[arg(long, value_enum, default_value = "table")]
     format: SummaryFormat,
-    /// Where to compute: auto, cpu, or cuda:N
+    /// Device: auto, cpu, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
     #[command(flatten)]
@@ -169,7 +169,7 @@ impl EvaluateArgs {
         Ok(Some(truth))
     }
 
-    /// What the models of the chosen stages say.
+    /// Predictions of the models of the chosen stages.
     fn scores(
         &self,
         models: &BundleModels,

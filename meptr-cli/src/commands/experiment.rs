@@ -1,4 +1,4 @@
-//! What training and searching have in common: the experiment, checked before any long work.
+//! Options that training and search share: the experiment, checked before any long work.
 
 use std::path::{Path, PathBuf};
 

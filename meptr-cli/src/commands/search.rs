@@ -29,7 +29,7 @@ pub struct SearchArgs {
     /// greedy: one parameter after another; exhaustive: every combination
     #[arg(value_enum)]
     strategy: StrategyArg,
-    /// What to train in each trial
+    /// Models to train in each trial
     #[arg(long, value_enum, default_value = "stage3")]
     stage: StageArg,
     /// Modality of the model to train, for stages 1 and 2
@@ -46,15 +46,15 @@ pub struct SearchArgs {
     out: PathBuf,
     #[command(flatten)]
     experiment: ExperimentArgs,
-    /// Where to compute: auto (a GPU for stages 1 and 2, the processor for stage 3), cpu, or cuda:N
+    /// Device: auto (a GPU for stages 1 and 2, the processor for stage 3), cpu, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
-    /// How the trials are written
+    /// Format of the trials
     #[arg(long, value_enum, default_value = "table")]
     format: TrialsFormat,
 }
 
-/// Which combinations are tried.
+/// Combinations of values that are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum StrategyArg {
     /// One parameter after another, keeping the best value
@@ -63,7 +63,7 @@ enum StrategyArg {
     Exhaustive,
 }
 
-/// How trials are written.
+/// Formats of trials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TrialsFormat {
     /// For reading

@@ -25,7 +25,7 @@ use crate::{Finish, interrupt, output};
 /// --resume goes on from there as if it had never stopped.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// What to train
+    /// Stages to train
     #[arg(value_enum)]
     stages: StagesArg,
     /// Folder of the run; holds the bundle at the end
@@ -36,10 +36,10 @@ pub struct TrainArgs {
     resume: bool,
     #[command(flatten)]
     experiment: ExperimentArgs,
-    /// Where to compute: auto (a GPU for stages 1 and 2, the processor for stage 3), cpu, or cuda:N
+    /// Device: auto (a GPU for stages 1 and 2, the processor for stage 3), cpu, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
-    /// How the scores at the end are written
+    /// Format of the scores at the end
     #[arg(long, value_enum, default_value = "table")]
     format: SummaryFormat,
 }
@@ -57,7 +57,7 @@ enum StagesArg {
     All,
 }
 
-/// How scores are written.
+/// Formats of scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SummaryFormat {
     /// For reading
@@ -164,7 +164,7 @@ impl TrainArgs {
 /// Folder of the bundle in a run.
 const BUNDLE: &str = "bundle";
 
-/// What the bundle is put together from. The base's head stands in for one that was not trained.
+/// Parts of the bundle. The base's head takes the place of one that was not trained.
 fn bundle(
     config: &ExperimentConfig,
     corpora: &[String],
@@ -249,7 +249,7 @@ fn is_made_of(sources: &Sources, target: &Path) -> bool {
         && is_of_base
 }
 
-/// What the bundle is and how it was made.
+/// Description of the bundle and of its making.
 fn about(
     config: &ExperimentConfig,
     corpora: &[String],
@@ -273,7 +273,7 @@ fn about(
     format!("{} {made}", config.bundle.about.trim()).trim_start().to_owned()
 }
 
-/// What is said, else no more than the backbones are worth.
+/// The configured status, else that of the base bundle.
 fn standing(config: &ExperimentConfig, base: &Bundle) -> TrainingStatus {
     config.bundle.standing.unwrap_or(match base.manifest().status {
         TrainingStatus::Untrained | TrainingStatus::Demonstration => TrainingStatus::Demonstration,

@@ -7,7 +7,7 @@ use meptr_core::hub::{Environment, Error};
 use super::fake_hub::{Fault, Host, Storage, sha256};
 use super::fixture::{Fixture, MODEL, WEIGHTS, all_files};
 
-/// What was asked of the CDN for the large file, in order.
+/// Ranges requested of the CDN for the large file, in order.
 fn ranges(fixture: &Fixture) -> Vec<Option<String>> {
     let of_cdn = fixture.hub.seen().into_iter().filter(|seen| seen.host == Host::Cdn);
     of_cdn.map(|seen| seen.range).collect()

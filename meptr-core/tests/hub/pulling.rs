@@ -1,4 +1,4 @@
-//! What a pull gives, who gets the token, and what refusals look like.
+//! Results of a pull, receivers of the token, and messages of refusals.
 
 use meptr_core::hub::{Error, Silent, plan};
 

@@ -26,7 +26,7 @@ pub(crate) struct CaseBundle {
     manifest: Manifest,
 }
 
-/// What `weights_spec.json` says about one weight file.
+/// Entry of `weights_spec.json` about one weight file.
 #[derive(Deserialize)]
 struct WeightFile {
     seed: u64,

@@ -89,7 +89,7 @@ impl Taken {
         }
     }
 
-    /// What each modality's model makes of its sequence, ready for fusion.
+    /// Output of each modality's model on its sequence, ready for fusion.
     pub(crate) fn fusion_input(&self, scorer: &Scorer, bundle: &Bundle) -> Result<FusionInput> {
         let transform = bundle.manifest().parts.fusion.config.score_transform;
         PerModality::try_from_fn(|modality| {
@@ -128,7 +128,7 @@ impl Outcome {
         })
     }
 
-    /// What a prediction says about the whole video.
+    /// Scores of the whole video in a prediction.
     pub(crate) fn of_row(row: &Scores) -> Result<Self> {
         let named = FusedScores {
             emotions: row.emotions.clone(),

@@ -8,15 +8,15 @@ pub trait Split: Copy + std::fmt::Debug + sealed::Sealed {
     const NAME: &'static str;
 }
 
-/// What weights are fitted to.
+/// Split that weights are fitted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Train;
 
-/// What the best epoch and the learning rate are chosen by.
+/// Split that chooses the best epoch and moves the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dev;
 
-/// What is reported, and decides nothing.
+/// Split that is reported and decides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Test;
 

@@ -25,7 +25,7 @@ pub struct CorpusConfig {
     /// Scale of the emotion labels.
     #[serde(default)]
     pub emotions_as: EmotionsAs,
-    /// What to do about rows without a video.
+    /// Treatment of rows without a video.
     #[serde(default)]
     pub missing_videos: MissingVideos,
     /// Names of the columns.
@@ -50,7 +50,7 @@ pub struct SplitFiles {
     pub test: Option<PathBuf>,
 }
 
-/// What to do about rows without a video.
+/// Treatment of rows without a video.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MissingVideos {
@@ -67,7 +67,7 @@ pub enum MissingVideos {
 pub struct Columns {
     /// Names of the videos: file names without ending.
     pub video_name: String,
-    /// What is said; empty = the tables hold no text.
+    /// Column of the spoken words; empty = the tables hold no text.
     pub text: String,
     /// The emotions, in the order of [`Emotion::ALL`].
     pub emotions: Vec<String>,

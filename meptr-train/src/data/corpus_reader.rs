@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub struct DescribedCorpus {
     /// Its name, and that of its folder in a feature store.
     pub name: String,
-    /// What a user should know, but can live with.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
     /// Scale of the emotion labels in its tables; those of [`Clip`] are shares in any case.
     pub emotions_as: EmotionsAs,
@@ -48,7 +48,7 @@ impl DescribedCorpus {
         Self::check(path, false)
     }
 
-    /// The same, with the videos found; what extraction needs.
+    /// Like [`Self::read`], with the videos found; extraction needs this.
     ///
     /// # Errors
     /// As [`DescribedCorpus::read`]; missing videos are problems unless the corpus skips them.
@@ -122,7 +122,7 @@ impl DescribedCorpus {
     }
 }
 
-/// Where the videos and the sound of a split lie.
+/// Folders of the videos and of the sound of a split.
 struct Folders<'a> {
     base: &'a Path,
     key: &'a str,

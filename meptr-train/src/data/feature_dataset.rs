@@ -21,13 +21,13 @@ pub struct StoredClips {
     /// Rows that are not in the store: their videos are missing or broken.
     left_out: Vec<String>,
     widths: PerModality<Option<usize>>,
-    /// Which sequences each row has.
+    /// Sequences that each row has.
     present: Vec<PerModality<bool>>,
     /// Weights and settings that made the features.
     made_by: (BTreeMap<String, String>, String),
 }
 
-/// What helps with a file that is damaged: `meptr extract` leaves one alone that looks whole.
+/// Remedy for a damaged file: `meptr extract` leaves one alone that looks whole.
 pub(super) const EXTRACT_AGAIN: &str = "delete the file and run `meptr extract` again";
 
 /// The sequence of one modality of one video.

@@ -11,9 +11,9 @@ use meptr_core::kernels::cpu::slices;
 /// Videos in memory, with what stage 3 reads of each; a batch is of the same kind.
 #[derive(Debug, Clone)]
 pub struct FusionRows {
-    /// What the modalities give.
+    /// Inputs of the fusion model, by modality.
     pub input: FusionInput,
-    /// What should come out.
+    /// Target labels.
     pub labels: Labels,
 }
 
@@ -101,7 +101,7 @@ impl FusionRows {
         Ok(Self { input, labels })
     }
 
-    /// The same on a device.
+    /// Copies the rows to a device.
     ///
     /// # Errors
     /// When the device has no memory for them.
@@ -114,7 +114,7 @@ impl FusionRows {
         Ok(Self { input: self.each_input(|tensor| tensor.to_device(device))?, labels })
     }
 
-    /// What `of` makes of every tensor of the input.
+    /// Applies `of` to every tensor of the input.
     fn each_input(&self, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<FusionInput> {
         let of_option = |tensor: &Option<Tensor>| tensor.as_ref().map(&of).transpose();
         PerModality::try_from_fn(|modality| {

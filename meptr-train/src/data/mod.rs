@@ -1,4 +1,4 @@
-//! What training reads: rows with labels, the splits they belong to, and batches of them.
+//! Training data: rows with labels, the splits they belong to, and batches of them.
 //!
 //! [`DescribedCorpus`] reads a corpus as its owner describes it, [`StoredClips`] the features that
 //! were extracted from it. Stages 1 and 2 read [`SequenceRows`] of them, stage 3 [`FusionRows`].

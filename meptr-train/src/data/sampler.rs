@@ -9,7 +9,7 @@ pub enum Sampler {
     Shuffled {
         /// Rows per batch, at least 1; the last batch may have fewer.
         batch_size: usize,
-        /// Where the orders come from.
+        /// Random streams of the orders.
         seeds: SeedStreams,
     },
     /// These batches of rows in every epoch.

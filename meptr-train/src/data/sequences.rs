@@ -28,9 +28,9 @@ pub struct SequenceRows {
 pub struct SequenceBatch {
     /// `(rows, steps, width)`, f32.
     pub features: Tensor,
-    /// How long each is in truth; padding takes part in nothing.
+    /// True length of each sequence; padding takes part in nothing.
     pub lengths: Lengths,
-    /// What should come out.
+    /// Target labels.
     pub labels: Labels,
 }
 
@@ -50,7 +50,7 @@ impl SequenceRows {
         Self { modality, sources: sources.to_vec(), rows }
     }
 
-    /// What the sequences show.
+    /// Modality of the sequences.
     pub fn modality(&self) -> Modality {
         self.modality
     }
@@ -70,7 +70,7 @@ impl SequenceRows {
         self.rows.iter().any(|(source, row)| self.sources[*source].clips()[*row].has_labels(task))
     }
 
-    /// Where the sequences come from.
+    /// Stored clips that the sequences come from.
     pub fn sources(&self) -> &[Arc<StoredClips>] {
         &self.sources
     }

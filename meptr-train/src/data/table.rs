@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub struct Clip {
     /// Name of its file, without ending.
     pub name: String,
-    /// What is said; absent when the table has no text.
+    /// Spoken words; absent when the table has no text.
     pub text: Option<String>,
     /// Share of each emotion, 0 to 1, in the order of [`Emotion::ALL`]; they sum to 1.
     pub emotion: Option<[f32; Emotion::COUNT]>,
@@ -276,7 +276,7 @@ fn scores(
     values.try_into().ok()
 }
 
-/// What is wrong with a table: for each kind of mistake, where it was made.
+/// Mistakes of a table: for each kind, the places.
 struct Told<'a> {
     path: &'a Path,
     notes: BTreeMap<&'static str, Vec<String>>,

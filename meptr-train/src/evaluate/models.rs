@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// Rows that the fusion model reads at once.
 const BATCH: usize = 256;
 
-/// What a model says about one clip.
+/// Prediction of a model for one clip.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClipScores {
     /// Before the softmax.
@@ -53,7 +53,7 @@ impl ModelScores {
     }
 }
 
-/// What one model says about all clips of a split.
+/// Predictions of one model for all clips of a split.
 #[derive(Debug, Clone)]
 pub struct ModelScores {
     /// The stage that trained it; both models of a modality's stage 1 count as one here.
@@ -110,7 +110,7 @@ impl BundleModels {
         Ok(Self { stage1, heads, fusion, disabled, transform, device: device.clone() })
     }
 
-    /// What the models of some stages say; `on_row` hears of every clip that is read.
+    /// Predictions of the models of some stages; `on_row` is called for every clip that is read.
     ///
     /// # Errors
     /// When a stored sequence cannot be read, does not fit a model, or the device fails.

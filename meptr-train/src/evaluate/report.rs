@@ -25,13 +25,13 @@ pub struct EvaluationReport {
     pub schema: &'static str,
     /// Name of the bundle.
     pub weights: String,
-    /// What results made with it are worth.
+    /// Training status of the weights.
     pub standing: TrainingStatus,
     /// Name of the corpus.
     pub corpus: String,
     /// Name of the split.
     pub split: &'static str,
-    /// Where the labels are from, if not from the corpus itself.
+    /// Table of the labels, if not the corpus's own.
     pub truth: Option<String>,
     /// Clips with features.
     pub clips: usize,
@@ -41,9 +41,9 @@ pub struct EvaluationReport {
     pub models: Vec<ModelReport>,
     /// Resamples of the clips behind each interval.
     pub resamples: usize,
-    /// What to know when reading the scores.
+    /// Notes for reading the scores.
     pub notes: &'static [&'static str],
-    /// What the authors report, on other corpora.
+    /// Scores that the authors report, on other corpora.
     pub published: &'static [PublishedScores],
 }
 
@@ -105,7 +105,7 @@ pub struct ScoreIntervals {
 /// Scores that the authors report, in per cent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PublishedScores {
-    /// Which models.
+    /// Models that the scores are of.
     pub models: &'static str,
     /// Balanced accuracy of the emotions (there called mWACC) on CMU-MOSEI's test split.
     pub muar: f64,

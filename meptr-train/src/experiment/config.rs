@@ -31,7 +31,7 @@ pub struct ExperimentConfig {
     /// Run whose models are built upon where this run has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
-    /// What the trained bundle says about itself.
+    /// Description of the trained bundle.
     pub bundle: BundleText,
     /// One modality, one task.
     pub stage1: StageOne,
@@ -41,15 +41,15 @@ pub struct ExperimentConfig {
     pub stage3: StageThree,
 }
 
-/// What a trained bundle says about itself.
+/// Description of a trained bundle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BundleText {
     /// Name.
     pub name: String,
-    /// What there is to say beside corpora, seed and scores, which are said in any case.
+    /// Free text beside corpora, seed and scores, which are written in any case.
     pub about: String,
-    /// What results are worth; none = a demonstration when the base is no more, else trained.
+    /// Training status; none = a demonstration when the base is no more, else trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standing: Option<TrainingStatus>,
     /// Licence of the trained weights.
@@ -67,7 +67,7 @@ impl Default for BundleText {
     }
 }
 
-/// What stands above the files: what a command line says.
+/// Settings of the command line, which count more than those of files.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// See [`ExperimentConfig::store`].
@@ -85,7 +85,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// The same as a table.
+    /// Converts the settings to a table.
     pub fn to_table(&self) -> Table {
         let text = |path: &PathBuf| Value::String(path.display().to_string());
         let mut table = Table::new();

@@ -1,21 +1,21 @@
-//! Where the models of an experiment are trained.
+//! Devices that the models of an experiment are trained on.
 
 use candle::Device;
 use meptr_core::{DeviceChoice, Result};
 
-/// Where the models of each kind are trained.
+/// Devices by kind of model.
 #[derive(Debug, Clone)]
 pub struct Devices {
-    /// Those of stages 1 and 2.
+    /// Device of stages 1 and 2.
     pub heads: Device,
     /// That of stage 3.
     pub fusion: Device,
 }
 
 impl Devices {
-    /// Those of a choice. [`DeviceChoice::Auto`] has stage 3 on the processor even where a GPU is: its
-    /// steps are thousands of operations on small matrices, which a GPU takes longer to start than a
-    /// processor to compute (docs/CUDA.md).
+    /// Opens the devices of a choice. [`DeviceChoice::Auto`] has stage 3 on the processor even
+    /// where a GPU is: its steps are thousands of operations on small matrices, which a GPU takes
+    /// longer to start than a processor to compute (docs/CUDA.md).
     ///
     /// # Errors
     /// As [`DeviceChoice::open`].

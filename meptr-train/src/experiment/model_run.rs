@@ -37,7 +37,7 @@ pub(super) struct ModelRun<'a> {
     pub(super) folder: &'a ModelFolder,
     pub(super) config: &'a TrainingConfig,
     pub(super) seeds: SeedStreams,
-    /// What the model is trained with, for those who go on with it.
+    /// Settings that the model is trained with, kept for a resumed run.
     pub(super) settings: Value,
 }
 

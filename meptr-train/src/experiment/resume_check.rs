@@ -1,4 +1,4 @@
-//! What the models of a run were begun with, and whether its configuration still says so.
+//! Comparison of a run's settings with those its models were begun with.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +40,7 @@ impl Experiment<'_> {
         problems
     }
 
-    /// How the settings of a model differ from those it was begun with.
+    /// Difference between the settings of a model and those it was begun with.
     fn change(&self, folder: &ModelFolder, now: &Value, stage: Stage) -> Result<Option<String>> {
         let Some(was) = folder.settings()? else { return Ok(None) };
         if let Some(problem) = other_labels(&was, &self.labels) {
@@ -80,7 +80,7 @@ impl Experiment<'_> {
         problems
     }
 
-    /// What a model of stage 1 is trained with.
+    /// Settings of a model of stage 1.
     pub(super) fn unimodal_settings(&self, modality: Modality, task: Task) -> Value {
         let stage = &self.config.stage1;
         let UnimodalTraining { loss, course, selection_mean, .. } = stage.training(modality, task);
@@ -96,7 +96,7 @@ impl Experiment<'_> {
         })
     }
 
-    /// What a model of stage 2 is trained with.
+    /// Settings of a model of stage 2.
     pub(super) fn cross_task_settings(&self, modality: Modality) -> Value {
         let stage = &self.config.stage2;
         let CrossTaskTraining { loss, course, selection } = stage.training(modality);
@@ -112,7 +112,7 @@ impl Experiment<'_> {
         })
     }
 
-    /// What the model of stage 3 is trained with.
+    /// Settings of the model of stage 3.
     pub(super) fn fusion_settings(&self) -> Value {
         let stage = &self.config.stage3;
         let FusionTraining { objective, course, selection } = stage.training();

@@ -24,7 +24,7 @@ pub struct Sources {
     pub dev: Vec<(String, Arc<StoredClips>)>,
     /// Names of all corpora.
     pub names: Vec<String>,
-    /// What a user should know, but can live with.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
@@ -173,7 +173,7 @@ impl Sources {
         Modality::ALL.into_iter().flat_map(damaged).collect()
     }
 
-    /// What stage 3 reads, with the traits' scores as the models give them; `on_row` hears of
+    /// Inputs of stage 3, with the traits' scores as the models give them; `on_row` is called for
     /// every video, none when it says to stop.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What came of the trainings of a run.
+//! Summary of the trainings of a run.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,7 +25,7 @@ pub struct ModelSummary {
 pub struct RunSummary {
     /// [`RunSummary::SCHEMA`]; fields are only ever added under one version.
     pub schema: &'static str,
-    /// Those that have begun.
+    /// Models whose training has begun.
     pub models: Vec<ModelSummary>,
 }
 

@@ -48,7 +48,7 @@ pub struct Experiment<'a> {
 pub struct TrainedFile {
     /// The file.
     pub path: PathBuf,
-    /// How it came about.
+    /// Summary of its training.
     pub summary: ModelSummary,
 }
 
@@ -162,8 +162,8 @@ impl<'a> Experiment<'a> {
         Modality::ALL.into_iter().filter(|modality| !disabled.contains(modality)).collect()
     }
 
-    /// Shape of the stage-3 model. A modality that no video has is disabled: nothing would train its
-    /// part.
+    /// Shape of the stage-3 model. A modality that no video has is disabled: nothing would train
+    /// its part.
     pub(super) fn fusion_config(&self) -> FusionConfig {
         let mut config = self.config.stage3.model(&self.heads);
         let disabled = &mut config.ablation.disabled_modalities;
@@ -272,7 +272,7 @@ impl<'a> Experiment<'a> {
         })
     }
 
-    /// What stage 3 is trained on: what the models of stage 2 say, those of disabled modalities too,
+    /// Training data of stage 3: outputs of the models of stage 2, those of disabled modalities too,
     /// where there are such; or those of stage 1, see [`crate::stage::SingleTaskVectors`]. None when
     /// interrupted.
     ///

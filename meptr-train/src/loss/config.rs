@@ -8,7 +8,7 @@ use super::{MultiTaskLoss, PersonalityLoss};
 use crate::data::SequenceRows;
 use crate::{Error, Result};
 
-/// What stages 1 and 2 minimise: [`MultiTaskLoss`] with weights that stay. The defaults are those
+/// Loss of stages 1 and 2: [`MultiTaskLoss`] with weights that stay. The defaults are those
 /// of the published models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

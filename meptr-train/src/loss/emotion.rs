@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::personality::absolute;
 
-/// Which loss compares emotion logits with labels.
+/// Loss between emotion logits and labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EmotionLoss {
     /// [`cross_entropy_soft`] or [`cross_entropy_index`]: one emotion, or shares of several.

@@ -14,9 +14,9 @@ use meptr_core::kernels::cpu::{matmul, parallel, slices};
 /// Gradients of one loss: some as they are, others as sums of products.
 #[derive(Debug, Clone)]
 pub struct FactoredGradients {
-    /// Those that Candle's backward pass gave.
+    /// Gradients of Candle's backward pass.
     plain: Gradients,
-    /// Those that went to the tape.
+    /// Factors of the gradients that went to the tape.
     products: BTreeMap<String, Vec<GradientFactors>>,
 }
 

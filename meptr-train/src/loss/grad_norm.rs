@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Settings of GradNorm for a pair of losses.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GradNormConfig {
-    /// How strongly a loss that has fallen less is preferred; 0 = equal gradients.
+    /// Strength with which a loss that has fallen less is preferred; 0 = equal gradients.
     pub alpha: f32,
     /// Step size on the weights, above 0.
     pub learning_rate: f32,

@@ -204,7 +204,7 @@ mod tests {
         Ok(())
     }
 
-    /// What a GPU computes, computed here.
+    /// Computes on the CPU what a GPU would.
     #[test]
     fn on_a_device_all_is_the_same() -> Result<()> {
         let gradients = |factor: f32, names: &[&str]| -> Result<Gradients> {

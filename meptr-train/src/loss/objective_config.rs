@@ -65,7 +65,7 @@ pub struct PublishedObjective {
     pub min_emotion_probability: f64,
     /// A trait score is a pseudo-label above this or below 1 minus this, 0.5 to 1.
     pub min_trait_confidence: f64,
-    /// How the weights of the two losses on labelled rows and of the two pseudo-label losses move.
+    /// GradNorm settings of the two losses on labelled rows and of the two pseudo-label losses.
     pub grad_norm: GradNormPair,
 }
 

@@ -106,7 +106,7 @@ type Term = fn(&Tensor, &Tensor) -> Result<Tensor>;
 /// Added to the denominator of the correlation inside, as the reference does.
 const CORRELATION_EPS: f64 = 1e-8;
 
-/// Where one side has no spread, the gradient is that without [`CORRELATION_EPS`]; the reference's is
+/// Without spread on one side, the gradient is that without [`CORRELATION_EPS`]; the reference's is
 /// NaN, which would end a training.
 fn ccc(truth: &Tensor, prediction: &Tensor) -> Result<Tensor> {
     let truth = truth.flatten_all()?;

@@ -130,7 +130,7 @@ pub fn personality_intervals(
 
 const STREAM: &str = "bootstrap";
 
-/// What counts of a row.
+/// Values of a row that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct EmotionRow {
     shown: [bool; ASKED],

@@ -7,7 +7,7 @@ use candle::{Result, Tensor, Var};
 
 use super::rules::{ADAM_BETAS, EPSILON, LION_BETAS, OptimiserConfig, RMSPROP_ALPHA};
 
-/// What a rule remembers of one parameter, where the parameter is.
+/// State of an update rule for one parameter, on the parameter's device.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DeviceState {
     pub(super) steps: u32,

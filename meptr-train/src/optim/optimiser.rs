@@ -19,7 +19,7 @@ pub struct Optimiser {
     config: OptimiserConfig,
     parameters: BTreeMap<String, Var>,
     states: BTreeMap<String, ParameterState>,
-    /// The same for parameters on a GPU.
+    /// States of parameters on a GPU.
     device_states: BTreeMap<String, DeviceState>,
     /// Whether parameters move where they are, by operations on tensors.
     on_device: bool,
@@ -260,7 +260,7 @@ mod tests {
         }
     }
 
-    /// What a GPU computes, computed here.
+    /// Computes on the CPU what a GPU would.
     #[test]
     fn rules_on_tensors_equal_those_on_numbers() {
         let values: Vec<f32> = (0..600).map(|i| (i as f32 * 0.7).sin() * 2.0).collect();

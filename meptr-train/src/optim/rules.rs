@@ -1,4 +1,4 @@
-//! How one parameter moves: the update rules, as PyTorch has them.
+//! Update rules of one parameter, as PyTorch has them.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -90,7 +90,7 @@ impl OptimiserConfig {
         problems
     }
 
-    /// Which moments the rule remembers: the first, the second.
+    /// Moments that the rule keeps: the first, the second.
     pub(super) fn moments(&self) -> [bool; 2] {
         match self {
             Self::Adam { .. } | Self::AdamW { .. } => [true, true],
@@ -133,7 +133,7 @@ impl OptimiserConfig {
     }
 }
 
-/// What a rule remembers of one parameter; a moment it does not have stays empty.
+/// State of an update rule for one parameter; a moment it does not have stays empty.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ParameterState {
     /// Steps taken with a gradient.

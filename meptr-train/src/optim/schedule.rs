@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::select::DevScore;
 
-/// How the learning rate moves; `base` is the configured rate.
+/// Learning-rate schedule; `base` is the configured rate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScheduleConfig {
@@ -36,7 +36,7 @@ fn tenth() -> f64 {
     0.1
 }
 
-/// How the learning rate goes on after the warm-up.
+/// Decay of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
@@ -53,7 +53,7 @@ pub enum Decay {
     Polynomial,
 }
 
-/// What the optimiser uses for a step.
+/// Rates that the optimiser uses for a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
     /// Learning rate.

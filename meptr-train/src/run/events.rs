@@ -41,7 +41,7 @@ impl Events {
         self.record(&event.0);
     }
 
-    /// What to write or append.
+    /// Bytes to write or append.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -99,7 +99,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// What TFRecord files store instead of a CRC.
+/// Masked CRC, as TFRecord files store it.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xA282_EAD8)
 }

@@ -18,7 +18,7 @@ use super::{checkpoint, plots};
 use crate::stage::{EpochReport, Progress, TrainingState};
 use crate::{Error, Result};
 
-/// Where a training writes, and what it goes on from.
+/// Folder that a training writes to and resumes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFolder {
     path: PathBuf,
@@ -48,7 +48,7 @@ impl ModelFolder {
         self.path.join(BEST)
     }
 
-    /// Where an earlier run left the training; none when there was none.
+    /// State in which an earlier run left the training; none when there was none.
     ///
     /// # Errors
     /// When the checkpoint is damaged or cannot be read.
@@ -123,7 +123,7 @@ pub struct Journal<'a> {
     left_out: usize,
 }
 
-/// What stands in a checkpoint beside the tensors.
+/// Content of a checkpoint beside the tensors.
 #[derive(Serialize, Deserialize)]
 struct Saved<P> {
     progress: P,

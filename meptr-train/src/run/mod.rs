@@ -1,4 +1,4 @@
-//! What a training leaves on the disk.
+//! Files that a training writes.
 //!
 //! ```text
 //! RUN/config.toml              the configuration in force

@@ -28,11 +28,11 @@ pub struct StageOne {
     pub tasks: Vec<Task>,
     /// Emotions that the means in the dev score are over.
     pub selection_mean: EmotionMean,
-    /// What is minimised.
+    /// Training loss.
     pub loss: FixedLossConfig,
-    /// How long and how fast.
+    /// Settings of the training loop.
     pub course: TrainingConfig,
-    /// What is different for a modality.
+    /// Settings that differ for a modality.
     pub course_of: PerModality<Option<TrainingOverrides>>,
     /// Shapes of the models.
     pub models: ModelsConfig,
@@ -46,17 +46,17 @@ pub struct StageTwo {
     pub seed: u64,
     /// Modalities to train models of.
     pub modalities: Vec<Modality>,
-    /// Which videos the two branches see in a step.
+    /// Videos that the two branches see in a step.
     pub pairing: Pairing,
-    /// What the best epoch is best in.
+    /// Score that chooses the best epoch.
     pub selection: SelectionMetric,
     /// Emotions that the means in the dev score are over.
     pub selection_mean: EmotionMean,
-    /// What is minimised.
+    /// Training loss.
     pub loss: FixedLossConfig,
-    /// How long and how fast.
+    /// Settings of the training loop.
     pub course: TrainingConfig,
-    /// What is different for a modality.
+    /// Settings that differ for a modality.
     pub course_of: PerModality<Option<TrainingOverrides>>,
     /// Shapes of the models; the stage-1 models inside are as stage 1 made them.
     pub models: ModelsConfig,
@@ -70,15 +70,15 @@ pub struct StageThree {
     pub seed: u64,
     /// Train a model of one task instead of both.
     pub single_task: Option<SingleTaskChoice>,
-    /// What the best epoch is best in; with `single_task`, `combined` is the mean of that task's
+    /// Score that chooses the best epoch; with `single_task`, `combined` is the mean of that task's
     /// scores.
     pub selection: SelectionMetric,
     /// Emotions that the means in the dev score are over.
     pub selection_mean: EmotionMean,
-    /// What is minimised.
+    /// Training loss.
     #[serde(deserialize_with = "read_objective")]
     pub objective: ObjectiveConfig,
-    /// How long and how fast.
+    /// Settings of the training loop.
     #[serde(deserialize_with = "changes_of_stage_three")]
     pub course: TrainingConfig,
     /// Shape of the model; its input widths follow from the stage-2 models.
@@ -156,7 +156,7 @@ fn published_changes() -> PerModality<Option<TrainingOverrides>> {
 }
 
 impl StageOne {
-    /// How a model is trained.
+    /// Training settings of a model.
     pub fn training(&self, modality: Modality, task: Task) -> UnimodalTraining {
         let course = changed(&self.course, self.course_of[modality].as_ref());
         let selection_mean = self.selection_mean;
@@ -192,7 +192,7 @@ impl StageOne {
 }
 
 impl StageTwo {
-    /// How a model is trained.
+    /// Training settings of a model.
     pub fn training(&self, modality: Modality) -> CrossTaskTraining {
         let course = changed(&self.course, self.course_of[modality].as_ref());
         let selection = Selection { metric: self.selection, mean: self.selection_mean };
@@ -227,7 +227,7 @@ impl StageTwo {
 }
 
 impl StageThree {
-    /// How the model is trained.
+    /// Training settings of the model.
     pub fn training(&self) -> FusionTraining {
         let metric = match (self.single_task, self.selection) {
             (Some(single), SelectionMetric::Combined) => selection(single.task),

@@ -21,7 +21,7 @@ use crate::loss::{FixedLossConfig, MultiTaskLoss};
 use crate::select::{Evaluation, Selection, SelectionMetric};
 use crate::{Error, Result};
 
-/// Which videos the two branches see in a step.
+/// Videos that the two branches see in a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pairing {
@@ -39,15 +39,15 @@ pub enum Pairing {
 /// Training of a stage-2 model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CrossTaskTraining {
-    /// What is minimised.
+    /// Training loss.
     pub loss: FixedLossConfig,
-    /// How long and how fast.
+    /// Settings of the training loop.
     pub course: TrainingConfig,
-    /// What the best epoch is best in.
+    /// Score that chooses the best epoch.
     pub selection: Selection,
 }
 
-/// What stage 2 is trained on and chosen by; there is no place for a test split.
+/// Train and dev data of stage 2; there is no place for a test split.
 #[derive(Debug, Clone)]
 pub struct CrossTaskData {
     /// All corpora together.
@@ -61,7 +61,7 @@ pub struct CrossTaskData {
 pub struct PairedRows {
     pairing: Pairing,
     emotion: SequenceRows,
-    /// The same rows as `emotion` when both branches see the same video.
+    /// Rows of the trait branch; those of `emotion` when both branches see the same video.
     personality: SequenceRows,
 }
 

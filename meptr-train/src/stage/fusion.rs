@@ -20,11 +20,11 @@ use crate::{Error, Result};
 /// Training of the fusion model; the defaults are those of the published run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FusionTraining {
-    /// What is minimised.
+    /// Training loss.
     pub objective: ObjectiveConfig,
-    /// How long and how fast.
+    /// Settings of the training loop.
     pub course: TrainingConfig,
-    /// What the best epoch is best in.
+    /// Score that chooses the best epoch.
     pub selection: Selection,
 }
 
@@ -49,7 +49,7 @@ impl Default for FusionTraining {
     }
 }
 
-/// What stage 3 is trained on and chosen by; there is no place for a test split.
+/// Train and dev data of stage 3; there is no place for a test split.
 #[derive(Debug, Clone)]
 pub struct FusionData {
     /// The union of the corpora.
@@ -81,7 +81,7 @@ impl FusionData {
 }
 
 impl FusionData {
-    /// The same with what `of` makes of the rows of each corpus.
+    /// Maps the rows of each corpus by `of`.
     ///
     /// # Errors
     /// The first of `of`.

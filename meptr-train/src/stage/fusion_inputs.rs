@@ -40,7 +40,7 @@ impl EncodesModality for CrossTaskModel {
 }
 
 impl StoredClips {
-    /// What stage 3 reads: for each video and modality, the vector and the predictions of the
+    /// Inputs of stage 3: for each video and modality, the vector and the predictions of the
     /// modality's model, bit for bit those of a prediction on the same features. `on_row` hears
     /// of every video that is done; none when it says to stop.
     ///

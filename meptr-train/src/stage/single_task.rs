@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 /// A model of stage 3 that predicts one task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SingleTaskChoice {
-    /// What it predicts.
+    /// Task that it predicts.
     pub task: Task,
-    /// Which part of each modality's vector it reads.
+    /// Part of each modality's vector that it reads.
     pub slice: FeatureSlice,
     /// Models that the vectors are of.
     #[serde(default)]
@@ -27,7 +27,7 @@ pub enum SingleTaskVectors {
     /// task need.
     #[default]
     Stage1,
-    /// What the stage-2 models hand on, as models of both tasks read it, with halves of one width
+    /// Outputs of the stage-2 models, as models of both tasks read them, with halves of one width
     /// (`SingleTaskSlimModel`).
     Stage2,
 }

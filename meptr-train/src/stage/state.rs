@@ -48,7 +48,7 @@ pub struct Progress {
     pub scheduler: Scheduler,
     /// The best epoch, and how long ago it was.
     pub best: BestOnDev,
-    /// Where the next dropout masks come from.
+    /// Random stream of the next dropout masks.
     pub dropout: RandomStream,
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::optim::{OptimiserConfig, ScheduleConfig};
 use crate::settings::{by_name, by_name_if_any};
 
-/// How long and how fast a model trains; the defaults are those of the published stages 1 and 2.
+/// Settings of a training loop; the defaults are those of the published stages 1 and 2.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainingConfig {
@@ -14,7 +14,7 @@ pub struct TrainingConfig {
     pub optimiser: OptimiserConfig,
     /// Learning rate, above 0.
     pub learning_rate: f64,
-    /// How the learning rate moves.
+    /// Learning-rate schedule.
     #[serde(deserialize_with = "by_name")]
     pub schedule: ScheduleConfig,
     /// Longest Euclidean norm of a gradient, above 0; none = as long as it is.

@@ -18,7 +18,7 @@ use crate::optim::{Optimiser, Scheduler, clip_global_norm};
 use crate::select::{BestOnDev, DevScore, Evaluation, Predictions, Selection, Verdict};
 use crate::{Error, Result};
 
-/// Where a training starts.
+/// Start of a training.
 #[derive(Debug)]
 pub enum Start {
     /// At the first epoch, with this stream of dropout masks.
@@ -27,10 +27,10 @@ pub enum Start {
     After(Box<TrainingState>),
 }
 
-/// How a training ended.
+/// End of a training.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Where it stands.
+    /// State at the end.
     pub state: TrainingState,
     /// Has it come to its end, or was it stopped?
     pub is_finished: bool,
@@ -114,7 +114,7 @@ impl<'a> TrainingLoop<'a> {
         })
     }
 
-    /// Where the parameters are.
+    /// Device of the parameters.
     pub(super) fn device(&self) -> Device {
         let first = self.parameters().values().next();
         first.map_or(Device::Cpu, |parameter| parameter.device().clone())
@@ -131,7 +131,7 @@ impl<'a> TrainingLoop<'a> {
         (!is_over).then_some(self.progress.epochs + 1)
     }
 
-    /// Where the weights of the models that it runs leave their gradients.
+    /// Tape on which the models that it runs leave the gradients of their weights.
     pub(super) fn tape(&self) -> &GradientTape {
         &self.tape
     }

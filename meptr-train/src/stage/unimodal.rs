@@ -20,17 +20,17 @@ use crate::{Error, Result};
 /// Training of a stage-1 model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnimodalTraining {
-    /// What the model predicts.
+    /// Task that the model predicts.
     pub task: Task,
-    /// What is minimised; of its two parts, that of the task.
+    /// Training loss; of its two parts, that of the task.
     pub loss: FixedLossConfig,
-    /// How long and how fast.
+    /// Settings of the training loop.
     pub course: TrainingConfig,
     /// Emotions that the means are over which the best epoch is best in.
     pub selection_mean: EmotionMean,
 }
 
-/// What stage 1 is trained on and chosen by; there is no place for a test split.
+/// Train and dev data of stage 1; there is no place for a test split.
 #[derive(Debug, Clone)]
 pub struct UnimodalData {
     /// Videos with labels of the task, of all corpora together.
@@ -52,7 +52,7 @@ impl UnimodalData {
     }
 }
 
-/// What is wrong with a dev split: it needs rows in one of its corpora only.
+/// Problems of a dev split, which needs rows in one of its corpora only.
 pub(super) fn dev_problems(
     corpora: &[Corpus<Dev, SequenceRows>],
     width: usize,
@@ -71,7 +71,7 @@ pub(super) fn dev_problems(
     problems
 }
 
-/// What the best epoch of a stage-1 model is best in.
+/// Score that chooses the best epoch of a stage-1 model.
 pub(super) fn selection(task: Task) -> SelectionMetric {
     match task {
         Task::Emotion => SelectionMetric::MeanEmotion,

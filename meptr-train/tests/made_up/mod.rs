@@ -157,7 +157,7 @@ pub fn ensure_resumes(
     Ok(())
 }
 
-/// The same state by way of a file.
+/// State after a round trip through a file.
 fn saved(state: &TrainingState) -> Result<TrainingState> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("checkpoint.safetensors");

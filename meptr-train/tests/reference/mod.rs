@@ -1,4 +1,4 @@
-//! What the tests on recorded trainings share: reading cases, comparing numbers.
+//! Helpers of the tests on recorded trainings: reading cases, comparing values.
 
 use std::collections::BTreeMap;
 

@@ -31,7 +31,7 @@ pub struct AssembleArgs {
     /// Name of the bundle, shown with every result
     #[arg(long)]
     name: String,
-    /// What the weights are and how they were made
+    /// Description of the weights and of their making
     #[arg(long, value_name = "TEXT", default_value = "")]
     about: String,
     /// Whether the weights were trained, and on what

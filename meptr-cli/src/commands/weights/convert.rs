@@ -34,7 +34,7 @@ pub struct ConvertArgs {
     /// Number format to store; computation is in f32 either way
     #[arg(long, value_enum, default_value_t = StorageArg::F32)]
     storage: StorageArg,
-    /// What the head reads, if its file does not tell
+    /// Modality that the head reads, if its file does not tell
     #[arg(long, value_enum)]
     modality: Option<ModalityArg>,
     /// A value of the configuration, such as fusion.transformer.heads=8; can be repeated

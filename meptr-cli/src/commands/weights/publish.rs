@@ -26,7 +26,7 @@ pub struct PublishArgs {
     /// Name of the repository, for the commands in the card
     #[arg(long, value_name = "OWNER/NAME", value_parser = repository)]
     repository: Option<String>,
-    /// What was measured on which data, and the result; can be repeated
+    /// Score, data and result, such as "mean CCC, test=0.31"; can be repeated
     #[arg(long = "score", value_name = "MEASURED=RESULT", value_parser = score)]
     scores: Vec<(String, String)>,
     #[command(flatten)]
