@@ -231,7 +231,7 @@ fn settings_can_be_changed_by_key_and_stages_built_upon_another_run() -> Result<
     let features = &trained.features;
     let from = trained.run().display().to_string();
     let mut run = meptr(["train", "stage3", "--from", &from, "--out"]);
-    run.0.arg(features.at("other")).args(["--set", "stage3.course.max_epochs=2"]);
+    run.0.arg(features.at("other")).args(["--set", "stage3.training.max_epochs=2"]);
     let objective = "stage3.objective={ kind = \"published\", lambda = 0 }";
     run.0.args(["--set", objective, "--seed", "9"]);
     let done = run.ends_with(0)?;
@@ -258,18 +258,18 @@ fn everything_wrong_is_told_before_any_training() -> Result<()> {
     let text = std::fs::read_to_string(&config)?;
     std::fs::write(&config, text.replace("corpora", "corproa"))?;
     let more = [
-        "--set=stage1.course.learning_rate=-1",
+        "--set=stage1.training.learning_rate=-1",
         "--set=stage2.pairing=none",
-        "--set=stage3.course.batch_size=many",
+        "--set=stage3.training.batch_size=many",
         "--set=stage3.objective.lamdba=0.1",
     ];
     let done = train(&features, "all", "run", &more).ends_with(2)?;
     for part in [
         "`corproa`: there is no such key",
         "`corpora` is missing",
-        "`stage1.course.learning_rate` must be above 0",
+        "`stage1.training.learning_rate` must be above 0",
         "`stage2.pairing`",
-        "`stage3.course.batch_size`",
+        "`stage3.training.batch_size`",
         "`stage3.objective.lamdba`",
     ] {
         assert!(done.err.contains(part), "{part} is not in {}", done.err);
@@ -336,7 +336,7 @@ fn a_search_makes_each_trial_once() -> Result<()> {
     let trained = Trained::shared();
     let grid = trained.features.at("grid.toml");
     let out = trained.features.at("search");
-    std::fs::write(&grid, "stage3.course.learnign_rate = [0.1]\nstage3.seed = [1, 'a']\n")?;
+    std::fs::write(&grid, "stage3.training.learnign_rate = [0.1]\nstage3.seed = [1, 'a']\n")?;
     let done = search(trained, "exhaustive", &[]).ends_with(2)?;
     assert!(
         done.err.contains("learnign_rate") && done.err.contains("`stage3.seed`"),
@@ -346,8 +346,8 @@ fn a_search_makes_each_trial_once() -> Result<()> {
     assert!(!out.exists());
 
     let text =
-        "stage3.course.max_epochs = [1, 2]\n[stage3.course]\nlearning_rate = [0.001, 0.01]\n";
-    std::fs::write(&grid, text.replace("[stage3.course]\nl", "stage3.course.l"))?;
+        "stage3.training.max_epochs = [1, 2]\n[stage3.training]\nlearning_rate = [0.001, 0.01]\n";
+    std::fs::write(&grid, text.replace("[stage3.training]\nl", "stage3.training.l"))?;
     let done = search(trained, "exhaustive", &["--format", "jsonl"]).ends_with(0)?;
     let trials = done.json_lines()?;
     assert_eq!(trials.len(), 4);

@@ -16,7 +16,7 @@ use crate::train::{Trained, evaluate, resume, train};
 fn third(trained: &Trained, out: &str, settings: &[&str]) -> Run {
     let mut run = meptr(["train", "stage3", "--quiet", "--from"]);
     run.0.arg(trained.run()).arg("--out").arg(trained.features.at(out));
-    run.0.args(["--set", "stage3.course.max_epochs=2"]);
+    run.0.args(["--set", "stage3.training.max_epochs=2"]);
     for setting in settings {
         run.0.args(["--set", setting]);
     }
@@ -26,18 +26,18 @@ fn third(trained: &Trained, out: &str, settings: &[&str]) -> Run {
 #[test]
 fn a_model_that_runs_away_is_never_best() -> Result<()> {
     let trained = Trained::shared();
-    let settings = ["stage3.selection=mean_emo", "stage3.course.learning_rate=1e30"];
+    let settings = ["stage3.selection=mean_emo", "stage3.training.learning_rate=1e30"];
     let done = third(trained, "away", &settings).ends_with(2)?;
     assert!(done.err.contains("stage3 fusion"), "{}", done.err);
     assert!(!trained.features.at("away/bundle").exists());
 
     let grid = trained.features.at("away.toml");
-    std::fs::write(&grid, "stage3.course.learning_rate = [1e30, 1e-3]\n")?;
+    std::fs::write(&grid, "stage3.training.learning_rate = [1e30, 1e-3]\n")?;
     let search = |strategy: &str| {
         let mut run = meptr(["search", strategy, "--quiet", "--format", "jsonl", "--from"]);
         run.0.arg(trained.run()).arg("--grid").arg(&grid);
         run.0.arg("--out").arg(trained.features.at("away-search"));
-        run.0.args(["--set", settings[0], "--set", "stage3.course.max_epochs=2"]);
+        run.0.args(["--set", settings[0], "--set", "stage3.training.max_epochs=2"]);
         run
     };
     let trials = search("exhaustive").ends_with(0)?.json_lines()?;
@@ -172,8 +172,11 @@ fn settings_that_would_do_nothing_are_refused() -> Result<()> {
         ("stage3.model.input_dims.body=7", "`stage3.model.input_dims`"),
         ("stage3.model.hidden_dim=100000000", "at most 8192"),
         ("stage3=[]", "it is a table of settings"),
-        ("stage3.course.schedule=cosin", "expected one of `none`, `plateau`, `cosine`"),
-        ("stage1.course_of.text.batch_sise=4", "`stage1.course_of.text.batch_sise`: there is no"),
+        ("stage3.training.schedule=cosin", "expected one of `none`, `plateau`, `cosine`"),
+        (
+            "stage1.training_overrides.text.batch_sise=4",
+            "`stage1.training_overrides.text.batch_sise`: there is no",
+        ),
         ("stage1.loss.personality_weight=0", "models of personality would learn nothing"),
     ] {
         let done = third(trained, "nothing", &[setting]).ends_with(2)?;
@@ -183,7 +186,7 @@ fn settings_that_would_do_nothing_are_refused() -> Result<()> {
     seed.0.args(["--seed", "18446744073709551615"]);
     seed.ends_with(2)?;
     let grid = trained.features.at("other-grid.toml");
-    std::fs::write(&grid, "stage1.course.learning_rate = [1e-3, 1e-2]\n")?;
+    std::fs::write(&grid, "stage1.training.learning_rate = [1e-3, 1e-2]\n")?;
     let mut search = meptr(["search", "greedy", "--from"]);
     search.0.arg(trained.run()).arg("--grid").arg(&grid).arg("--out");
     search.0.arg(trained.features.at("nothing"));
@@ -206,7 +209,7 @@ fn what_is_read_is_not_written_over() -> Result<()> {
     let out = trained.features.at("best-of");
     std::fs::create_dir_all(&out)?;
     std::fs::copy(trained.run().join("config.toml"), out.join("best.toml"))?;
-    std::fs::write(out.join("grid.toml"), "stage3.course.max_epochs = [1]\n")?;
+    std::fs::write(out.join("grid.toml"), "stage3.training.max_epochs = [1]\n")?;
     let mut search = meptr(["search", "greedy", "--config"]);
     search.0.arg(out.join("best.toml")).arg("--grid").arg(out.join("grid.toml"));
     search.0.arg("--out").arg(&out);
@@ -225,7 +228,7 @@ fn a_greedy_search_knows_the_settings_it_starts_from() -> Result<()> {
     let mut search = meptr(["search", "greedy", "--quiet", "--format", "jsonl", "--from"]);
     search.0.arg(trained.run()).arg("--grid").arg(&grid);
     search.0.arg("--out").arg(trained.features.at("small-search"));
-    search.0.args(["--set", "stage3.course.max_epochs=1"]);
+    search.0.args(["--set", "stage3.training.max_epochs=1"]);
     search.0.args(["--set", "stage3.objective.emotion_weight=0.4"]);
     let trials: Vec<Value> = search.ends_with(0)?.json_lines()?;
     assert_eq!(trials.len(), 3, "{trials:?}");

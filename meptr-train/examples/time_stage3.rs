@@ -21,8 +21,10 @@ fn main() -> Result<()> {
     let rows: usize = rows.parse().context("ROWS is a number")?;
     let usual = FusionTraining::default();
     let max_epochs = epochs.parse().context("EPOCHS is a number")?;
-    let config =
-        FusionTraining { course: TrainingConfig { max_epochs, ..usual.course.clone() }, ..usual };
+    let config = FusionTraining {
+        training: TrainingConfig { max_epochs, ..usual.training.clone() },
+        ..usual
+    };
     let seeds = SeedStreams::new(1);
     let model_config = FusionConfig::published();
     let data = FusionData {
@@ -31,7 +33,7 @@ fn main() -> Result<()> {
     };
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&model_config, trainable.builder(&Device::Cpu))?;
-    let order = Sampler::Shuffled { batch_size: config.course.batch_size, seeds };
+    let order = Sampler::Shuffled { batch_size: config.training.batch_size, seeds };
     let start = Start::Fresh(seeds.stream("dropout"));
     let mut seconds = Vec::new();
     let mut keep = |report: &EpochReport, _: &TrainingState| {

@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn five_mistakes_are_five_problems() {
         let text = "seed = 1\nmodalitys = ['face']\ntasks = []\n[loss]\npersonality_weight = -1.0\n\
-                    [course]\nbatch_size = 0\n[course_of.face]\nlearning_rate = 0.0\n";
+                    [training]\nbatch_size = 0\n[training_overrides.face]\nlearning_rate = 0.0\n";
         let (config, mut problems) = understood::<StageOne>(Path::new(""), text).unwrap();
         problems.extend(config.problems());
         assert_eq!(
@@ -167,8 +167,8 @@ mod tests {
                 "unknown key `modalitys`",
                 "`tasks` is empty",
                 "`loss.personality_weight` must be 0 or more",
-                "`course.batch_size` must be at least 1",
-                "`course_of.face.learning_rate` must be above 0",
+                "`training.batch_size` must be at least 1",
+                "`training_overrides.face.learning_rate` must be above 0",
             ]
         );
         let text = "[objective]\nkind = 'published'\nlambda = -0.4\nmin_emotion_probability = 2.0\n\

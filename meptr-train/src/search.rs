@@ -321,7 +321,7 @@ fn combinations(
 mod tests {
     use super::*;
 
-    const GRID: &str = "stage3.width = [8, 16, 32]\n[stage3.course]\nrate = [0.1, 0.2]\n";
+    const GRID: &str = "stage3.width = [8, 16, 32]\n[stage3.training]\nrate = [0.1, 0.2]\n";
 
     fn grid(text: &str) -> Result<Grid> {
         let folder = tempfile::tempdir().unwrap();
@@ -331,7 +331,7 @@ mod tests {
     }
 
     fn base() -> Table {
-        toml::from_str("seed = 1\nstage3.width = 8\nstage3.course.rate = 0.2\n").unwrap()
+        toml::from_str("seed = 1\nstage3.width = 8\nstage3.training.rate = 0.2\n").unwrap()
     }
 
     fn score(config: &Table) -> f64 {
@@ -341,7 +341,7 @@ mod tests {
         };
         // Best at 16 and 0.1, and worthless at 32.
         let width = number("stage3.width");
-        if width > 30.0 { f64::NAN } else { width - 10.0 * number("stage3.course.rate") }
+        if width > 30.0 { f64::NAN } else { width - 10.0 * number("stage3.training.rate") }
     }
 
     fn trained(config: &Table) -> Trained {
@@ -372,7 +372,9 @@ mod tests {
         let (trials, is_whole, _) = run(folder.path(), Strategy::Greedy, usize::MAX);
         let tried: Vec<String> = trials
             .iter()
-            .map(|t| format!("{} {}", t.settings["stage3.width"], t.settings["stage3.course.rate"]))
+            .map(|t| {
+                format!("{} {}", t.settings["stage3.width"], t.settings["stage3.training.rate"])
+            })
             .collect();
         // 16 at 0.2 is known from the first parameter.
         assert_eq!(tried, ["8 0.2", "16 0.2", "32 0.2", "16 0.1"]);

@@ -89,7 +89,7 @@ fn train(seed: u64, config: &FusionTraining, state: Option<TrainingState>) -> Re
     let seeds = SeedStreams::new(seed);
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&model_config, trainable.builder(&Device::Cpu))?;
-    let order = Sampler::Shuffled { batch_size: config.course.batch_size, seeds };
+    let order = Sampler::Shuffled { batch_size: config.training.batch_size, seeds };
     let start = match state {
         None => Start::Fresh(seeds.stream("dropout")),
         Some(state) => Start::After(Box::new(state)),
@@ -107,14 +107,14 @@ fn train(seed: u64, config: &FusionTraining, state: Option<TrainingState>) -> Re
 
 fn quick() -> FusionTraining {
     let usual = FusionTraining::default();
-    let course = TrainingConfig {
+    let training = TrainingConfig {
         learning_rate: 5e-3,
         batch_size: 8,
         max_epochs: 20,
         patience_epochs: 20,
-        ..usual.course
+        ..usual.training
     };
-    FusionTraining { course, ..usual }
+    FusionTraining { training, ..usual }
 }
 
 fn bits(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Vec<u32>>> {
@@ -135,7 +135,7 @@ fn equal_bits(one: &TrainingState, other: &TrainingState) -> Result<bool> {
 #[test]
 fn the_same_seed_gives_the_same_bits_and_another_does_not() -> Result<()> {
     let mut config = quick();
-    config.course.max_epochs = 2;
+    config.training.max_epochs = 2;
     let first = train(1, &config, None)?;
     ensure!(equal_bits(&first.end, &train(1, &config, None)?.end)?);
     ensure!(!equal_bits(&first.end, &train(2, &config, None)?.end)?);
@@ -152,7 +152,7 @@ fn two_and_two_epochs_equal_four_bit_for_bit() -> Result<()> {
         (ScheduleConfig::OneCycle, ObjectiveConfig::default()),
     ] {
         let mut config = FusionTraining { objective, ..quick() };
-        config.course = TrainingConfig { max_epochs: 4, schedule, ..config.course };
+        config.training = TrainingConfig { max_epochs: 4, schedule, ..config.training };
         let whole = train(1, &config, None)?;
         let (_, half) = whole.epochs[1].clone();
         let progress = serde_json::from_str(&serde_json::to_string(&half.progress)?)?;
@@ -196,15 +196,15 @@ fn every_rule_and_loss_keeps_the_weights_finite() -> Result<()> {
             personality_loss: PersonalityLoss::Ccc,
             ..PublishedObjective::default()
         });
-        let course = TrainingConfig {
+        let training = TrainingConfig {
             optimiser,
             learning_rate: 1e-3,
             max_gradient_norm: Some(1.0),
             batch_size: 2,
             max_epochs: 2,
-            ..quick().course
+            ..quick().training
         };
-        let config = FusionTraining { objective, course, ..quick() };
+        let config = FusionTraining { objective, training, ..quick() };
         for (name, tensor) in train(1, &config, None)?.end.parameters {
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
             ensure!(values.iter().all(|value| value.is_finite()), "{name} under {optimiser:?}");

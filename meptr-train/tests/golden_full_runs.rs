@@ -54,7 +54,7 @@ fn repeat(case: &Case) -> Result<()> {
     let test: Vec<Corpus<Test, FusionRows>> = corpora(case)?;
     let expected = case.json["epochs"].as_array().context("epochs")?;
 
-    let training = training(settings)?;
+    let config = training(settings)?;
     let dropout = SeedStreams::new(0).stream("dropout"); // the recorded runs have none
     let start = Start::Fresh(dropout);
     let (mut reports, mut tests) = (Vec::new(), Vec::new());
@@ -65,7 +65,7 @@ fn repeat(case: &Case) -> Result<()> {
     };
     let parts = (&model, trainable.by_name());
     let order = Sampler::Fixed(order);
-    let end = train_fusion(&training, parts, &data, (&order, start), &mut keep)?;
+    let end = train_fusion(&config, parts, &data, (&order, start), &mut keep)?;
     ensure!(end.is_finished, "it did not finish");
     ensure!(reports.len() == expected.len(), "{} epochs", reports.len());
     let mut scores = 0.0f64;
@@ -73,7 +73,7 @@ fn repeat(case: &Case) -> Result<()> {
         let what = format!("epoch {}", report.epoch);
         ensure_epoch(&what, report, expected)?;
         let rate = number(expected, "lr_when_dev_was_evaluated")?;
-        let difference = (report.learning_rate - rate).abs() / training.course.learning_rate;
+        let difference = (report.learning_rate - rate).abs() / config.training.learning_rate;
         ensure!(difference <= 1e-9, "{what}: learning rate off by {difference} of the base");
         scores = scores.max(score_difference(&report.dev, &expected["Dev"])?);
         scores = scores.max(score_difference(test, &expected["Test"])?);
@@ -83,7 +83,7 @@ fn repeat(case: &Case) -> Result<()> {
     let best = &expected[best_epoch - 1]["Dev"];
     ensure!(*best == case.json["best_dev"], "epoch {best_epoch} is not the reference's best");
 
-    let noise = 2.0 * (reports.len() * steps) as f32 * training.course.learning_rate as f32;
+    let noise = 2.0 * (reports.len() * steps) as f32 * config.training.learning_rate as f32;
     let weights = weight_difference(case, &trained(&trainable), noise)?;
     eprintln!("{}: scores within {scores:e}, final weights within {weights:e}", case.name);
     ensure!(weights <= WEIGHT_TOLERANCE, "final weights off by {weights}");
@@ -111,7 +111,7 @@ fn training(settings: &Value) -> Result<FusionTraining> {
     let schedule = settings["scheduler_type"].as_str().context("a schedule")?;
     Ok(FusionTraining {
         objective: objective_config(settings, "pers_loss_type", "weight_emotion")?,
-        course: TrainingConfig {
+        training: TrainingConfig {
             optimiser: optimiser(kind, weight_decay, number(settings, "momentum")?)?,
             learning_rate: number(settings, "lr")?,
             schedule: match schedule.strip_prefix("huggingface_") {

@@ -49,8 +49,8 @@ impl World {
     fn encoders(&self) -> Result<PerModality<Option<StageOneEncoders>>> {
         let stage = StageOne {
             models: models(),
-            course: course(6),
-            course_of: PerModality::default(),
+            training: training(6),
+            training_overrides: PerModality::default(),
             ..StageOne::default()
         };
         PerModality::try_from_fn(|modality| {
@@ -94,7 +94,7 @@ fn models() -> ModelsConfig {
     ModelsConfig { width_divisor: 16, ..ModelsConfig::default() }
 }
 
-fn course(max_epochs: usize) -> TrainingConfig {
+fn training(max_epochs: usize) -> TrainingConfig {
     TrainingConfig {
         learning_rate: 5e-3,
         batch_size: 8,
@@ -115,7 +115,7 @@ fn fresh() -> Start {
 fn third_stage(choice: SingleTaskChoice, max_epochs: usize) -> StageThree {
     let mut stage = StageThree { single_task: Some(choice), ..StageThree::default() };
     (stage.model.hidden_dim, stage.model.num_heads) = (16, 4);
-    stage.course = TrainingConfig { max_epochs, ..course(max_epochs) };
+    stage.training = TrainingConfig { max_epochs, ..training(max_epochs) };
     stage
 }
 

@@ -96,7 +96,7 @@ fn models() -> ModelsConfig {
     ModelsConfig { width_divisor: 16, ..ModelsConfig::default() }
 }
 
-fn course(max_epochs: usize) -> TrainingConfig {
+fn training(max_epochs: usize) -> TrainingConfig {
     let (batch_size, patience_epochs) = (8, max_epochs);
     TrainingConfig {
         learning_rate: 5e-3,
@@ -138,8 +138,8 @@ fn stage_1_learns_and_every_parameter_takes_part() -> Result<()> {
     for modality in Modality::ALL {
         for task in Task::ALL {
             let stage = StageOne {
-                course: course(25),
-                course_of: PerModality::default(),
+                training: training(25),
+                training_overrides: PerModality::default(),
                 ..StageOne::default()
             };
             let mut watcher = Watcher::default();
@@ -163,8 +163,10 @@ fn stage_1_goes_on_after_any_step() -> Result<()> {
     let world = world()?;
     let chosen = [(Modality::Scene, Task::Emotion), (Modality::Audio, Task::Personality)];
     for (modality, task) in chosen {
-        let training =
-            UnimodalTraining { course: course(2), ..StageOne::default().training(modality, task) };
+        let training = UnimodalTraining {
+            training: training(2),
+            ..StageOne::default().training(modality, task)
+        };
         ensure_resumes(&[1, 2, 3], |start, watcher| {
             stage_one(&world, (modality, task), &training, start, watcher)
         })?;
@@ -204,8 +206,8 @@ fn stage_two(
 }
 
 fn second_stage(pairing: Pairing, max_epochs: usize) -> StageTwo {
-    let (course, course_of) = (course(max_epochs), PerModality::default());
-    StageTwo { pairing, course, course_of, models: models(), ..StageTwo::default() }
+    let (training, training_overrides) = (training(max_epochs), PerModality::default());
+    StageTwo { pairing, training, training_overrides, models: models(), ..StageTwo::default() }
 }
 
 #[test]
@@ -294,7 +296,7 @@ fn heads() -> Result<(PerModality<HeadConfig>, Heads)> {
 }
 
 fn third_stage(max_epochs: usize) -> StageThree {
-    let mut stage = StageThree { course: course(max_epochs), ..StageThree::default() };
+    let mut stage = StageThree { training: training(max_epochs), ..StageThree::default() };
     (stage.model.hidden_dim, stage.model.num_heads) = (16, 4);
     stage.objective = ObjectiveConfig::Published(PublishedObjective {
         lambda: 0.2,

@@ -191,11 +191,11 @@ store = \"store\"
 corpora = [\"moods.toml\", \"traits.toml\"]
 [stage1]
 models.width_divisor = 32
-course = { max_epochs = 3, batch_size = 8, learning_rate = 0.01 }
+training = { max_epochs = 3, batch_size = 8, learning_rate = 0.01 }
 [stage2]
 models.width_divisor = 32
-course = { max_epochs = 3, batch_size = 8, learning_rate = 0.01 }
+training = { max_epochs = 3, batch_size = 8, learning_rate = 0.01 }
 [stage3]
 model = { hidden_dim = 16, num_heads = 2, dropout = 0.1 }
-course = { max_epochs = 12, batch_size = 16, learning_rate = 0.01 }
+training = { max_epochs = 12, batch_size = 16, learning_rate = 0.01 }
 ";

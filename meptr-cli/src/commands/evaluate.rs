@@ -97,7 +97,7 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
     let report = EvaluationReport {
         schema: EvaluationReport::SCHEMA,
         weights: bundle.manifest().name.clone(),
-        standing: bundle.manifest().status,
+        status: bundle.manifest().status,
         corpus: corpus.name.clone(),
         split,
         truth: args.truth.as_ref().map(|path| path.display().to_string()),

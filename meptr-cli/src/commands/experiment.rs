@@ -18,7 +18,7 @@ pub struct ExperimentArgs {
     /// Settings; configs/train.toml explains every key. Of several files, the later ones count
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
-    /// A setting by its dotted key, for example stage3.course.max_epochs=20
+    /// A setting by its dotted key, for example stage3.training.max_epochs=20
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_assignment)]
     set: Vec<(String, Value)>,
     /// Folder of the feature store

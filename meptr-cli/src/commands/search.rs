@@ -38,7 +38,7 @@ pub struct SearchArgs {
     /// Task of the model to train, for stage 1
     #[arg(long, value_parser = task)]
     task: Option<Task>,
-    /// Keys with lists of values to try, for example stage3.course.learning_rate = [1e-4, 1e-3]
+    /// Keys with lists of values to try, for example stage3.training.learning_rate = [1e-4, 1e-3]
     #[arg(long, value_name = "FILE.toml")]
     grid: PathBuf,
     /// Folder of the search

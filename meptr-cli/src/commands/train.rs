@@ -181,7 +181,7 @@ fn bundle(
     Sources {
         name: name.clone(),
         about: about(config, corpora, &base, (heads, fusion)),
-        status: standing(config, &base),
+        status: training_status(config, &base),
         base: Some(base),
         clip: None,
         wav2vec2: None,
@@ -274,8 +274,8 @@ fn about(
 }
 
 /// The configured status, else that of the base bundle.
-fn standing(config: &ExperimentConfig, base: &Bundle) -> TrainingStatus {
-    config.bundle.standing.unwrap_or(match base.manifest().status {
+fn training_status(config: &ExperimentConfig, base: &Bundle) -> TrainingStatus {
+    config.bundle.status.unwrap_or(match base.manifest().status {
         TrainingStatus::Untrained | TrainingStatus::Demonstration => TrainingStatus::Demonstration,
         TrainingStatus::Trained => TrainingStatus::Trained,
     })

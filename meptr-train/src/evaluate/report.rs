@@ -26,7 +26,7 @@ pub struct EvaluationReport {
     /// Name of the bundle.
     pub weights: String,
     /// Training status of the weights.
-    pub standing: TrainingStatus,
+    pub status: TrainingStatus,
     /// Name of the corpus.
     pub corpus: String,
     /// Name of the split.
@@ -185,19 +185,19 @@ pub fn write_csv(path: &Path, models: &[ModelScores], clips: &[Clip]) -> Result<
     let write = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
         let mut header = vec!["stage", "model", "video_name"];
         header.extend(Emotion::ALL.map(Emotion::name));
-        header.push("decided");
+        header.push("shown");
         header.extend(PersonalityTrait::ALL.map(PersonalityTrait::name));
         writer.write_record(header)?;
         for model in models {
             for (clip, said) in clips.iter().zip(&model.clips) {
                 let Some(said) = said else { continue };
                 let probabilities = said.probabilities()?;
-                let decided = Emotion::decided(&probabilities).into_iter();
-                let decided: Vec<&str> = decided.map(Emotion::name).collect();
+                let shown = Emotion::decided(&probabilities).into_iter();
+                let shown: Vec<&str> = shown.map(Emotion::name).collect();
                 let mut row =
                     vec![model.stage.name().into(), model.model.into(), clip.name.clone()];
                 row.extend(probabilities.map(|one| one.to_string()));
-                row.push(decided.join(" "));
+                row.push(shown.join(" "));
                 row.extend(said.traits.map(|one| one.to_string()));
                 writer.write_record(row)?;
             }
@@ -288,7 +288,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("stage,model,video_name,Neutral,Anger"), "{text}");
         assert!(lines[0].ends_with(
-            "Surprise,decided,Openness,Conscientiousness,Extraversion,Agreeableness,Non-Neuroticism"
+            "Surprise,shown,Openness,Conscientiousness,Extraversion,Agreeableness,Non-Neuroticism"
         ));
         assert!(lines[1].starts_with("stage2,face,a,0.000123"), "{text}");
         assert!(lines[1].contains(",Happiness,0.5,") && lines[2].contains("\"c,d\""), "{text}");

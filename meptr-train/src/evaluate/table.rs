@@ -27,7 +27,7 @@ impl fmt::Display for EvaluationReport {
         writeln!(f)?;
         self.notes.iter().try_for_each(|note| writeln!(f, "- {note}"))?;
         published(f, self)?;
-        match self.standing {
+        match self.status {
             TrainingStatus::Untrained => {
                 writeln!(f, "The weights are UNTRAINED: scores mean nothing.")
             }

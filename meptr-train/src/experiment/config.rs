@@ -51,7 +51,7 @@ pub struct BundleText {
     pub about: String,
     /// Training status; none = a demonstration when the base is no more, else trained.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub standing: Option<TrainingStatus>,
+    pub status: Option<TrainingStatus>,
     /// Licence of the trained weights.
     pub licence: String,
 }
@@ -61,7 +61,7 @@ impl Default for BundleText {
         Self {
             name: "trained".to_owned(),
             about: String::new(),
-            standing: None,
+            status: None,
             licence: "not stated".to_owned(),
         }
     }
@@ -114,6 +114,29 @@ const PATHS: [&str; 4] = ["store", "corpora", "base", "from"];
 
 const STAGES: [&str; 3] = ["stage1", "stage2", "stage3"];
 
+/// Keys of earlier versions: their table, their name then and their name now.
+const FORMER_KEYS: [(&str, &str, &str); 6] = [
+    ("stage1", "course", "training"),
+    ("stage2", "course", "training"),
+    ("stage3", "course", "training"),
+    ("stage1", "course_of", "training_overrides"),
+    ("stage2", "course_of", "training_overrides"),
+    ("bundle", "standing", "status"),
+];
+
+/// Takes keys of earlier versions out of a table; returns a problem for each.
+fn take_former_keys(table: &mut Table) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (section, former, now) in FORMER_KEYS {
+        if let Some(Value::Table(settings)) = table.get_mut(section)
+            && settings.remove(former).is_some()
+        {
+            problems.push(format!("`{section}.{former}` is called `{section}.{now}` now"));
+        }
+    }
+    problems
+}
+
 impl ExperimentConfig {
     /// Reads a file. The settings of a stage may be a table in it, or the name of a file of theirs.
     ///
@@ -153,7 +176,9 @@ impl ExperimentConfig {
     pub fn of(tables: &[Table]) -> (Self, Vec<String>) {
         let mut table = Table::new();
         tables.iter().for_each(|over| overlay(&mut table, over));
-        let (config, mut problems) = understand::<Self>(&table);
+        let mut problems = take_former_keys(&mut table);
+        let (config, not_understood) = understand::<Self>(&table);
+        problems.extend(not_understood);
         problems.extend(config.problems());
         (config, problems)
     }
@@ -228,20 +253,21 @@ mod tests {
     fn stages_stand_in_the_file_or_in_files_of_their_own() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        std::fs::write(at("s2.toml"), "seed = 7\n[course]\nmax_epochs = 3\n").unwrap();
+        std::fs::write(at("s2.toml"), "seed = 7\n[training]\nmax_epochs = 3\n").unwrap();
         let text = "store = 'features'\ncorpora = ['a/corpus.toml', '/b.toml']\n\
-                    stage2 = 's2.toml'\n[stage3.course]\nmax_epochs = 4\n";
+                    stage2 = 's2.toml'\n[stage3.training]\nmax_epochs = 4\n";
         std::fs::write(at("train.toml"), text).unwrap();
         let table = ExperimentConfig::table(&at("train.toml")).unwrap();
-        let (config, problems) = ExperimentConfig::of(&[table, set("stage2.course.max_epochs=5")]);
+        let (config, problems) =
+            ExperimentConfig::of(&[table, set("stage2.training.max_epochs=5")]);
         assert!(problems.is_empty(), "{problems:?}");
         assert_eq!(config.store, at("features"));
         assert_eq!(config.corpora, [at("a/corpus.toml"), PathBuf::from("/b.toml")]);
-        assert_eq!((config.stage2.seed, config.stage2.course.max_epochs), (7, 5));
+        assert_eq!((config.stage2.seed, config.stage2.training.max_epochs), (7, 5));
         // What is not said stays as published for that stage, not for the others.
-        let published = StageThree::default().course;
-        assert_eq!(config.stage3.course.batch_size, published.batch_size);
-        assert_eq!(config.stage3.course.max_epochs, 4);
+        let published = StageThree::default().training;
+        assert_eq!(config.stage3.training.batch_size, published.batch_size);
+        assert_eq!(config.stage3.training.max_epochs, 4);
         let (again, problems) = ExperimentConfig::of(&[config.to_table()]);
         assert!(problems.is_empty(), "{problems:?}");
         assert_eq!(again, config);
@@ -252,43 +278,61 @@ mod tests {
     #[test]
     fn rules_and_schedules_go_by_their_names_with_the_decay_of_their_stage() {
         let tables = [
-            set("stage1.course.optimiser=lion"),
-            set("stage1.course.schedule=warm_up"),
-            set("stage2.course_of.text.schedule=cosine"),
-            set("stage3.course.optimiser={ kind = 'sgd' }"),
+            set("stage1.training.optimiser=lion"),
+            set("stage1.training.schedule=warm_up"),
+            set("stage2.training_overrides.text.schedule=cosine"),
+            set("stage3.training.optimiser={ kind = 'sgd' }"),
         ];
         let (config, problems) = ExperimentConfig::of(&tables);
         assert_eq!(problems.len(), 2, "{problems:?}"); // no store, no corpora
         let ExperimentConfig { stage1, stage2, stage3, .. } = config;
         let lion = OptimiserConfig::Lion { weight_decay: 0.0 };
         let warm_up = ScheduleConfig::WarmUp { ratio: 0.1, decay: Decay::Linear };
-        assert_eq!((stage1.course.optimiser, stage1.course.schedule), (lion, warm_up));
-        let text = stage2.training(Modality::Text).course;
+        assert_eq!((stage1.training.optimiser, stage1.training.schedule), (lion, warm_up));
+        let text = stage2.training(Modality::Text).training;
         assert_eq!(text.schedule, ScheduleConfig::Cosine);
         let sgd = OptimiserConfig::Sgd { weight_decay: 1e-5, momentum: 0.9 };
-        assert_eq!(stage3.course.optimiser, sgd);
+        assert_eq!(stage3.training.optimiser, sgd);
     }
 
     #[test]
     fn five_mistakes_are_told_at_once() {
         let tables = [
             set("store=features"),
-            set("stage1.course.learning_rate=-1"),
-            set("stage1.course.batch_sise=4"),
+            set("stage1.training.learning_rate=-1"),
+            set("stage1.training.batch_sise=4"),
             set("stage2.pairing=none"),
-            set("stage3.course.max_epochs=many"),
+            set("stage3.training.max_epochs=many"),
         ];
         let (_, problems) = ExperimentConfig::of(&tables);
         let expected = [
             "`corpora` is missing",
-            "`stage1.course.learning_rate` must be above 0",
-            "`stage1.course.batch_sise`: there is no such key",
+            "`stage1.training.learning_rate` must be above 0",
+            "`stage1.training.batch_sise`: there is no such key",
             "`stage2.pairing`",
-            "`stage3.course.max_epochs`",
+            "`stage3.training.max_epochs`",
         ];
         assert_eq!(problems.len(), expected.len(), "{problems:#?}");
         for part in expected {
             assert!(problems.iter().any(|one| one.contains(part)), "{part}: {problems:#?}");
         }
+    }
+
+    #[test]
+    fn keys_of_earlier_versions_are_refused_with_their_names_now() {
+        let tables = [
+            set("store=s"),
+            set("corpora=['c']"),
+            set("stage1.course.max_epochs=4"),
+            set("stage2.course_of.text.batch_size=4"),
+            set("bundle.standing=trained"),
+        ];
+        let (_, problems) = ExperimentConfig::of(&tables);
+        let expected = [
+            "`stage1.course` is called `stage1.training` now",
+            "`stage2.course_of` is called `stage2.training_overrides` now",
+            "`bundle.standing` is called `bundle.status` now",
+        ];
+        assert_eq!(problems, expected);
     }
 }

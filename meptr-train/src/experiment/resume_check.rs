@@ -46,6 +46,7 @@ impl Experiment<'_> {
         if let Some(problem) = other_labels(&was, &self.labels) {
             return Ok(Some(problem));
         }
+        let was = with_present_names(was);
         let difference = first_difference(&was, now, stage.name());
         Ok(difference.map(|(key, was, is)| {
             format!(
@@ -83,15 +84,16 @@ impl Experiment<'_> {
     /// Settings of a model of stage 1.
     pub(super) fn unimodal_settings(&self, modality: Modality, task: Task) -> Value {
         let stage = &self.config.stage1;
-        let UnimodalTraining { loss, course, selection_mean, .. } = stage.training(modality, task);
-        let (loss, course) = (to_json(&loss), to_json(&course));
+        let UnimodalTraining { loss, training, selection_mean, .. } =
+            stage.training(modality, task);
+        let (loss, training) = (to_json(&loss), to_json(&training));
         let model = to_json(self.unimodal_config(modality, task));
         json!({
             "labels": self.labels,
             "seed": stage.seed,
             "selection_mean": selection_mean,
             "loss": loss,
-            "course": course,
+            "training": training,
             "model": model,
         })
     }
@@ -99,7 +101,7 @@ impl Experiment<'_> {
     /// Settings of a model of stage 2.
     pub(super) fn cross_task_settings(&self, modality: Modality) -> Value {
         let stage = &self.config.stage2;
-        let CrossTaskTraining { loss, course, selection } = stage.training(modality);
+        let CrossTaskTraining { loss, training, selection } = stage.training(modality);
         json!({
             "labels": self.labels,
             "seed": stage.seed,
@@ -107,7 +109,7 @@ impl Experiment<'_> {
             "selection": selection.metric,
             "selection_mean": selection.mean,
             "loss": to_json(&loss),
-            "course": to_json(&course),
+            "training": to_json(&training),
             "model": to_json(&self.heads[modality]),
         })
     }
@@ -115,7 +117,7 @@ impl Experiment<'_> {
     /// Settings of the model of stage 3.
     pub(super) fn fusion_settings(&self) -> Value {
         let stage = &self.config.stage3;
-        let FusionTraining { objective, course, selection } = stage.training();
+        let FusionTraining { objective, training, selection } = stage.training();
         json!({
             "labels": self.labels,
             "seed": stage.seed,
@@ -123,7 +125,7 @@ impl Experiment<'_> {
             "selection": selection.metric,
             "selection_mean": selection.mean,
             "objective": to_json(&objective),
-            "course": to_json(&course),
+            "training": to_json(&training),
             "model": to_json(&self.fusion_config()),
         })
     }
@@ -147,6 +149,16 @@ fn other_labels(was: &Value, now: &str) -> Option<String> {
                 .to_owned(),
         ),
     }
+}
+
+/// Renames the settings that earlier versions stored under another key.
+fn with_present_names(mut settings: Value) -> Value {
+    if let Some(fields) = settings.as_object_mut()
+        && let Some(training) = fields.remove("course")
+    {
+        fields.insert("training".to_owned(), training);
+    }
+    settings
 }
 
 /// The first key whose values differ, with both of them.
@@ -176,10 +188,18 @@ mod tests {
 
     #[test]
     fn the_differing_key_is_named() {
-        let was = json!({ "course": { "rate": 0.1, "steps": 4 }, "seed": 1 });
-        let is = json!({ "course": { "rate": 0.1, "steps": 5, "most": 2 }, "seed": 1 });
+        let was = json!({ "training": { "rate": 0.1, "steps": 4 }, "seed": 1 });
+        let is = json!({ "training": { "rate": 0.1, "steps": 5, "most": 2 }, "seed": 1 });
         assert_eq!(first_difference(&was, &was, "stage1"), None);
-        let expected = ("stage1.course.most".to_owned(), Value::Null, json!(2));
+        let expected = ("stage1.training.most".to_owned(), Value::Null, json!(2));
         assert_eq!(first_difference(&was, &is, "stage1"), Some(expected));
+    }
+
+    #[test]
+    fn settings_of_earlier_versions_are_compared_by_their_present_names() {
+        let now = json!({ "training": { "rate": 0.1 }, "seed": 1 });
+        let former = json!({ "course": { "rate": 0.1 }, "seed": 1 });
+        assert_eq!(with_present_names(former), now);
+        assert_eq!(with_present_names(now.clone()), now);
     }
 }

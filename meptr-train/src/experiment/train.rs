@@ -200,7 +200,7 @@ impl<'a> Experiment<'a> {
                 let folder = self.folder(Stage::Stage3, FUSION);
                 if PartMetadata::path(&folder.best()).exists()
                     && let Some(state) = folder.state()?
-                    && is_finished(Some(&state), &self.config.stage3.course)
+                    && is_finished(Some(&state), &self.config.stage3.training)
                 {
                     folder.ensure_logged(state.progress.epochs)?;
                     return Ok(true);
@@ -228,8 +228,8 @@ impl<'a> Experiment<'a> {
         let part = (PartKind::Unimodal, Some(modality));
         let seeds = self.seeds(Stage::Stage1, &folder);
         let settings = self.unimodal_settings(modality, task);
-        let course = ModelRun { folder: &folder, config: &training.course, seeds, settings };
-        course.run(BTreeMap::new(), (part, config), watch, |start, order, observer| {
+        let model_run = ModelRun { folder: &folder, config: &training.training, seeds, settings };
+        model_run.run(BTreeMap::new(), (part, config), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
             let model = UnimodalModel::load(config, task, trainable.builder(&self.devices.heads))
                 .map_err(Error::doing(format!("making the {} model", folder.title())))?;
@@ -261,8 +261,8 @@ impl<'a> Experiment<'a> {
         let part = (PartKind::Head, Some(modality));
         let seeds = self.seeds(Stage::Stage2, &folder);
         let settings = self.cross_task_settings(modality);
-        let course = ModelRun { folder: &folder, config: &training.course, seeds, settings };
-        course.run(frozen, (part, config), watch, |start, order, observer| {
+        let model_run = ModelRun { folder: &folder, config: &training.training, seeds, settings };
+        model_run.run(frozen, (part, config), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
             let model = load_around(config, stage_one, &trainable, &self.devices.heads)
                 .map_err(Error::doing(format!("making the {} model", folder.title())))?;
@@ -374,14 +374,14 @@ impl<'a> Experiment<'a> {
         }
         let seeds = self.seeds(Stage::Stage3, &folder);
         let settings = self.fusion_settings();
-        let course = ModelRun { folder: &folder, config: &training.course, seeds, settings };
+        let model_run = ModelRun { folder: &folder, config: &training.training, seeds, settings };
         // What a model of one task is stands in its note; no bundle has a place for it.
         let (kind, shape) = match &single {
             None => (PartKind::Fusion, to_json(&config)),
             Some(single) => (PartKind::SingleTask, to_json(single)),
         };
         let doing = || Error::doing("making the fusion model");
-        course.run(BTreeMap::new(), ((kind, None), &shape), watch, |start, order, observer| {
+        model_run.run(BTreeMap::new(), ((kind, None), &shape), watch, |start, order, observer| {
             let trainable = Trainable::new(seeds);
             let vb = trainable.builder(&self.devices.fusion);
             match &single {

@@ -31,9 +31,9 @@ pub struct StageOne {
     /// Training loss.
     pub loss: FixedLossConfig,
     /// Settings of the training loop.
-    pub course: TrainingConfig,
+    pub training: TrainingConfig,
     /// Settings that differ for a modality.
-    pub course_of: PerModality<Option<TrainingOverrides>>,
+    pub training_overrides: PerModality<Option<TrainingOverrides>>,
     /// Shapes of the models.
     pub models: ModelsConfig,
 }
@@ -55,9 +55,9 @@ pub struct StageTwo {
     /// Training loss.
     pub loss: FixedLossConfig,
     /// Settings of the training loop.
-    pub course: TrainingConfig,
+    pub training: TrainingConfig,
     /// Settings that differ for a modality.
-    pub course_of: PerModality<Option<TrainingOverrides>>,
+    pub training_overrides: PerModality<Option<TrainingOverrides>>,
     /// Shapes of the models; the stage-1 models inside are as stage 1 made them.
     pub models: ModelsConfig,
 }
@@ -80,7 +80,7 @@ pub struct StageThree {
     pub objective: ObjectiveConfig,
     /// Settings of the training loop.
     #[serde(deserialize_with = "changes_of_stage_three")]
-    pub course: TrainingConfig,
+    pub training: TrainingConfig,
     /// Shape of the model; its input widths follow from the stage-2 models.
     pub model: FusionConfig,
 }
@@ -103,8 +103,8 @@ impl Default for StageOne {
             tasks: Task::ALL.to_vec(),
             selection_mean: EmotionMean::default(),
             loss: FixedLossConfig::default(),
-            course: TrainingConfig::default(),
-            course_of: published_changes(),
+            training: TrainingConfig::default(),
+            training_overrides: published_changes(),
             models: ModelsConfig::default(),
         }
     }
@@ -119,8 +119,8 @@ impl Default for StageTwo {
             selection: SelectionMetric::Combined,
             selection_mean: EmotionMean::default(),
             loss: FixedLossConfig::default(),
-            course: TrainingConfig::default(),
-            course_of: published_changes(),
+            training: TrainingConfig::default(),
+            training_overrides: published_changes(),
             models: ModelsConfig::default(),
         }
     }
@@ -128,10 +128,10 @@ impl Default for StageTwo {
 
 impl Default for StageThree {
     fn default() -> Self {
-        let FusionTraining { objective, course, selection } = FusionTraining::default();
+        let FusionTraining { objective, training, selection } = FusionTraining::default();
         let Selection { metric: selection, mean: selection_mean } = selection;
         let (seed, model) = (DEFAULT_SEED, FusionConfig::published());
-        Self { seed, single_task: None, selection, selection_mean, objective, course, model }
+        Self { seed, single_task: None, selection, selection_mean, objective, training, model }
     }
 }
 
@@ -158,9 +158,9 @@ fn published_changes() -> PerModality<Option<TrainingOverrides>> {
 impl StageOne {
     /// Training settings of a model.
     pub fn training(&self, modality: Modality, task: Task) -> UnimodalTraining {
-        let course = changed(&self.course, self.course_of[modality].as_ref());
+        let training = changed(&self.training, self.training_overrides[modality].as_ref());
         let selection_mean = self.selection_mean;
-        UnimodalTraining { task, loss: self.loss.clone(), course, selection_mean }
+        UnimodalTraining { task, loss: self.loss.clone(), training, selection_mean }
     }
 
     /// Shape of a model that reads features of this width.
@@ -182,9 +182,9 @@ impl StageOne {
             problems
                 .push(format!("`loss.{name}_weight` is 0: models of {name} would learn nothing"));
         }
-        problems.extend(courses(&self.course, &self.course_of));
+        problems.extend(training_problems(&self.training, &self.training_overrides));
         if self.tasks.contains(&Task::Personality) {
-            problems.extend(single_rows(&self.loss, &self.course, &self.course_of));
+            problems.extend(single_rows(&self.loss, &self.training, &self.training_overrides));
         }
         problems.extend(self.models.problems());
         problems
@@ -194,9 +194,9 @@ impl StageOne {
 impl StageTwo {
     /// Training settings of a model.
     pub fn training(&self, modality: Modality) -> CrossTaskTraining {
-        let course = changed(&self.course, self.course_of[modality].as_ref());
+        let training = changed(&self.training, self.training_overrides[modality].as_ref());
         let selection = Selection { metric: self.selection, mean: self.selection_mean };
-        CrossTaskTraining { loss: self.loss.clone(), course, selection }
+        CrossTaskTraining { loss: self.loss.clone(), training, selection }
     }
 
     /// Shape of a model around these stage-1 models: emotion, personality.
@@ -219,8 +219,8 @@ impl StageTwo {
         if Task::ALL.iter().all(|task| self.loss.weight(*task) == 0.0) {
             problems.push("`loss` has no weight above 0: there is nothing to learn".to_owned());
         }
-        problems.extend(courses(&self.course, &self.course_of));
-        problems.extend(single_rows(&self.loss, &self.course, &self.course_of));
+        problems.extend(training_problems(&self.training, &self.training_overrides));
+        problems.extend(single_rows(&self.loss, &self.training, &self.training_overrides));
         problems.extend(self.models.problems());
         problems
     }
@@ -234,8 +234,8 @@ impl StageThree {
             (_, chosen) => chosen,
         };
         let selection = Selection { metric, mean: self.selection_mean };
-        let (objective, course) = (self.objective.clone(), self.course.clone());
-        FusionTraining { objective, course, selection }
+        let (objective, training) = (self.objective.clone(), self.training.clone());
+        FusionTraining { objective, training, selection }
     }
 
     /// Shape of a model that reads what these stage-2 models give.
@@ -252,9 +252,9 @@ impl StageThree {
     /// Everything that makes no sense, before any data is touched.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.objective.problems("objective");
-        problems.extend(self.course.problems("course"));
+        problems.extend(self.training.problems("training"));
         if self.objective.labelled().personality_loss == PersonalityLoss::Ccc {
-            problems.extend(single_row("course", &self.course));
+            problems.extend(single_row("training", &self.training));
         }
         problems.extend(self.ignored());
         let FusionConfig { hidden_dim, num_heads, dropout, ablation, .. } = &self.model;
@@ -337,13 +337,13 @@ where
         }
     }
     let changes: TrainingOverrides = table.try_into().map_err(D::Error::custom)?;
-    Ok(changes.applied_to(&FusionTraining::default().course))
+    Ok(changes.applied_to(&FusionTraining::default().training))
 }
 
 /// Courses of a batch of one video, whose concordance is no number.
 fn single_rows(
     loss: &FixedLossConfig,
-    course: &TrainingConfig,
+    training: &TrainingConfig,
     changes: &PerModality<Option<TrainingOverrides>>,
 ) -> Vec<String> {
     if loss.personality_loss != PersonalityLoss::Ccc || loss.personality_weight == 0.0 {
@@ -351,32 +351,32 @@ fn single_rows(
     }
     let own = |(modality, change): (Modality, &Option<TrainingOverrides>)| {
         let change = change.as_ref().filter(|change| change.batch_size.is_some())?;
-        single_row(&format!("course_of.{modality}"), &change.applied_to(course))
+        single_row(&format!("training_overrides.{modality}"), &change.applied_to(training))
     };
-    single_row("course", course).into_iter().chain(changes.iter().filter_map(own)).collect()
+    single_row("training", training).into_iter().chain(changes.iter().filter_map(own)).collect()
 }
 
-fn single_row(place: &str, course: &TrainingConfig) -> Option<String> {
-    let is_single = course.batch_size == 1;
-    is_single.then(|| format!("`{place}.batch_size` must be at least 2 for the trait loss `ccc`"))
+fn single_row(key: &str, training: &TrainingConfig) -> Option<String> {
+    let is_single = training.batch_size == 1;
+    is_single.then(|| format!("`{key}.batch_size` must be at least 2 for the trait loss `ccc`"))
 }
 
-fn changed(course: &TrainingConfig, change: Option<&TrainingOverrides>) -> TrainingConfig {
-    change.map_or_else(|| course.clone(), |change| change.applied_to(course))
+fn changed(training: &TrainingConfig, change: Option<&TrainingOverrides>) -> TrainingConfig {
+    change.map_or_else(|| training.clone(), |change| change.applied_to(training))
 }
 
-/// Problems of the common course, and those that single modalities add.
-fn courses(
-    course: &TrainingConfig,
+/// Problems of the common settings, and those that the overrides of a modality add.
+fn training_problems(
+    training: &TrainingConfig,
     changes: &PerModality<Option<TrainingOverrides>>,
 ) -> Vec<String> {
-    let mut problems = course.problems("course");
-    let common = course.problems("");
+    let mut problems = training.problems("training");
+    let common = training.problems("");
     for (modality, change) in changes.iter() {
-        let own = changed(course, change.as_ref()).problems("");
+        let own = changed(training, change.as_ref()).problems("");
         let added = own.into_iter().filter(|problem| !common.contains(problem));
-        let place = format!("`course_of.{modality}.");
-        problems.extend(added.map(|problem| problem.replacen("`.", &place, 1)));
+        let prefix = format!("`training_overrides.{modality}.");
+        problems.extend(added.map(|problem| problem.replacen("`.", &prefix, 1)));
     }
     problems
 }
@@ -467,7 +467,7 @@ mod tests {
         let mut stage = StageOne::default();
         stage.loss.personality_loss = PersonalityLoss::Ccc;
         assert!(stage.problems().is_empty());
-        stage.course.batch_size = 1;
+        stage.training.batch_size = 1;
         assert_eq!(stage.problems().len(), 1, "{:?}", stage.problems());
         stage.tasks = vec![Task::Emotion];
         assert!(stage.problems().is_empty());

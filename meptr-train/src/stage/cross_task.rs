@@ -42,7 +42,7 @@ pub struct CrossTaskTraining {
     /// Training loss.
     pub loss: FixedLossConfig,
     /// Settings of the training loop.
-    pub course: TrainingConfig,
+    pub training: TrainingConfig,
     /// Score that chooses the best epoch.
     pub selection: Selection,
 }
@@ -214,7 +214,7 @@ pub fn train_cross_task(
 ) -> Result<Outcome> {
     data.ensure_selects(config.selection.metric)?;
     let rows = &data.train.rows;
-    let settings = &config.course;
+    let settings = &config.training;
     let steps = rows.batches_per_epoch(order);
     let mut training = TrainingLoop::begin(settings, config.selection, parameters, steps, start)?;
     let device = training.device();

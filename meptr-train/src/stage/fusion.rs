@@ -23,7 +23,7 @@ pub struct FusionTraining {
     /// Training loss.
     pub objective: ObjectiveConfig,
     /// Settings of the training loop.
-    pub course: TrainingConfig,
+    pub training: TrainingConfig,
     /// Score that chooses the best epoch.
     pub selection: Selection,
 }
@@ -35,7 +35,7 @@ impl Default for FusionTraining {
     fn default() -> Self {
         Self {
             objective: ObjectiveConfig::default(),
-            course: TrainingConfig {
+            training: TrainingConfig {
                 optimiser: OptimiserConfig::Adam { weight_decay: WEIGHT_DECAY },
                 batch_size: 32,
                 patience_epochs: 15,
@@ -167,7 +167,7 @@ pub fn train_fusion(
     let rows = &data.train.rows;
     let steps = order.batches_per_epoch(rows.len());
     let mut training =
-        TrainingLoop::begin(&config.course, config.selection, parameters, steps, start)?;
+        TrainingLoop::begin(&config.training, config.selection, parameters, steps, start)?;
     let mut objective = Objective::new(&config.objective, &training.device())
         .map_err(Error::doing("preparing the objective"))?
         .resumed(training.progress.grad_norm.clone());
@@ -183,7 +183,7 @@ pub fn train_fusion(
                 return training.outcome(false);
             }
         }
-        let dev = evaluate(model, &data.dev, config.course.batch_size)?;
+        let dev = evaluate(model, &data.dev, config.training.batch_size)?;
         training.end_epoch(dev, observer)?;
     }
     training.outcome(true)

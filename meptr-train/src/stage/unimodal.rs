@@ -25,7 +25,7 @@ pub struct UnimodalTraining {
     /// Training loss; of its two parts, that of the task.
     pub loss: FixedLossConfig,
     /// Settings of the training loop.
-    pub course: TrainingConfig,
+    pub training: TrainingConfig,
     /// Emotions that the means are over which the best epoch is best in.
     pub selection_mean: EmotionMean,
 }
@@ -96,7 +96,7 @@ pub fn train_unimodal(
     (order, start): (&Sampler, Start),
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
-    let UnimodalTraining { task, course: settings, selection_mean, .. } = config;
+    let UnimodalTraining { task, training: settings, selection_mean, .. } = config;
     let selection = Selection { metric: selection(*task), mean: *selection_mean };
     let rows = &data.train.rows;
     let doing = |epoch: usize| format!("training the {} model, epoch {epoch}", rows.modality());
