@@ -89,6 +89,17 @@ impl<T> PerModality<T> {
         })
     }
 
+    /// Makes each value from its modality and another value, in the fixed order.
+    pub fn map<U>(self, mut make: impl FnMut(Modality, T) -> U) -> PerModality<U> {
+        PerModality {
+            body: make(Modality::Body, self.body),
+            face: make(Modality::Face, self.face),
+            scene: make(Modality::Scene, self.scene),
+            audio: make(Modality::Audio, self.audio),
+            text: make(Modality::Text, self.text),
+        }
+    }
+
     /// Modalities with their values, in the fixed order.
     pub fn iter(&self) -> impl Iterator<Item = (Modality, &T)> {
         Modality::ALL.into_iter().map(|modality| (modality, &self[modality]))

@@ -1,10 +1,12 @@
-//! Errors of several weight files, reported together.
+//! Errors of several weight files, reported together, among this crate's errors.
+
+pub(crate) use meptr_core::weights::COLLECTED;
 
 use crate::{Error, Result};
 
-/// Errors so far of weight files that do not fit their configuration.
+/// [`meptr_core::weights::LoadErrors`] for the results of this crate.
 #[derive(Debug, Default)]
-pub(crate) struct LoadErrors(Vec<meptr_core::Error>);
+pub(crate) struct LoadErrors(meptr_core::weights::LoadErrors);
 
 impl LoadErrors {
     /// The part that was opened; `None` when its files do not fit, which [`LoadErrors::finish`] reports.
@@ -12,17 +14,9 @@ impl LoadErrors {
     /// # Errors
     /// Any other failure, at once.
     pub(crate) fn collect<T>(&mut self, opened: Result<T>) -> Result<Option<T>> {
-        use meptr_core::Error::{UnfitFiles, UnfitWeights};
         match opened {
             Ok(part) => Ok(Some(part)),
-            Err(Error::Core(UnfitFiles(several))) => {
-                self.0.extend(several);
-                Ok(None)
-            }
-            Err(Error::Core(one @ UnfitWeights { .. })) => {
-                self.0.push(one);
-                Ok(None)
-            }
+            Err(Error::Core(error)) => Ok(self.0.collect(Err(error))?),
             Err(other) => Err(other),
         }
     }
@@ -31,17 +25,10 @@ impl LoadErrors {
     ///
     /// # Errors
     /// All errors that were collected, in one.
-    pub(crate) fn finish(mut self) -> Result<()> {
-        match self.0.len() {
-            0 => Ok(()),
-            1 => Err(self.0.remove(0).into()),
-            _ => Err(meptr_core::Error::UnfitFiles(self.0).into()),
-        }
+    pub(crate) fn finish(self) -> Result<()> {
+        Ok(self.0.finish()?)
     }
 }
-
-/// Invariant for `expect`: after a successful [`LoadErrors::finish`], every collected part is there.
-pub(crate) const COLLECTED: &str = "a part that did not open is an error of `finish`";
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ use meptr_train::data::emotion_labels::EmotionsAs;
 use meptr_train::data::table::read_labels;
 use meptr_train::data::{Clip, Corpus, DescribedCorpus, Dev, Split, StoredClips, Test, Train};
 use meptr_train::evaluate::{
-    BundleModels, EvaluationReport, ModelScores, PUBLISHED, score, write_csv,
+    EvaluatedModels, EvaluationReport, ModelScores, PUBLISHED, score, write_csv,
 };
 use meptr_train::stage::Stage;
 
@@ -89,7 +89,7 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
     let truth = args.truth(clips.clips(), corpus.emotions_as)?;
     args.must_not_write_over(&bundle, &corpus, &clips)?;
     let device = args.device.open()?;
-    let models = BundleModels::open(&bundle, &device)?;
+    let models = EvaluatedModels::open(&bundle, &device)?;
     let scores = args.scores(&models, &clips, quiet)?;
     if let Some(path) = &args.csv {
         write_csv(path, &scores, clips.clips())?;
@@ -172,7 +172,7 @@ impl EvaluateArgs {
     /// Predictions of the models of the chosen stages.
     fn scores(
         &self,
-        models: &BundleModels,
+        models: &EvaluatedModels,
         clips: &StoredClips,
         quiet: bool,
     ) -> anyhow::Result<Vec<ModelScores>> {

@@ -13,6 +13,7 @@
 
 mod manifest;
 mod model_card;
+mod models;
 mod open;
 mod sidecar;
 
@@ -21,5 +22,6 @@ pub use manifest::{
     Origin, Parts, TrainingStatus,
 };
 pub use model_card::{ModelCardOptions, model_card};
+pub use models::BundleModels;
 pub use open::{Bundle, sha256_of};
 pub use sidecar::{PartKind, PartMetadata};

@@ -12,6 +12,7 @@
 mod file;
 mod frozen;
 mod generate;
+mod load_errors;
 mod map;
 mod source;
 mod trainable;
@@ -20,5 +21,6 @@ pub(crate) use file::save_checked;
 pub use file::{load_file, load_frozen, save_file};
 pub use frozen::{FrozenBuilder, Matrix, Numbers};
 pub use generate::{generate, generated_tensor};
+pub use load_errors::{COLLECTED, LoadErrors};
 pub use map::MappedFile;
 pub use trainable::Trainable;

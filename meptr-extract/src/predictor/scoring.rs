@@ -2,15 +2,13 @@
 
 use candle::{D, DType, Device, Tensor};
 use candle_nn::ops::softmax;
-use meptr_core::bundle::Bundle;
+use meptr_core::bundle::{Bundle, BundleModels};
+use meptr_core::models::FusionInput;
 pub use meptr_core::models::HeadScores;
-use meptr_core::models::{self, CrossTaskModel, FusionInput, FusionModel, ScoreTransform};
 use meptr_core::nn::Mode;
 use meptr_core::prediction::{EmotionScore, TraitScore};
-use meptr_core::weights::load_file;
 use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait};
 
-use crate::load_errors::{COLLECTED, LoadErrors};
 use crate::{Error, Result};
 
 /// Scores of the fusion model.
@@ -24,50 +22,24 @@ pub struct FusedScores {
     pub traits: Vec<TraitScore>,
 }
 
-/// The five cross-task models and the fusion model of a bundle: the trained part of the system.
+/// Scores of a bundle's trained models on the features of one window.
 #[derive(Debug)]
 pub struct Scorer {
-    heads: PerModality<CrossTaskModel>,
-    fusion: FusionModel,
-    disabled: Vec<Modality>,
-    score_transform: ScoreTransform,
+    models: BundleModels,
 }
 
 impl Scorer {
     /// Loads the models from a bundle.
     ///
     /// # Errors
-    /// When a weight file does not fit its configuration.
+    /// As [`BundleModels::open`].
     pub fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
-        let parts = &bundle.manifest().parts;
-        let mut errors = LoadErrors::default();
-        let heads = PerModality::try_from_fn(|modality| {
-            let part = &parts.heads[modality];
-            let path = bundle.path(&part.file);
-            let head = load_file(&path, device, models::may_be_left, |vb| {
-                CrossTaskModel::load(&part.config, vb)
-            });
-            errors.collect(head.map_err(Error::from))
-        })?;
-        let fusion = &parts.fusion;
-        let score_transform = fusion.config.score_transform;
-        let disabled = fusion.config.ablation.disabled_modalities.clone();
-        let path = bundle.path(&fusion.file);
-        let fusion = load_file(&path, device, models::may_be_left, |vb| {
-            FusionModel::load(&fusion.config, vb)
-        });
-        let fusion = errors.collect(fusion.map_err(Error::from))?;
-        errors.finish()?;
-        let PerModality { body, face, scene, audio, text } = heads;
-        let [body, face, scene, audio, text] =
-            [body, face, scene, audio, text].map(|head| head.expect(COLLECTED));
-        let heads = PerModality { body, face, scene, audio, text };
-        Ok(Self { heads, fusion: fusion.expect(COLLECTED), disabled, score_transform })
+        Ok(Self { models: BundleModels::open(bundle, device)? })
     }
 
     /// Whether the fusion model uses a modality; `false` for one that it was trained without.
     pub fn uses(&self, modality: Modality) -> bool {
-        !self.disabled.contains(&modality)
+        self.models.uses(modality)
     }
 
     /// Runs the cross-task model of a modality over its sequence.
@@ -77,7 +49,7 @@ impl Scorer {
     /// # Errors
     /// When the shape differs from the above or the device fails.
     pub fn head(&self, modality: Modality, features: &Tensor) -> Result<HeadScores> {
-        HeadScores::of(&self.heads[modality], features)
+        HeadScores::of(&self.models.heads[modality], features)
             .map_err(Error::doing(format!("running the {modality} model")))
     }
 
@@ -88,10 +60,10 @@ impl Scorer {
     pub fn fuse(&self, heads: &PerModality<Option<HeadScores>>) -> Result<FusedScores> {
         let run = || -> candle::Result<FusedScores> {
             let input: FusionInput = PerModality::try_from_fn(|modality| {
-                let input = |head: &HeadScores| head.input(self.score_transform);
+                let input = |head: &HeadScores| head.input(self.models.score_transform);
                 heads[modality].as_ref().map(input).transpose()
             })?;
-            let output = self.fusion.forward(&input, &mut Mode::Eval)?;
+            let output = self.models.fusion.forward(&input, &mut Mode::Eval)?;
             let logits = row(&output.emotion_logits)?;
             let probabilities = row(&softmax(&output.emotion_logits, D::Minus1)?)?;
             let scores = row(&output.personality_scores)?;

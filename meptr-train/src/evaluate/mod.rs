@@ -4,7 +4,7 @@ mod models;
 mod report;
 mod table;
 
-pub use models::{BundleModels, ClipScores, ModelScores};
+pub use models::{ClipScores, EvaluatedModels, ModelScores};
 pub use report::{
     ChanceLevels, EvaluationReport, ModelReport, PUBLISHED, PublishedScores, ScoreIntervals, score,
     write_csv,

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use candle::{D, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::ops::softmax;
-use meptr_core::bundle::Bundle;
+use meptr_core::bundle::{Bundle, BundleModels};
 use meptr_core::models::{
-    self, CrossTaskModel, FusionModel, ScoreTransform, UnimodalConfig, UnimodalModel,
+    CrossTaskModel, FusionModel, ScoreTransform, UnimodalConfig, UnimodalModel,
 };
 use meptr_core::nn::Mode;
 use meptr_core::weights::load_file;
@@ -64,30 +64,27 @@ pub struct ModelScores {
     pub clips: Vec<Option<ClipScores>>,
 }
 
-/// The trained models of a bundle.
+/// Trained models of a bundle, with the stage-1 models inside them as models of their own.
 #[derive(Debug)]
-pub struct BundleModels {
+pub struct EvaluatedModels {
     stage1: PerModality<[UnimodalModel; 2]>,
     heads: PerModality<Option<CrossTaskModel>>,
     fusion: FusionModel,
-    /// Modalities that the fusion model does not read.
+    /// Modalities that the fusion model was trained without.
     disabled: Vec<Modality>,
     transform: ScoreTransform,
     device: Device,
 }
 
-impl BundleModels {
-    /// Loads them.
+impl EvaluatedModels {
+    /// Loads the models of all stages.
     ///
     /// # Errors
-    /// When a weight file does not fit its configuration.
+    /// As [`BundleModels::open`].
     pub fn open(bundle: &Bundle, device: &Device) -> Result<Self> {
+        let models = BundleModels::open(bundle, device)?;
+        let disabled = Modality::ALL.into_iter().filter(|one| !models.uses(*one)).collect();
         let parts = &bundle.manifest().parts;
-        let heads = PerModality::try_from_fn(|modality| {
-            let part = &parts.heads[modality];
-            let load = |vb: VarBuilder<'_>| CrossTaskModel::load(&part.config, vb);
-            load_file(&bundle.path(&part.file), device, models::may_be_left, load).map(Some)
-        })?;
         let stage1 = PerModality::try_from_fn(|modality| {
             let part = &parts.heads[modality];
             let prefixes = part.config.frozen_prefixes();
@@ -101,12 +98,8 @@ impl BundleModels {
                 load(&part.config.personality, Task::Personality, prefixes.1)?,
             ])
         })?;
-        let fusion =
-            load_file(&bundle.path(&parts.fusion.file), device, models::may_be_left, |vb| {
-                FusionModel::load(&parts.fusion.config, vb)
-            })?;
-        let transform = parts.fusion.config.score_transform;
-        let disabled = parts.fusion.config.ablation.disabled_modalities.clone();
+        let BundleModels { heads, fusion, score_transform: transform, .. } = models;
+        let heads = heads.map(|_, head| Some(head));
         Ok(Self { stage1, heads, fusion, disabled, transform, device: device.clone() })
     }
 
