@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use meptr_extract::Progress;
-use meptr_train::experiment::Watch;
+use meptr_train::experiment::ExperimentObserver;
 use meptr_train::stage::{Control, EpochReport, StepReport};
 
 /// Length of a step's bar: hundredths of a per cent.
@@ -111,7 +111,7 @@ impl TrainingBars {
     }
 }
 
-impl Watch for TrainingBars {
+impl ExperimentObserver for TrainingBars {
     fn begin(&mut self, title: &str, epochs: usize, most: usize) {
         self.most = most;
         self.score.clear();

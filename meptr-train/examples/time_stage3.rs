@@ -12,7 +12,8 @@ use meptr_core::rng::{RandomStream, SeedStreams};
 use meptr_core::weights::Trainable;
 use meptr_train::data::{Corpus, FusionRows, Labels, Sampler};
 use meptr_train::stage::{
-    EpochReport, FusionData, FusionTraining, Start, TrainingConfig, TrainingState, train_fusion,
+    EpochReport, FusionData, FusionTraining, Start, TrainableModel, TrainingConfig, TrainingRun,
+    TrainingState, train_fusion,
 };
 
 fn main() -> Result<()> {
@@ -33,15 +34,15 @@ fn main() -> Result<()> {
     };
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&model_config, trainable.builder(&Device::Cpu))?;
-    let order = Sampler::Shuffled { batch_size: config.training.batch_size, seeds };
+    let sampler = Sampler::Shuffled { batch_size: config.training.batch_size, seeds };
     let start = Start::Fresh(seeds.stream("dropout"));
     let mut seconds = Vec::new();
     let mut keep = |report: &EpochReport, _: &TrainingState| {
         seconds.push(report.seconds);
         Ok(())
     };
-    let parts = (&model, trainable.by_name());
-    train_fusion(&config, parts, &data, (&order, start), &mut keep)?;
+    let parts = TrainableModel::new(&model, &trainable);
+    train_fusion(&config, parts, &data, TrainingRun { sampler: &sampler, start }, &mut keep)?;
     print_line(&serde_json::json!({"rows": rows, "seconds": seconds}));
     Ok(())
 }

@@ -16,7 +16,8 @@ use meptr_train::loss::{
 use meptr_train::metrics::EmotionMean;
 use meptr_train::optim::{OptimiserConfig, ScheduleConfig};
 use meptr_train::stage::{
-    EpochReport, FusionData, FusionTraining, Start, TrainingConfig, TrainingState, train_fusion,
+    EpochReport, FusionData, FusionTraining, Start, TrainableModel, TrainingConfig, TrainingRun,
+    TrainingState, train_fusion,
 };
 
 fn small_model() -> FusionConfig {
@@ -89,18 +90,19 @@ fn train(seed: u64, config: &FusionTraining, state: Option<TrainingState>) -> Re
     let seeds = SeedStreams::new(seed);
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&model_config, trainable.builder(&Device::Cpu))?;
-    let order = Sampler::Shuffled { batch_size: config.training.batch_size, seeds };
+    let sampler = Sampler::Shuffled { batch_size: config.training.batch_size, seeds };
     let start = match state {
         None => Start::Fresh(seeds.stream("dropout")),
         Some(state) => Start::After(Box::new(state)),
     };
     let mut epochs = Vec::new();
-    let parts = (&model, trainable.by_name());
+    let parts = TrainableModel::new(&model, &trainable);
     let mut keep = |report: &EpochReport, state: &TrainingState| {
         epochs.push((report.clone(), state.clone()));
         Ok(())
     };
-    let outcome = train_fusion(config, parts, &data, (&order, start), &mut keep)?;
+    let outcome =
+        train_fusion(config, parts, &data, TrainingRun { sampler: &sampler, start }, &mut keep)?;
     ensure!(outcome.is_finished);
     Ok(Trained { end: outcome.state, epochs })
 }
@@ -223,11 +225,12 @@ fn a_dev_split_without_traits_cannot_select_by_both_tasks() -> Result<()> {
     let seeds = SeedStreams::new(1);
     let trainable = Trainable::new(seeds);
     let model = FusionModel::load(&config, trainable.builder(&Device::Cpu))?;
-    let order = Sampler::Shuffled { batch_size: 8, seeds };
+    let sampler = Sampler::Shuffled { batch_size: 8, seeds };
     let start = Start::Fresh(seeds.stream("dropout"));
-    let parts = (&model, trainable.by_name());
+    let parts = TrainableModel::new(&model, &trainable);
     let mut ignore = |_: &EpochReport, _: &TrainingState| Ok(());
-    let result = train_fusion(&quick(), parts, &data, (&order, start), &mut ignore);
+    let result =
+        train_fusion(&quick(), parts, &data, TrainingRun { sampler: &sampler, start }, &mut ignore);
     ensure!(matches!(result, Err(Error::NothingToSelectBy { .. })), "{result:?}");
     Ok(())
 }

@@ -14,8 +14,8 @@ use meptr_train::metrics::EmotionMean;
 use meptr_train::optim::ScheduleConfig;
 use meptr_train::select::{CorpusScores, Evaluation, Selection};
 use meptr_train::stage::{
-    EpochReport, FusionData, FusionTraining, Start, TrainingConfig, TrainingState, evaluate,
-    train_fusion,
+    EpochReport, FusionData, FusionTraining, Start, TrainableModel, TrainingConfig, TrainingRun,
+    TrainingState, evaluate, train_fusion,
 };
 use reference::{
     cases, ensure_grad_norm, number, objective_config, optimiser, rows_of, trained,
@@ -63,9 +63,10 @@ fn repeat(case: &Case) -> Result<()> {
         tests.push(evaluate(&model, &test, 7)?);
         Ok(())
     };
-    let parts = (&model, trainable.by_name());
-    let order = Sampler::Fixed(order);
-    let end = train_fusion(&config, parts, &data, (&order, start), &mut keep)?;
+    let parts = TrainableModel::new(&model, &trainable);
+    let sampler = Sampler::Fixed(order);
+    let end =
+        train_fusion(&config, parts, &data, TrainingRun { sampler: &sampler, start }, &mut keep)?;
     ensure!(end.is_finished, "it did not finish");
     ensure!(reports.len() == expected.len(), "{} epochs", reports.len());
     let mut scores = 0.0f64;

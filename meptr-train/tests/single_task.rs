@@ -20,8 +20,8 @@ use meptr_core::{Modality, PerModality, Task};
 use meptr_train::data::{Corpus, Dev, FusionRows, Sampler, SequenceRows, StoredClips, Train};
 use meptr_train::stage::{
     Control, EncodesModality, FusionData, ModelsConfig, SingleTaskChoice, SingleTaskVectors,
-    StageOne, StageOneEncoder, StageOneEncoders, StageThree, Start, TrainingConfig, UnimodalData,
-    train_fusion, train_unimodal,
+    StageOne, StageOneEncoder, StageOneEncoders, StageThree, Start, TrainableModel, TrainingConfig,
+    TrainingRun, UnimodalData, train_fusion, train_unimodal,
 };
 
 use crate::{golden, made_up};
@@ -65,9 +65,16 @@ impl World {
                 train: Corpus::new("moods", rows(&self.train)),
                 dev: vec![Corpus::new("moods", rows(&self.dev))],
             };
-            let (training, parts) = (stage.training(modality, task), trainable.by_name());
+            let training = stage.training(modality, task);
+            let parts = TrainableModel::new(&model, &trainable);
             let watcher = &mut Watcher::default();
-            train_unimodal(&training, (&model, parts), &data, (&order(), fresh()), watcher)?;
+            train_unimodal(
+                &training,
+                parts,
+                &data,
+                TrainingRun { sampler: &sampler(), start: fresh() },
+                watcher,
+            )?;
             let encoder = StageOneEncoder { model, is_read: true };
             Ok(Some(StageOneEncoders { emotion: Some(encoder), personality: None }))
         })
@@ -104,7 +111,7 @@ fn training(max_epochs: usize) -> TrainingConfig {
     }
 }
 
-fn order() -> Sampler {
+fn sampler() -> Sampler {
     Sampler::Shuffled { batch_size: 8, seeds: SeedStreams::new(SEEDS) }
 }
 
@@ -133,8 +140,14 @@ fn emotion_labels_alone_train_a_model_of_the_emotions() -> Result<()> {
     let train = |stage: &StageThree, start: Start, watcher: &mut Watcher| {
         let trainable = Trainable::new(SeedStreams::new(SEEDS));
         let model = SingleTaskModel::load(&config, trainable.builder(&Device::Cpu))?;
-        let parts = (&model, trainable.by_name());
-        Ok(train_fusion(&stage.training(), parts, &data, (&order(), start), watcher)?)
+        let parts = TrainableModel::new(&model, &trainable);
+        Ok(train_fusion(
+            &stage.training(),
+            parts,
+            &data,
+            TrainingRun { sampler: &sampler(), start },
+            watcher,
+        )?)
     };
     let mut watcher = Watcher::default();
     let outcome = train(&stage, fresh(), &mut watcher)?;

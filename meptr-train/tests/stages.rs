@@ -23,8 +23,8 @@ use meptr_train::select::SelectionMetric;
 use meptr_train::stage::{
     Control, CrossTaskData, CrossTaskTraining, FusionData, FusionTraining, ModelsConfig, Outcome,
     PairedRows, Pairing, SingleTaskChoice, SingleTaskVectors, StageOne, StageThree, StageTwo,
-    Start, TrainingConfig, UnimodalData, UnimodalTraining, load_around, train_cross_task,
-    train_fusion, train_unimodal, whole_head,
+    Start, TrainableModel, TrainingConfig, TrainingRun, UnimodalData, UnimodalTraining,
+    load_around, train_cross_task, train_fusion, train_unimodal, whole_head,
 };
 
 use crate::made_up;
@@ -107,7 +107,7 @@ fn training(max_epochs: usize) -> TrainingConfig {
     }
 }
 
-fn order() -> Sampler {
+fn sampler() -> Sampler {
     Sampler::Shuffled { batch_size: 8, seeds: SeedStreams::new(SEEDS) }
 }
 
@@ -128,8 +128,8 @@ fn stage_one(
     let data = world.unimodal(modality, task);
     let problems = data.problems(&config, task);
     ensure!(problems.is_empty(), "{problems:?}");
-    let parts = (&model, trainable.by_name());
-    Ok(train_unimodal(training, parts, &data, (&order(), start), watcher)?)
+    let parts = TrainableModel::new(&model, &trainable);
+    Ok(train_unimodal(training, parts, &data, TrainingRun { sampler: &sampler(), start }, watcher)?)
 }
 
 #[test]
@@ -201,8 +201,14 @@ fn stage_two(
     let problems = data.problems(&config);
     ensure!(problems.is_empty(), "{problems:?}");
     let training: CrossTaskTraining = stage.training(modality);
-    let parts = (&model, trainable.by_name());
-    Ok(train_cross_task(&training, parts, &data, (&order(), start), watcher)?)
+    let parts = TrainableModel::new(&model, &trainable);
+    Ok(train_cross_task(
+        &training,
+        parts,
+        &data,
+        TrainingRun { sampler: &sampler(), start },
+        watcher,
+    )?)
 }
 
 fn second_stage(pairing: Pairing, max_epochs: usize) -> StageTwo {
@@ -316,8 +322,14 @@ fn stage_3_learns_and_goes_on_after_any_step() -> Result<()> {
         let trainable = Trainable::new(SeedStreams::new(SEEDS));
         let model = FusionModel::load(&config, trainable.builder(&Device::Cpu))?;
         let training: FusionTraining = stage.training();
-        let parts = (&model, trainable.by_name());
-        Ok(train_fusion(&training, parts, &data, (&order(), start), watcher)?)
+        let parts = TrainableModel::new(&model, &trainable);
+        Ok(train_fusion(
+            &training,
+            parts,
+            &data,
+            TrainingRun { sampler: &sampler(), start },
+            watcher,
+        )?)
     };
     let mut watcher = Watcher::default();
     let outcome = train(&third_stage(20), fresh(), &mut watcher)?;
@@ -346,10 +358,16 @@ fn stage_3_trains_models_of_one_task() -> Result<()> {
         let config = stage.single_task_model(&configs).context("a choice")?;
         let trainable = Trainable::new(SeedStreams::new(SEEDS));
         let model = SingleTaskModel::load(&config, trainable.builder(&Device::Cpu))?;
-        let parts = (&model, trainable.by_name());
+        let parts = TrainableModel::new(&model, &trainable);
         let mut watcher = Watcher::default();
         let training = stage.training();
-        let outcome = train_fusion(&training, parts, &data, (&order(), fresh()), &mut watcher)?;
+        let outcome = train_fusion(
+            &training,
+            parts,
+            &data,
+            TrainingRun { sampler: &sampler(), start: fresh() },
+            &mut watcher,
+        )?;
         ensure_all_trained(&outcome.state, |_| false)?;
         let (first, last) = (&watcher.reports[0], watcher.reports.last().context("epochs")?);
         ensure!(last.loss < first.loss, "{task:?} {slice:?}: {} to {}", first.loss, last.loss);

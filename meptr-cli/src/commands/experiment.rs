@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use meptr_core::store::{Store, weights_digests};
 use meptr_core::{Bundle, Modality, Task};
 use meptr_extract::DeviceChoice;
-use meptr_train::experiment::{Devices, Experiment, ExperimentConfig, Overrides, Sources};
+use meptr_train::experiment::{Devices, Experiment, ExperimentConfig, FeatureSplits, Overrides};
 use meptr_train::settings::{Table, Value, parse_assignment};
 use meptr_train::stage::Stage;
 
@@ -76,7 +76,7 @@ pub fn task(name: &str) -> Result<Task, String> {
 /// An experiment whose corpora, features and settings make sense.
 pub struct Prepared {
     pub config: ExperimentConfig,
-    pub sources: Sources,
+    pub sources: FeatureSplits,
     pub base: Bundle,
     pub devices: Devices,
 }
@@ -146,7 +146,7 @@ impl Prepared {
         let base = Bundle::open(&folder).map_err(|error| problems.push(said(error))).ok();
         let sources = base.as_ref().filter(|_| !config.store.as_os_str().is_empty()).map(|base| {
             let weights = weights_digests(base.manifest());
-            Sources::open(&Store::at(&config.store), &config.corpora, &weights, &mut problems)
+            FeatureSplits::open(&Store::at(&config.store), &config.corpora, &weights, &mut problems)
         });
         let (Some(base), Some(sources), true) = (base, sources, problems.is_empty()) else {
             return Err(meptr_train::Error::UnfitData { problems }.into());

@@ -8,7 +8,7 @@ use meptr_core::{Modality, PerModality, Task};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::splits::Sources;
+use super::splits::FeatureSplits;
 use crate::config::{parse, read_text};
 use crate::run::files::{make_folder, write_whole};
 use crate::settings::{overlay, table_of, to_table, understand};
@@ -219,7 +219,7 @@ impl ExperimentConfig {
     }
 
     /// Shapes of the models of a modality for features as the sources have them.
-    pub(super) fn head(&self, modality: Modality, sources: &Sources) -> HeadConfig {
+    pub(super) fn head(&self, modality: Modality, sources: &FeatureSplits) -> HeadConfig {
         let published = || HeadConfig::published(modality).input_width();
         let width = sources.width(modality).unwrap_or_else(published);
         let emotion = self.stage1.model(modality, Task::Emotion, width);
@@ -228,7 +228,7 @@ impl ExperimentConfig {
     }
 
     /// [`ExperimentConfig::head`] of all modalities.
-    pub(super) fn heads(&self, sources: &Sources) -> PerModality<HeadConfig> {
+    pub(super) fn heads(&self, sources: &FeatureSplits) -> PerModality<HeadConfig> {
         PerModality::from_fn(|modality| self.head(modality, sources))
     }
 }

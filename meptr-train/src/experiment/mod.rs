@@ -3,6 +3,7 @@
 
 mod config;
 mod devices;
+mod fusion_data;
 mod model_run;
 mod resume_check;
 mod splits;
@@ -11,7 +12,7 @@ mod train;
 
 pub use config::{BundleText, ExperimentConfig, Overrides};
 pub use devices::Devices;
-pub use model_run::Watch;
-pub use splits::Sources;
+pub use model_run::ExperimentObserver;
+pub use splits::FeatureSplits;
 pub use summary::{ModelSummary, RunSummary};
 pub use train::{Experiment, TrainedFile};

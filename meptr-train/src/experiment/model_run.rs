@@ -14,12 +14,13 @@ use crate::data::Sampler;
 use crate::run::{Journal, ModelFolder};
 use crate::select::DevScore;
 use crate::stage::{
-    Control, EpochReport, Observer, Outcome, Start, StepReport, TrainingConfig, TrainingState,
+    Control, EpochReport, Observer, Outcome, Start, StepReport, TrainingConfig, TrainingRun,
+    TrainingState,
 };
 use crate::{Error, Result};
 
-/// Shows how an experiment goes, and ends it.
-pub trait Watch {
+/// Receives the progress of an experiment, shows it, and can end the experiment.
+pub trait ExperimentObserver {
     /// A model begins, or goes on after some of at most `most` epochs.
     fn begin(&mut self, title: &str, epochs: usize, most: usize);
     /// After each step; says whether to go on.
@@ -39,16 +40,32 @@ pub(super) struct ModelRun<'a> {
     pub(super) seeds: SeedStreams,
     /// Settings that the model is trained with, kept for a resumed run.
     pub(super) settings: Value,
+    /// Weights of the model that are not trained, to be stored with it.
+    pub(super) frozen: BTreeMap<String, Tensor>,
+    pub(super) part: PartDescription,
+}
+
+/// A weight file's place in a bundle, and the shape of its model.
+pub(super) struct PartDescription {
+    pub(super) kind: PartKind,
+    pub(super) modality: Option<Modality>,
+    /// Configuration of the model.
+    pub(super) config: Value,
+}
+
+impl PartDescription {
+    pub(super) fn new(kind: PartKind, modality: Option<Modality>, config: &impl Serialize) -> Self {
+        let config = serde_json::to_value(config).expect("a configuration is plain data");
+        Self { kind, modality, config }
+    }
 }
 
 impl ModelRun<'_> {
     /// Goes on from where the model was left; gives its best dev score, none when interrupted.
-    pub(super) fn run<W: Watch>(
-        &self,
-        frozen: BTreeMap<String, Tensor>,
-        ((kind, modality), config): ((PartKind, Option<Modality>), &impl Serialize),
-        watch: &mut W,
-        train: impl FnOnce(Start, &Sampler, &mut Recorder<'_, '_, W>) -> Result<Outcome>,
+    pub(super) fn run<W: ExperimentObserver>(
+        self,
+        progress: &mut W,
+        train: impl FnOnce(TrainingRun<'_>, &mut Recorder<'_, '_, W>) -> Result<Outcome>,
     ) -> Result<Option<DevScore>> {
         let state = self.folder.state()?;
         let epochs = state.as_ref().map_or(0, |state| state.progress.epochs);
@@ -56,8 +73,8 @@ impl ModelRun<'_> {
             self.folder.ensure_logged(epochs)?;
             if !PartMetadata::path(&self.folder.best()).exists() {
                 // The last thing that is written was not.
-                self.folder.journal(epochs, frozen, self.settings.clone())?.draw()?;
-                note(&self.folder.best(), kind, modality, config)?;
+                self.folder.journal(epochs, self.frozen, self.settings)?.draw()?;
+                write_metadata(&self.folder.best(), self.part)?;
             }
             return Ok(state.and_then(|state| state.progress.best.best()).map(|(_, score)| score));
         }
@@ -65,20 +82,24 @@ impl ModelRun<'_> {
             Some(state) => Start::After(Box::new(state)),
             None => Start::Fresh(self.seeds.stream("dropout")),
         };
-        let order = Sampler::Shuffled { batch_size: self.config.batch_size, seeds: self.seeds };
-        let mut journal = self.folder.journal(epochs, frozen, self.settings.clone())?;
+        let sampler = Sampler::Shuffled { batch_size: self.config.batch_size, seeds: self.seeds };
+        let mut journal = self.folder.journal(epochs, self.frozen, self.settings)?;
         let title = self.folder.title();
         if journal.left_out() > 0 {
             let lines = journal.left_out();
-            watch.warn(&format!("{title}: the log had {lines} lines that the checkpoint has not"));
+            progress
+                .warn(&format!("{title}: the log had {lines} lines that the checkpoint has not"));
         }
-        watch.begin(&title, epochs, self.config.max_epochs);
-        let mut recorder = Recorder { journal: &mut journal, watch, title: &title };
+        progress.begin(&title, epochs, self.config.max_epochs);
+        let mut recorder = Recorder { journal: &mut journal, progress, title: &title };
         let of_model = |source| Error::OfModel { model: title.clone(), source: Box::new(source) };
-        let outcome = train(start, &order, &mut recorder).map_err(|error| match error {
-            error @ Error::NoLoss { .. } => of_model(error),
-            error => error,
-        })?;
+        let outcome =
+            train(TrainingRun { sampler: &sampler, start }, &mut recorder).map_err(|error| {
+                match error {
+                    error @ Error::NoLoss { .. } => of_model(error),
+                    error => error,
+                }
+            })?;
         journal.save(&outcome.state)?;
         journal.draw()?;
         if !outcome.is_finished {
@@ -87,7 +108,7 @@ impl ModelRun<'_> {
         let Some((_, score)) = outcome.state.progress.best.best() else {
             return Err(Error::NothingLearned { model: title });
         };
-        note(&self.folder.best(), kind, modality, config)?;
+        write_metadata(&self.folder.best(), self.part)?;
         Ok(Some(score))
     }
 }
@@ -99,41 +120,37 @@ pub(super) fn is_finished(state: Option<&TrainingState>, config: &TrainingConfig
     })
 }
 
-/// Says beside a weight file what it is, so that it can become part of a bundle.
-fn note(
-    path: &Path,
-    kind: PartKind,
-    modality: Option<Modality>,
-    config: &impl Serialize,
-) -> Result<()> {
+/// Writes the metadata beside a weight file, so that it can become part of a bundle.
+fn write_metadata(path: &Path, part: PartDescription) -> Result<()> {
     let sha256 = sha256_of(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let note = PartMetadata {
+    let metadata = PartMetadata {
         schema: PartMetadata::SCHEMA.to_owned(),
-        kind,
-        modality,
-        config: serde_json::to_value(config).expect("a configuration is plain data"),
+        kind: part.kind,
+        modality: part.modality,
+        config: part.config,
         assumed: serde_json::json!([]),
         source: "meptr train".to_owned(),
         sha256,
     };
-    Ok(note.write(path)?)
+    Ok(metadata.write(path)?)
 }
 
-/// Passes on what happens to the run folder and to who watches.
+/// Writes the reports of a training to the run folder, and passes them to the observer of the
+/// experiment.
 pub(super) struct Recorder<'a, 'b, W> {
     journal: &'a mut Journal<'b>,
-    watch: &'a mut W,
+    progress: &'a mut W,
     title: &'a str,
 }
 
-impl<W: Watch> Observer for Recorder<'_, '_, W> {
+impl<W: ExperimentObserver> Observer for Recorder<'_, '_, W> {
     fn step(&mut self, step: &StepReport) -> Control {
-        self.watch.step(step)
+        self.progress.step(step)
     }
 
     fn epoch(&mut self, report: &EpochReport, state: &TrainingState) -> Result<()> {
         self.journal.epoch(report, state)?;
-        self.watch.epoch(self.title, report);
+        self.progress.epoch(self.title, report);
         Ok(())
     }
 }

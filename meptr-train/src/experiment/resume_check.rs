@@ -6,7 +6,7 @@ use meptr_core::{Modality, Task};
 use serde_json::{Map, Value, json};
 
 use super::config::ExperimentConfig;
-use super::splits::tell;
+use super::splits::append_messages;
 use super::train::{Experiment, FUSION, unimodal};
 use crate::Result;
 use crate::run::ModelFolder;
@@ -34,7 +34,7 @@ impl Experiment<'_> {
         for (name, settings) in models {
             match self.change(&self.folder(stage, &name), &settings, stage) {
                 Ok(change) => problems.extend(change),
-                Err(error) => tell(&mut problems, &error),
+                Err(error) => append_messages(&mut problems, &error),
             }
         }
         problems
@@ -75,7 +75,7 @@ impl Experiment<'_> {
                     ));
                 }
                 Ok(_) => {}
-                Err(error) => tell(&mut problems, &error),
+                Err(error) => append_messages(&mut problems, &error),
             }
         }
         problems

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 /// Train and dev splits with their features; the test split stays closed.
 #[derive(Debug, Clone)]
-pub struct Sources {
+pub struct FeatureSplits {
     /// Train splits, in the order of the corpora.
     pub train: Vec<Arc<StoredClips>>,
     /// Dev splits with the names of their corpora.
@@ -28,7 +28,7 @@ pub struct Sources {
     pub warnings: Vec<String>,
 }
 
-impl Sources {
+impl FeatureSplits {
     /// Opens the splits and checks everything but the numbers. Every mistake goes to `problems`.
     ///
     /// `weights` are the digests of the bundle that the features must come from.
@@ -44,7 +44,7 @@ impl Sources {
             let corpus = match DescribedCorpus::read(path) {
                 Ok(corpus) => corpus,
                 Err(error) => {
-                    tell(problems, &error);
+                    append_messages(problems, &error);
                     continue;
                 }
             };
@@ -55,13 +55,13 @@ impl Sources {
             found.names.push(corpus.name.clone());
             if let Some(train) = corpus.train()
                 && let Some(clips) =
-                    found.take(StoredClips::open(store, &train, Some(weights)), problems)
+                    found.check_opened(StoredClips::open(store, &train, Some(weights)), problems)
             {
                 found.train.push(clips);
             }
             if let Some(dev) = corpus.dev()
                 && let Some(clips) =
-                    found.take(StoredClips::open(store, &dev, Some(weights)), problems)
+                    found.check_opened(StoredClips::open(store, &dev, Some(weights)), problems)
             {
                 found.dev.push((dev.name, clips));
             }
@@ -74,7 +74,8 @@ impl Sources {
         found
     }
 
-    fn take(
+    /// Opened clips, with a warning for those left out; none for an error, which is noted.
+    fn check_opened(
         &mut self,
         clips: Result<StoredClips>,
         problems: &mut Vec<String>,
@@ -89,7 +90,7 @@ impl Sources {
                 Some(Arc::new(clips))
             }
             Err(error) => {
-                tell(problems, &error);
+                append_messages(problems, &error);
                 None
             }
         }
@@ -219,8 +220,8 @@ impl Sources {
     }
 }
 
-/// The problems of an error that lists some, else its message with its causes.
-pub(super) fn tell(problems: &mut Vec<String>, error: &Error) {
+/// Appends the problems of an error that lists some, else its message with its causes.
+pub(super) fn append_messages(problems: &mut Vec<String>, error: &Error) {
     match error {
         Error::Unfit { path, problems: found } => {
             problems.extend(found.iter().map(|one| format!("`{}`: {one}", path.display())));

@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle::Tensor;
-use candle_nn::VarBuilder;
 use meptr_core::bundle::{PartKind, PartMetadata};
 use meptr_core::models::{
-    self, CrossTaskModel, FusionConfig, FusionModel, HeadConfig, ModalityInput, SingleTaskModel,
-    UnimodalConfig, UnimodalModel,
+    FusionConfig, FusionModel, HeadConfig, ModalityInput, SingleTaskModel, UnimodalConfig,
+    UnimodalModel,
 };
 use meptr_core::rng::SeedStreams;
-use meptr_core::weights::{Trainable, load_file};
+use meptr_core::weights::Trainable;
 use meptr_core::{Modality, PerModality, Task};
 
 use super::config::ExperimentConfig;
 use super::devices::Devices;
-use super::model_run::{ModelRun, Watch, is_finished};
-use super::splits::Sources;
+use super::model_run::{ExperimentObserver, ModelRun, PartDescription, is_finished};
+use super::splits::FeatureSplits;
 use super::summary::ModelSummary;
 use crate::data::{Corpus, FusionRows};
 use crate::metrics::EmotionMean;
@@ -25,9 +24,8 @@ use crate::run::{ModelFolder, checkpoint};
 use crate::select::DevScore;
 use crate::settings::to_json;
 use crate::stage::{
-    CrossTaskData, EncodesModality, FusionData, PairedRows, SingleTaskChoice, Stage,
-    StageOneEncoder, StageOneEncoders, UnimodalData, load_around, train_cross_task, train_fusion,
-    train_unimodal, whole_head,
+    CrossTaskData, FusionData, PairedRows, SingleTaskChoice, Stage, TrainableModel, UnimodalData,
+    load_around, train_cross_task, train_fusion, train_unimodal, whole_head,
 };
 use crate::{Error, Result};
 
@@ -35,12 +33,12 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Experiment<'a> {
     pub(super) config: &'a ExperimentConfig,
-    sources: &'a Sources,
+    pub(super) sources: &'a FeatureSplits,
     pub(super) heads: PerModality<HeadConfig>,
     pub(super) run: PathBuf,
     /// Digest of the labels that models are trained on.
     pub(super) labels: String,
-    devices: Devices,
+    pub(super) devices: Devices,
 }
 
 /// The weights of a finished model.
@@ -56,7 +54,7 @@ impl<'a> Experiment<'a> {
     /// An experiment that writes to a folder.
     pub fn new(
         config: &'a ExperimentConfig,
-        sources: &'a Sources,
+        sources: &'a FeatureSplits,
         run: impl Into<PathBuf>,
         devices: &Devices,
     ) -> Self {
@@ -180,18 +178,18 @@ impl<'a> Experiment<'a> {
     /// # Errors
     /// When features cannot be read, the folder takes no more, the device fails, or no epoch of a
     /// model has a dev score that is a number.
-    pub fn train(&self, stage: Stage, watch: &mut impl Watch) -> Result<bool> {
+    pub fn train(&self, stage: Stage, progress: &mut impl ExperimentObserver) -> Result<bool> {
         match stage {
             Stage::Stage1 => {
                 for (modality, task) in self.unimodal_models() {
-                    if self.train_unimodal(modality, task, watch)?.is_none() {
+                    if self.train_unimodal(modality, task, progress)?.is_none() {
                         return Ok(false);
                     }
                 }
             }
             Stage::Stage2 => {
                 for modality in &self.config.stage2.modalities {
-                    if self.train_cross_task(*modality, watch)?.is_none() {
+                    if self.train_cross_task(*modality, progress)?.is_none() {
                         return Ok(false);
                     }
                 }
@@ -205,8 +203,8 @@ impl<'a> Experiment<'a> {
                     folder.ensure_logged(state.progress.epochs)?;
                     return Ok(true);
                 }
-                let Some(data) = self.fusion_data(watch)? else { return Ok(false) };
-                return Ok(self.train_fusion(&data, watch)?.is_some());
+                let Some(data) = self.fusion_data(progress)? else { return Ok(false) };
+                return Ok(self.train_fusion(&data, progress)?.is_some());
             }
         }
         Ok(true)
@@ -220,22 +218,24 @@ impl<'a> Experiment<'a> {
         &self,
         modality: Modality,
         task: Task,
-        watch: &mut impl Watch,
+        progress: &mut impl ExperimentObserver,
     ) -> Result<Option<DevScore>> {
         let folder = self.folder(Stage::Stage1, &unimodal(modality, task));
-        let training = self.config.stage1.training(modality, task);
-        let config = self.unimodal_config(modality, task);
-        let part = (PartKind::Unimodal, Some(modality));
+        let config = self.config.stage1.training(modality, task);
+        let shape = self.unimodal_config(modality, task);
+        let part = PartDescription::new(PartKind::Unimodal, Some(modality), shape);
         let seeds = self.seeds(Stage::Stage1, &folder);
         let settings = self.unimodal_settings(modality, task);
-        let model_run = ModelRun { folder: &folder, config: &training.training, seeds, settings };
-        model_run.run(BTreeMap::new(), (part, config), watch, |start, order, observer| {
+        let frozen = BTreeMap::new();
+        let (folder, training) = (&folder, &config.training);
+        let model_run = ModelRun { folder, config: training, seeds, settings, frozen, part };
+        model_run.run(progress, |run, observer| {
             let trainable = Trainable::new(seeds);
-            let model = UnimodalModel::load(config, task, trainable.builder(&self.devices.heads))
+            let model = UnimodalModel::load(shape, task, trainable.builder(&self.devices.heads))
                 .map_err(Error::doing(format!("making the {} model", folder.title())))?;
             let data = self.unimodal_data(modality, task);
-            let model = (&model, trainable.by_name());
-            train_unimodal(&training, model, &data, (order, start), observer)
+            let model = TrainableModel::new(&model, &trainable);
+            train_unimodal(&config, model, &data, run, observer)
         })
     }
 
@@ -246,110 +246,31 @@ impl<'a> Experiment<'a> {
     pub fn train_cross_task(
         &self,
         modality: Modality,
-        watch: &mut impl Watch,
+        progress: &mut impl ExperimentObserver,
     ) -> Result<Option<DevScore>> {
         let folder = self.folder(Stage::Stage2, modality.name());
-        let training = self.config.stage2.training(modality);
-        let config = &self.heads[modality];
+        let config = self.config.stage2.training(modality);
+        let shape = &self.heads[modality];
         let stage_one = |task: Task| -> Result<BTreeMap<String, Tensor>> {
             let path = self.best(Stage::Stage1, &unimodal(modality, task));
             checkpoint::load::<usize>(&path).map(|(tensors, _)| tensors)
         };
         let (emotion, personality) = (stage_one(Task::Emotion)?, stage_one(Task::Personality)?);
         let stage_one = [&emotion, &personality];
-        let frozen = whole_head(config, stage_one, &BTreeMap::new());
-        let part = (PartKind::Head, Some(modality));
+        let frozen = whole_head(shape, stage_one, &BTreeMap::new());
+        let part = PartDescription::new(PartKind::Head, Some(modality), shape);
         let seeds = self.seeds(Stage::Stage2, &folder);
         let settings = self.cross_task_settings(modality);
-        let model_run = ModelRun { folder: &folder, config: &training.training, seeds, settings };
-        model_run.run(frozen, (part, config), watch, |start, order, observer| {
+        let (folder, training) = (&folder, &config.training);
+        let model_run = ModelRun { folder, config: training, seeds, settings, frozen, part };
+        model_run.run(progress, |run, observer| {
             let trainable = Trainable::new(seeds);
-            let model = load_around(config, stage_one, &trainable, &self.devices.heads)
+            let model = load_around(shape, stage_one, &trainable, &self.devices.heads)
                 .map_err(Error::doing(format!("making the {} model", folder.title())))?;
             let data = self.cross_task_data(modality);
-            let model = (&model, trainable.by_name());
-            train_cross_task(&training, model, &data, (order, start), observer)
+            let model = TrainableModel::new(&model, &trainable);
+            train_cross_task(&config, model, &data, run, observer)
         })
-    }
-
-    /// Training data of stage 3: outputs of the models of stage 2, those of disabled modalities too,
-    /// where there are such; or those of stage 1, see [`crate::stage::SingleTaskVectors`]. None when
-    /// interrupted.
-    ///
-    /// # Errors
-    /// When these models or the features cannot be read, or the device fails.
-    pub fn fusion_data(&self, watch: &mut impl Watch) -> Result<Option<FusionData>> {
-        if let Some(choice) = self.config.stage3.single_task
-            && let Some(tasks) = choice.stage_one_tasks()
-        {
-            let encoders = PerModality::try_from_fn(|modality| {
-                self.stage_one_encoders(modality, (choice, &tasks))
-            })?;
-            return self.fusion_data_of(&encoders, watch);
-        }
-        let heads = PerModality::try_from_fn(|modality| {
-            let config = &self.heads[modality];
-            let load = |vb: VarBuilder<'_>| CrossTaskModel::load(config, vb);
-            self.trained_model(modality, (Stage::Stage2, modality.name()), load)
-        })?;
-        self.fusion_data_of(&heads, watch)
-    }
-
-    /// The stage-1 models of some tasks; none unless all of them are there.
-    fn stage_one_encoders(
-        &self,
-        modality: Modality,
-        (choice, tasks): (SingleTaskChoice, &[Task]),
-    ) -> Result<Option<StageOneEncoders>> {
-        let mut encoders = StageOneEncoders { emotion: None, personality: None };
-        for task in tasks {
-            let config = self.unimodal_config(modality, *task);
-            let load = |vb: VarBuilder<'_>| UnimodalModel::load(config, *task, vb);
-            let place = (Stage::Stage1, &*unimodal(modality, *task));
-            let Some(model) = self.trained_model(modality, place, load)? else { return Ok(None) };
-            let encoder = Some(StageOneEncoder { model, is_read: choice.reads(*task) });
-            match task {
-                Task::Emotion => encoders.emotion = encoder,
-                Task::Personality => encoders.personality = encoder,
-            }
-        }
-        Ok(Some(encoders))
-    }
-
-    /// A finished model of a modality; none when it is not there, or no video has the modality.
-    fn trained_model<M>(
-        &self,
-        modality: Modality,
-        (stage, name): (Stage, &str),
-        load: impl FnOnce(VarBuilder<'_>) -> candle::Result<M>,
-    ) -> Result<Option<M>> {
-        let path = self.best(stage, name);
-        if self.sources.width(modality).is_none() || !path.exists() {
-            return Ok(None);
-        }
-        let model = load_file(&path, &self.devices.heads, models::may_be_left, load);
-        model.map(Some).map_err(|source| Error::OfModel {
-            model: format!(
-                "`{}` cannot be used; delete its folder to train that model again",
-                path.display()
-            ),
-            source: Box::new(source.into()),
-        })
-    }
-
-    fn fusion_data_of(
-        &self,
-        encoders: &PerModality<Option<impl EncodesModality>>,
-        watch: &mut impl Watch,
-    ) -> Result<Option<FusionData>> {
-        let (mut done, all) = (0, self.sources.len());
-        let data = self.sources.fusion(encoders, &self.devices.heads, || {
-            done += 1;
-            watch.rows(done, all)
-        })?;
-        let to_device =
-            |data: FusionData| data.try_map(|rows| rows.to_device(&self.devices.fusion));
-        data.map(to_device).transpose().map_err(Error::doing("moving the rows of stage 3"))
     }
 
     /// Trains the model of stage 3 on [`Experiment::fusion_data`]; gives its best dev score, none
@@ -360,40 +281,42 @@ impl<'a> Experiment<'a> {
     pub fn train_fusion(
         &self,
         data: &FusionData,
-        watch: &mut impl Watch,
+        progress: &mut impl ExperimentObserver,
     ) -> Result<Option<DevScore>> {
         let folder = self.folder(Stage::Stage3, FUSION);
-        let training = self.config.stage3.training();
-        let config = self.fusion_config();
+        let config = self.config.stage3.training();
+        let shape = self.fusion_config();
         let single = self.config.stage3.single_task_model(&self.heads);
-        let data = as_read(data, &config).map_err(Error::doing("transforming trait scores"))?;
-        let input_dims = single.as_ref().map_or(config.input_dims, |single| single.input_dims);
+        let data = as_read(data, &shape).map_err(Error::doing("transforming trait scores"))?;
+        let input_dims = single.as_ref().map_or(shape.input_dims, |single| single.input_dims);
         let problems = data.problems(&input_dims, self.tasks());
         if !problems.is_empty() {
             return Err(Error::UnfitData { problems });
         }
         let seeds = self.seeds(Stage::Stage3, &folder);
         let settings = self.fusion_settings();
-        let model_run = ModelRun { folder: &folder, config: &training.training, seeds, settings };
-        // What a model of one task is stands in its note; no bundle has a place for it.
-        let (kind, shape) = match &single {
-            None => (PartKind::Fusion, to_json(&config)),
-            Some(single) => (PartKind::SingleTask, to_json(single)),
+        // The metadata describe a model of one task; no bundle has a place for it.
+        let part = match &single {
+            None => PartDescription::new(PartKind::Fusion, None, &to_json(&shape)),
+            Some(single) => PartDescription::new(PartKind::SingleTask, None, &to_json(single)),
         };
+        let frozen = BTreeMap::new();
+        let (folder, training) = (&folder, &config.training);
+        let model_run = ModelRun { folder, config: training, seeds, settings, frozen, part };
         let doing = || Error::doing("making the fusion model");
-        model_run.run(BTreeMap::new(), ((kind, None), &shape), watch, |start, order, observer| {
+        model_run.run(progress, |run, observer| {
             let trainable = Trainable::new(seeds);
             let vb = trainable.builder(&self.devices.fusion);
             match &single {
                 None => {
-                    let model = FusionModel::load(&config, vb).map_err(doing())?;
-                    let model = (&model, trainable.by_name());
-                    train_fusion(&training, model, &data, (order, start), observer)
+                    let model = FusionModel::load(&shape, vb).map_err(doing())?;
+                    let model = TrainableModel::new(&model, &trainable);
+                    train_fusion(&config, model, &data, run, observer)
                 }
                 Some(single) => {
                     let model = SingleTaskModel::load(single, vb).map_err(doing())?;
-                    let model = (&model, trainable.by_name());
-                    train_fusion(&training, model, &data, (order, start), observer)
+                    let model = TrainableModel::new(&model, &trainable);
+                    train_fusion(&config, model, &data, run, observer)
                 }
             }
         })
@@ -492,7 +415,7 @@ impl<'a> Experiment<'a> {
         names.filter(is_used).map(|name| ModelFolder::new(from, stage.name(), name)).collect()
     }
 
-    fn best(&self, stage: Stage, name: &str) -> PathBuf {
+    pub(super) fn best(&self, stage: Stage, name: &str) -> PathBuf {
         self.place(stage, name).best()
     }
 

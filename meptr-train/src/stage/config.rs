@@ -340,7 +340,7 @@ where
     Ok(changes.applied_to(&FusionTraining::default().training))
 }
 
-/// Courses of a batch of one video, whose concordance is no number.
+/// Problems of a batch of one video, whose concordance is not defined.
 fn single_rows(
     loss: &FixedLossConfig,
     training: &TrainingConfig,

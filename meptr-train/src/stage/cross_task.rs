@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use candle::{DType, Device, Tensor, Var};
+use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use meptr_core::models::{CrossTaskModel, HeadConfig, UnimodalModel};
 use meptr_core::nn::Mode;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::observer::{Control, Observer, StepReport};
 use super::training_config::TrainingConfig;
-use super::training_loop::{Outcome, Start, TrainingLoop};
+use super::training_loop::{Outcome, TrainableModel, TrainingLoop, TrainingRun};
 use super::unimodal::{dev_problems, evaluate_in_batches};
 use crate::data::sequences::unlike;
 use crate::data::{Corpus, Dev, Sampler, SequenceRows, Split, StoredClips, Train};
@@ -81,18 +81,18 @@ impl PairedRows {
         [&self.emotion, &self.personality]
     }
 
-    fn batches_per_epoch(&self, order: &Sampler) -> usize {
-        order.batches_per_epoch(self.emotion.len())
+    fn batches_per_epoch(&self, sampler: &Sampler) -> usize {
+        sampler.batches_per_epoch(self.emotion.len())
     }
 
     /// The batches of an epoch, for the emotion branch and for the trait branch, of equal lengths.
-    fn batches(&self, order: &Sampler, epoch: usize) -> Vec<(Vec<u32>, Vec<u32>)> {
-        let emotion = order.batches(epoch, self.emotion.len());
+    fn batches(&self, sampler: &Sampler, epoch: usize) -> Vec<(Vec<u32>, Vec<u32>)> {
+        let emotion = sampler.batches(epoch, self.emotion.len());
         if self.pairing == Pairing::SameClip {
             return emotion.into_iter().map(|batch| (batch.clone(), batch)).collect();
         }
         let pass = |pass: usize| {
-            order.pass(&format!("order {epoch} traits {pass}"), self.personality.len())
+            sampler.pass(&format!("order {epoch} traits {pass}"), self.personality.len())
         };
         paired(emotion, pass)
     }
@@ -197,8 +197,8 @@ pub fn whole_head(
 
 /// Trains a model in place until its dev score has stopped rising.
 ///
-/// `parameters` are the variables of [`load_around`]. Beside the dropout masks, `order` is the only
-/// randomness. Dropout acts inside the frozen stage-1 models, too, as in the reference, which puts
+/// The variables are those of [`load_around`]. Beside the dropout masks, the sampler is
+/// the only randomness. Dropout acts inside the frozen stage-1 models, too, as in the reference, which puts
 /// the whole model into training mode and only takes their weights from the optimiser.
 ///
 /// # Errors
@@ -207,20 +207,22 @@ pub fn whole_head(
 /// the observer does.
 pub fn train_cross_task(
     config: &CrossTaskTraining,
-    (model, parameters): (&CrossTaskModel, BTreeMap<String, Var>),
+    trainee: TrainableModel<'_, CrossTaskModel>,
     data: &CrossTaskData,
-    (order, start): (&Sampler, Start),
+    run: TrainingRun<'_>,
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
+    let TrainableModel { model, parameters } = trainee;
+    let TrainingRun { sampler, start } = run;
     data.ensure_selects(config.selection.metric)?;
     let rows = &data.train.rows;
     let settings = &config.training;
-    let steps = rows.batches_per_epoch(order);
+    let steps = rows.batches_per_epoch(sampler);
     let mut training = TrainingLoop::begin(settings, config.selection, parameters, steps, start)?;
     let device = training.device();
     let loss = config.loss.on(&rows.emotion, &device)?;
     while let Some(epoch) = training.next_epoch() {
-        let batches = rows.batches(order, epoch);
+        let batches = rows.batches(sampler, epoch);
         for (number, batch) in (1..).zip(&batches).skip(training.progress.batches) {
             let value = match rows.pairing {
                 Pairing::CrossCorpus => step_apart(&mut training, &loss, model, (rows, batch))?,
@@ -296,9 +298,9 @@ pub fn evaluate_cross_task<S: Split>(
     batch_size: usize,
     device: &Device,
 ) -> Result<Evaluation<S>> {
-    evaluate_in_batches(corpora, batch_size, device, |seen, batch| {
+    evaluate_in_batches(corpora, batch_size, device, |predictions, batch| {
         let output = model.forward(&batch.features, Some(&batch.lengths), &mut Mode::Eval)?;
-        seen.add(&output.emotion_logits, &output.personality_scores, &batch.labels)
+        predictions.add(&output.emotion_logits, &output.personality_scores, &batch.labels)
     })
 }
 

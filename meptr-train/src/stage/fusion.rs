@@ -1,16 +1,14 @@
 //! Stage 3: the fusion model on vectors and predictions of all modalities, both tasks at once.
 
-use std::collections::BTreeMap;
-
-use candle::{Tensor, Var};
+use candle::Tensor;
 use meptr_core::models::{FusionInput, FusionModel, SingleTaskModel};
 use meptr_core::nn::Mode;
 use meptr_core::{PerModality, Task};
 
 use super::observer::{Control, Observer, StepReport};
 use super::training_config::TrainingConfig;
-use super::training_loop::{Outcome, Start, TrainingLoop};
-use crate::data::{Corpus, Dev, FusionRows, Sampler, Split, Train};
+use super::training_loop::{Outcome, TrainableModel, TrainingLoop, TrainingRun};
+use crate::data::{Corpus, Dev, FusionRows, Split, Train};
 use crate::loss::{Objective, ObjectiveConfig};
 use crate::metrics::EmotionMean;
 use crate::optim::OptimiserConfig;
@@ -116,7 +114,7 @@ pub trait FusesModalities {
     ///
     /// # Errors
     /// When the input does not fit the model.
-    fn answers(
+    fn predict(
         &self,
         input: &FusionInput,
         mode: &mut Mode,
@@ -124,7 +122,7 @@ pub trait FusesModalities {
 }
 
 impl FusesModalities for FusionModel {
-    fn answers(
+    fn predict(
         &self,
         input: &FusionInput,
         mode: &mut Mode,
@@ -135,7 +133,7 @@ impl FusesModalities for FusionModel {
 }
 
 impl FusesModalities for SingleTaskModel {
-    fn answers(
+    fn predict(
         &self,
         input: &FusionInput,
         mode: &mut Mode,
@@ -150,29 +148,30 @@ impl FusesModalities for SingleTaskModel {
 
 /// Trains a model in place until its dev score has stopped rising.
 ///
-/// `parameters` are the variables that `model` was loaded from. Beside the dropout masks, `order` is
-/// the only randomness.
+/// Beside the dropout masks, the sampler is the only randomness.
 ///
 /// # Errors
 /// [`Error::NothingToSelectBy`] when the dev split lacks the labels that the selection needs;
 /// otherwise when the device fails, data or state do not fit the model, or the observer does.
 pub fn train_fusion(
     config: &FusionTraining,
-    (model, parameters): (&impl FusesModalities, BTreeMap<String, Var>),
+    trainee: TrainableModel<'_, impl FusesModalities>,
     data: &FusionData,
-    (order, start): (&Sampler, Start),
+    run: TrainingRun<'_>,
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
+    let TrainableModel { model, parameters } = trainee;
+    let TrainingRun { sampler, start } = run;
     data.ensure_selects(config.selection.metric)?;
     let rows = &data.train.rows;
-    let steps = order.batches_per_epoch(rows.len());
+    let steps = sampler.batches_per_epoch(rows.len());
     let mut training =
         TrainingLoop::begin(&config.training, config.selection, parameters, steps, start)?;
     let mut objective = Objective::new(&config.objective, &training.device())
         .map_err(Error::doing("preparing the objective"))?
         .resumed(training.progress.grad_norm.clone());
     while let Some(epoch) = training.next_epoch() {
-        let batches = order.batches(epoch, rows.len());
+        let batches = sampler.batches(epoch, rows.len());
         for (number, batch) in (1..).zip(&batches).skip(training.progress.batches) {
             let loss = rows
                 .select(batch)
@@ -196,11 +195,11 @@ fn step(
     model: &impl FusesModalities,
     batch: &FusionRows,
 ) -> candle::Result<f64> {
-    let (logits, scores) = training.with_dropout(|mode| model.answers(&batch.input, mode))?;
+    let (logits, scores) = training.with_dropout(|mode| model.predict(&batch.input, mode))?;
     let parts = objective.components_of(logits.as_ref(), scores.as_ref(), &batch.labels)?;
     let balanced = objective.balance(&parts, training.parameters(), training.tape())?;
     training.progress.grad_norm = objective.grad_norm().cloned();
-    see(&mut training.train_predictions, (logits, scores), batch)?;
+    add_predictions(&mut training.train_predictions, (logits, scores), batch)?;
     if balanced.losses.is_empty() {
         training.skip();
         return Ok(f64::NAN);
@@ -210,16 +209,17 @@ fn step(
     Ok(loss)
 }
 
-fn see(
-    seen: &mut Predictions,
+/// Adds the outputs of a batch to the predictions.
+fn add_predictions(
+    predictions: &mut Predictions,
     (logits, scores): (Option<Tensor>, Option<Tensor>),
     batch: &FusionRows,
 ) -> candle::Result<()> {
     if let Some(logits) = logits {
-        seen.add_emotion(&logits, &batch.labels.emotion)?;
+        predictions.add_emotion(&logits, &batch.labels.emotion)?;
     }
     if let Some(scores) = scores {
-        seen.add_personality(&scores, &batch.labels.personality)?;
+        predictions.add_personality(&scores, &batch.labels.personality)?;
     }
     Ok(())
 }
@@ -238,8 +238,8 @@ pub fn evaluate<S: Split>(
         let rows: Vec<u32> = (0u32..).take(corpus.rows.len()).collect();
         for batch in rows.chunks(batch_size.max(1)) {
             let batch = corpus.rows.select(batch)?;
-            let answers = model.answers(&batch.input, &mut Mode::Eval)?;
-            see(&mut predictions, answers, &batch)?;
+            let outputs = model.predict(&batch.input, &mut Mode::Eval)?;
+            add_predictions(&mut predictions, outputs, &batch)?;
         }
         Ok((corpus.name.clone(), predictions.scores()))
     };

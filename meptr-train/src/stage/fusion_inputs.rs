@@ -41,8 +41,8 @@ impl EncodesModality for CrossTaskModel {
 
 impl StoredClips {
     /// Inputs of stage 3: for each video and modality, the vector and the predictions of the
-    /// modality's model, bit for bit those of a prediction on the same features. `on_row` hears
-    /// of every video that is done; none when it says to stop.
+    /// modality's model, bit for bit those of a prediction on the same features. `on_row` is
+    /// called for every video that is done; none when it returns [`Control::Stop`].
     ///
     /// A video that lacks a modality has zeros there and leaves that modality's place in the
     /// graph; a modality that no video has, or that there is no model of, is absent.
@@ -58,13 +58,13 @@ impl StoredClips {
         mut on_row: impl FnMut(usize) -> Control,
     ) -> Result<Option<FusionRows>> {
         let rows: Vec<usize> = (0..self.clips().len()).collect();
-        let mut said: PerModality<Vec<Option<HeadScores>>> = PerModality::default();
+        let mut scores: PerModality<Vec<Option<HeadScores>>> = PerModality::default();
         for rows in rows.chunks(ROWS_AT_ONCE) {
-            let row = |row: &usize| self.heads_say(*row, heads, device);
+            let row = |row: &usize| self.encode_row(*row, heads, device);
             let all = rows.par_iter().map(row).collect::<Result<Vec<_>>>()?;
             for (row, mut one) in rows.iter().zip(all) {
                 for modality in Modality::ALL {
-                    said[modality].push(one[modality].take());
+                    scores[modality].push(one[modality].take());
                 }
                 if on_row(*row) == Control::Stop {
                     return Ok(None);
@@ -74,7 +74,7 @@ impl StoredClips {
         let join = || {
             Ok(FusionRows {
                 input: PerModality::try_from_fn(|modality| {
-                    let input = HeadScores::inputs(&said[modality], transform, device)?;
+                    let input = HeadScores::inputs(&scores[modality], transform, device)?;
                     Ok::<_, candle::Error>(match (input, &heads[modality]) {
                         (Some(input), Some(head)) => Some(predicted(input, head)),
                         _ => None,
@@ -86,7 +86,7 @@ impl StoredClips {
         join().map(Some).map_err(Error::doing("joining the rows of stage 3"))
     }
 
-    fn heads_say(
+    fn encode_row(
         &self,
         row: usize,
         heads: &PerModality<Option<impl EncodesModality>>,
@@ -96,12 +96,12 @@ impl StoredClips {
             let Some(head) = &heads[modality] else { return Ok(None) };
             let Some(sequence) = self.sequence(row, modality)? else { return Ok(None) };
             let name = &self.clips()[row].name;
-            let say = || {
+            let encode = || {
                 let features = sequence.features.to_device(device)?.unsqueeze(0)?;
                 head.encode(&features, &sequence.pieces)
             };
             let doing = Error::doing(format!("running the {modality} model on `{name}`"));
-            say().map(Some).map_err(doing)
+            encode().map(Some).map_err(doing)
         })
     }
 }

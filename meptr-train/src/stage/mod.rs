@@ -26,5 +26,5 @@ pub use single_task::{SingleTaskChoice, SingleTaskVectors};
 pub use stage_one_encoders::{StageOneEncoder, StageOneEncoders};
 pub use state::{Progress, TrainingState};
 pub use training_config::{TrainingConfig, TrainingOverrides};
-pub use training_loop::{Outcome, Start};
+pub use training_loop::{Outcome, Start, TrainableModel, TrainingRun};
 pub use unimodal::{UnimodalData, UnimodalTraining, evaluate_unimodal, train_unimodal};

@@ -7,11 +7,12 @@ use std::time::Instant;
 use candle::{Device, Tensor, Var};
 use meptr_core::nn::{GradientTape, Mode};
 use meptr_core::rng::RandomStream;
+use meptr_core::weights::Trainable;
 
 use super::observer::{EpochReport, Observer};
 use super::state::{Progress, TrainingState};
 use super::training_config::TrainingConfig;
-use crate::data::Dev;
+use crate::data::{Dev, Sampler};
 use crate::loss::Gradients;
 use crate::loss::factored_gradients::{gradients_on, sum_of};
 use crate::optim::{Optimiser, Scheduler, clip_global_norm};
@@ -25,6 +26,31 @@ pub enum Start {
     Fresh(RandomStream),
     /// After the steps of an earlier run, which the whole then equals bit for bit.
     After(Box<TrainingState>),
+}
+
+/// A model to train, with its variables.
+#[derive(Debug)]
+pub struct TrainableModel<'a, M> {
+    /// The model.
+    pub model: &'a M,
+    /// Variables that the model was loaded from, by name.
+    pub parameters: BTreeMap<String, Var>,
+}
+
+impl<'a, M> TrainableModel<'a, M> {
+    /// Pairs a model with the variables that it was loaded from.
+    pub fn new(model: &'a M, variables: &Trainable) -> Self {
+        Self { model, parameters: variables.by_name() }
+    }
+}
+
+/// Batches of a training and the state that it starts from.
+#[derive(Debug)]
+pub struct TrainingRun<'a> {
+    /// Rows of each batch; beside the dropout masks, the only randomness.
+    pub sampler: &'a Sampler,
+    /// State that it starts from.
+    pub start: Start,
 }
 
 /// End of a training.

@@ -1,17 +1,15 @@
 //! Stage 1: one modality, one task.
 
-use std::collections::BTreeMap;
-
-use candle::{Device, Tensor, Var};
+use candle::{Device, Tensor};
 use meptr_core::models::{UnimodalConfig, UnimodalModel};
 use meptr_core::nn::Mode;
 use meptr_core::{Modality, Task};
 
 use super::observer::{Control, Observer, StepReport};
 use super::training_config::TrainingConfig;
-use super::training_loop::{Outcome, Start, TrainingLoop};
+use super::training_loop::{Outcome, TrainableModel, TrainingLoop, TrainingRun};
 use crate::data::sequences::unlike;
-use crate::data::{Corpus, Dev, Labels, Sampler, SequenceBatch, SequenceRows, Split, Train};
+use crate::data::{Corpus, Dev, Labels, SequenceBatch, SequenceRows, Split, Train};
 use crate::loss::{FixedLossConfig, MultiTaskLoss};
 use crate::metrics::EmotionMean;
 use crate::select::{Evaluation, Predictions, Selection, SelectionMetric};
@@ -82,30 +80,31 @@ pub(super) fn selection(task: Task) -> SelectionMetric {
 /// Trains a model in place until its dev score has stopped rising: the mean of mUAR and mF1, or of
 /// mACC and CCC.
 ///
-/// `parameters` are the variables that `model` was loaded from. Beside the dropout masks, `order` is
-/// the only randomness. Sequences are padded to the longest of their batch, and padding takes part
-/// in nothing (the reference counts padded frames as real ones; a single clip is the same to both).
+/// Beside the dropout masks, the sampler is the only randomness. Sequences are padded to the longest
+/// of their batch, and padding takes part in nothing (the reference counts padded frames as real ones; a single clip is the same to both).
 ///
 /// # Errors
 /// [`Error::NothingToSelectBy`] when the dev split lacks labels of the task; otherwise when features
 /// cannot be read, the device fails, data or state do not fit the model, or the observer does.
 pub fn train_unimodal(
     config: &UnimodalTraining,
-    (model, parameters): (&UnimodalModel, BTreeMap<String, Var>),
+    trainee: TrainableModel<'_, UnimodalModel>,
     data: &UnimodalData,
-    (order, start): (&Sampler, Start),
+    run: TrainingRun<'_>,
     observer: &mut (impl Observer + ?Sized),
 ) -> Result<Outcome> {
+    let TrainableModel { model, parameters } = trainee;
+    let TrainingRun { sampler, start } = run;
     let UnimodalTraining { task, training: settings, selection_mean, .. } = config;
     let selection = Selection { metric: selection(*task), mean: *selection_mean };
     let rows = &data.train.rows;
     let doing = |epoch: usize| format!("training the {} model, epoch {epoch}", rows.modality());
-    let steps = order.batches_per_epoch(rows.len());
+    let steps = sampler.batches_per_epoch(rows.len());
     let mut training = TrainingLoop::begin(settings, selection, parameters, steps, start)?;
     let device = training.device();
     let loss = config.loss.on(rows, &device)?;
     while let Some(epoch) = training.next_epoch() {
-        let batches = order.batches(epoch, rows.len());
+        let batches = sampler.batches(epoch, rows.len());
         for (number, batch) in (1..).zip(&batches).skip(training.progress.batches) {
             let batch = rows.batch(batch, &device)?;
             let loss = step(&mut training, &loss, (model, *task), &batch)
@@ -139,10 +138,15 @@ fn step(
     Ok(value)
 }
 
-fn add(seen: &mut Predictions, task: Task, found: &Tensor, labels: &Labels) -> candle::Result<()> {
+fn add(
+    predictions: &mut Predictions,
+    task: Task,
+    found: &Tensor,
+    labels: &Labels,
+) -> candle::Result<()> {
     match task {
-        Task::Emotion => seen.add_emotion(found, &labels.emotion),
-        Task::Personality => seen.add_personality(found, &labels.personality),
+        Task::Emotion => predictions.add_emotion(found, &labels.emotion),
+        Task::Personality => predictions.add_personality(found, &labels.personality),
     }
 }
 
@@ -156,10 +160,10 @@ pub fn evaluate_unimodal<S: Split>(
     batch_size: usize,
     device: &Device,
 ) -> Result<Evaluation<S>> {
-    evaluate_in_batches(corpora, batch_size, device, |seen, batch| {
+    evaluate_in_batches(corpora, batch_size, device, |predictions, batch| {
         let lengths = Some(&batch.lengths);
         let output = model.forward(&batch.features, lengths, &mut Mode::Eval)?;
-        add(seen, task, &output.prediction, &batch.labels)
+        add(predictions, task, &output.prediction, &batch.labels)
     })
 }
 
@@ -172,14 +176,14 @@ pub(super) fn evaluate_in_batches<S: Split>(
 ) -> Result<Evaluation<S>> {
     let scores_of = |corpus: &Corpus<S, SequenceRows>| {
         let modality: Modality = corpus.rows.modality();
-        let mut seen = Predictions::default();
+        let mut predictions = Predictions::default();
         let rows: Vec<u32> = (0u32..).take(corpus.rows.len()).collect();
         for batch in rows.chunks(batch_size.max(1)) {
             let batch = corpus.rows.batch(batch, device)?;
             let what = format!("scoring the {modality} model on the {} split", S::NAME);
-            run(&mut seen, &batch).map_err(Error::doing(what))?;
+            run(&mut predictions, &batch).map_err(Error::doing(what))?;
         }
-        Ok((corpus.name.clone(), seen.scores()))
+        Ok((corpus.name.clone(), predictions.scores()))
     };
     Ok(Evaluation::new(corpora.iter().map(scores_of).collect::<Result<_>>()?))
 }
