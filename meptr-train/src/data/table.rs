@@ -83,19 +83,23 @@ pub(super) fn read_table(
     format: TableFormat<'_>,
     problems: &mut Vec<String>,
 ) -> Table {
-    let mut told = Told { path, notes: BTreeMap::new() };
-    let table = read(path, format, &mut told).unwrap_or_else(|error| {
-        told.note("cannot be read", error.to_string());
+    let mut found = TableProblems { path, notes: BTreeMap::new() };
+    let table = read(path, format, &mut found).unwrap_or_else(|error| {
+        found.note("cannot be read", error.to_string());
         Table::default()
     });
-    problems.extend(told.problems());
+    problems.extend(found.messages());
     table
 }
 
-fn read(path: &Path, format: TableFormat<'_>, told: &mut Told<'_>) -> csv::Result<Table> {
+fn read(
+    path: &Path,
+    format: TableFormat<'_>,
+    problems: &mut TableProblems<'_>,
+) -> csv::Result<Table> {
     let bytes = read_small(path)?;
     if bytes.contains(&0) || std::str::from_utf8(&bytes).is_err() {
-        told.note("is no text in UTF-8", "save it as UTF-8".to_owned());
+        problems.note("is no text in UTF-8", "save it as UTF-8".to_owned());
         return Ok(Table::default());
     }
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
@@ -105,13 +109,13 @@ fn read(path: &Path, format: TableFormat<'_>, told: &mut Told<'_>) -> csv::Resul
         && let Some(separator) = [';', '\t'].into_iter().find(|one| only.contains(*one))
     {
         let fix = format!("they are separated by {separator:?}; save it with commas");
-        told.note("has no columns", fix);
+        problems.note("has no columns", fix);
         return Ok(Table::default());
     }
-    let places = Places::find(&header, format, told);
-    let tasks = places.labels.iter().map(|(task, _)| *task).collect();
+    let columns = ColumnIndices::find(&header, format, problems);
+    let tasks = columns.labels.iter().map(|(task, _)| *task).collect();
     let mut table = Table { tasks, ..Table::default() };
-    if told.has_notes() {
+    if problems.has_notes() {
         return Ok(table); // what the cells mean is not known
     }
     let mut seen = BTreeSet::new();
@@ -119,48 +123,49 @@ fn read(path: &Path, format: TableFormat<'_>, told: &mut Told<'_>) -> csv::Resul
         let record = match record {
             Ok(record) => record,
             Err(error) => {
-                told.note("has rows that cannot be read", error.to_string());
+                problems.note("has rows that cannot be read", error.to_string());
                 continue;
             }
         };
         let line = record.position().map_or(0, csv::Position::line);
-        let Some(clip) = places.clip(&record, line, told) else {
+        let Some(clip) = columns.clip(&record, line, problems) else {
             table.dropped += 1;
             continue;
         };
         if !is_file_name(&clip.name) {
-            told.note("has names that no file can have", format!("line {line}: {:?}", clip.name));
+            problems
+                .note("has names that no file can have", format!("line {line}: {:?}", clip.name));
         }
         if !seen.insert(clip.name.clone()) {
-            told.note("has names twice", format!("line {line}: `{}`", clip.name));
+            problems.note("has names twice", format!("line {line}: `{}`", clip.name));
         }
         table.clips.push(clip);
     }
     if table.clips.is_empty() {
         let dropped = table.dropped;
-        told.note("holds no row", format!("{dropped} were left out for an empty cell"));
+        problems.note("holds no row", format!("{dropped} were left out for an empty cell"));
     }
     Ok(table)
 }
 
-/// In which place of a row each column stands.
-struct Places {
+/// Index of each column in a row.
+struct ColumnIndices {
     name: usize,
     text: Option<usize>,
     labels: Vec<(Task, Vec<usize>)>,
     emotions_as: EmotionsAs,
-    /// Places whose cells do not matter.
+    /// Columns whose cells do not matter.
     ignored: BTreeSet<usize>,
 }
 
-impl Places {
-    fn find(header: &[String], format: TableFormat<'_>, told: &mut Told<'_>) -> Self {
+impl ColumnIndices {
+    fn find(header: &[String], format: TableFormat<'_>, problems: &mut TableProblems<'_>) -> Self {
         let TableFormat { columns, tasks, emotions_as } = format;
-        let place = |name: &String| header.iter().position(|column| column == name);
-        let mut ignored: BTreeSet<usize> = columns.ignored.iter().filter_map(place).collect();
+        let index = |name: &String| header.iter().position(|column| column == name);
+        let mut ignored: BTreeSet<usize> = columns.ignored.iter().filter_map(index).collect();
         let mut needed = |name: &String| {
-            place(name).unwrap_or_else(|| {
-                told.note("lacks the columns", format!("`{name}`"));
+            index(name).unwrap_or_else(|| {
+                problems.note("lacks the columns", format!("`{name}`"));
                 ABSENT // never read: a table that lacks a column is not read on
             })
         };
@@ -168,10 +173,10 @@ impl Places {
         let text = (!columns.text.is_empty()).then(|| needed(&columns.text));
         let mut labels = Vec::new();
         for task in [Task::Emotion, Task::Personality] {
-            let there: Vec<usize> = columns.of(task).iter().filter_map(place).collect();
+            let there: Vec<usize> = columns.of(task).iter().filter_map(index).collect();
             if tasks.map_or(!there.is_empty(), |tasks| tasks.contains(&task)) {
                 let names = columns.of(task).iter().enumerate();
-                let places = names.map(|(number, name)| match place(name) {
+                let indices = names.map(|(number, name)| match index(name) {
                     // Raw CMU-MOSEI has no column for Neutral.
                     None if task == Task::Emotion
                         && emotions_as == EmotionsAs::Intensities
@@ -181,51 +186,56 @@ impl Places {
                     }
                     _ => needed(name),
                 });
-                labels.push((task, places.collect()));
+                labels.push((task, indices.collect()));
             } else {
                 ignored.extend(there);
             }
         }
-        let places = Self { name: video, text, labels, emotions_as, ignored };
+        let indices = Self { name: video, text, labels, emotions_as, ignored };
         for (number, name) in header.iter().enumerate() {
             if header[..number].contains(name) {
-                told.note("has columns twice", format!("`{name}`"));
-            } else if !places.means(number) {
-                told.note(UNKNOWN_COLUMNS, format!("`{name}`"));
+                problems.note("has columns twice", format!("`{name}`"));
+            } else if !indices.means(number) {
+                problems.note(UNKNOWN_COLUMNS, format!("`{name}`"));
             }
         }
-        places
+        indices
     }
 
-    fn means(&self, place: usize) -> bool {
-        place == self.name
-            || self.text == Some(place)
-            || self.ignored.contains(&place)
-            || self.labels.iter().any(|(_, places)| places.contains(&place))
+    fn means(&self, index: usize) -> bool {
+        index == self.name
+            || self.text == Some(index)
+            || self.ignored.contains(&index)
+            || self.labels.iter().any(|(_, indices)| indices.contains(&index))
     }
 
     /// A row; `None` when a cell that matters is empty.
-    fn clip(&self, record: &csv::StringRecord, line: u64, told: &mut Told<'_>) -> Option<Clip> {
-        let cell = |place: usize| record.get(place).unwrap_or_default().trim();
-        let matters = |place: &usize| !self.ignored.contains(place);
-        if (0..record.len()).filter(matters).any(|place| cell(place).is_empty()) {
+    fn clip(
+        &self,
+        record: &csv::StringRecord,
+        line: u64,
+        problems: &mut TableProblems<'_>,
+    ) -> Option<Clip> {
+        let cell = |index: usize| record.get(index).unwrap_or_default().trim();
+        let matters = |index: &usize| !self.ignored.contains(index);
+        if (0..record.len()).filter(matters).any(|index| cell(index).is_empty()) {
             return None;
         }
         let mut clip = Clip {
             name: cell(self.name).to_owned(),
-            text: self.text.map(|place| cell(place).to_owned()),
+            text: self.text.map(|index| cell(index).to_owned()),
             emotion: None,
             personality: None,
         };
-        for (task, places) in &self.labels {
-            let values = places.iter().map(|place| match *place {
+        for (task, indices) in &self.labels {
+            let values = indices.iter().map(|index| match *index {
                 ABSENT => Some(0.0),
-                place => number(cell(place), line, told),
+                index => number(cell(index), line, problems),
             });
             let values = values.collect::<Option<Vec<f32>>>()?;
             match task {
-                Task::Emotion => clip.emotion = self.shares(&values, line, told),
-                Task::Personality => clip.personality = scores(&values, line, told),
+                Task::Emotion => clip.emotion = self.shares(&values, line, problems),
+                Task::Personality => clip.personality = scores(&values, line, problems),
             }
         }
         Some(clip)
@@ -236,12 +246,12 @@ impl Places {
         &self,
         values: &[f32],
         line: u64,
-        told: &mut Told<'_>,
+        problems: &mut TableProblems<'_>,
     ) -> Option<[f32; Emotion::COUNT]> {
         match self.emotions_as.shares(values.try_into().ok()?) {
             Ok(shares) => Some(shares),
             Err(why) => {
-                told.note(self.emotions_as.misfit(), format!("line {line}: {why}"));
+                problems.note(self.emotions_as.misfit(), format!("line {line}: {why}"));
                 None
             }
         }
@@ -252,12 +262,12 @@ impl Places {
 const ABSENT: usize = usize::MAX;
 
 /// The number in a cell; `None` when it is NaN. Text is noted and counts as 0.
-fn number(cell: &str, line: u64, told: &mut Told<'_>) -> Option<f32> {
+fn number(cell: &str, line: u64, problems: &mut TableProblems<'_>) -> Option<f32> {
     match cell.parse::<f32>() {
         Ok(value) if value.is_nan() => None,
         Ok(value) => Some(value),
         Err(_) => {
-            told.note("has labels that are no numbers", format!("line {line}: {cell:?}"));
+            problems.note("has labels that are no numbers", format!("line {line}: {cell:?}"));
             Some(0.0)
         }
     }
@@ -267,22 +277,22 @@ fn number(cell: &str, line: u64, told: &mut Told<'_>) -> Option<f32> {
 fn scores(
     values: &[f32],
     line: u64,
-    told: &mut Told<'_>,
+    problems: &mut TableProblems<'_>,
 ) -> Option<[f32; PersonalityTrait::COUNT]> {
     for value in values.iter().filter(|value| !(0.0..=1.0).contains(*value)) {
         let place = format!("line {line}: {value} is not in 0 to 1");
-        told.note("has trait labels out of range", place);
+        problems.note("has trait labels out of range", place);
     }
     values.try_into().ok()
 }
 
-/// Mistakes of a table: for each kind, the places.
-struct Told<'a> {
+/// Mistakes of a table: for each kind, the lines or columns.
+struct TableProblems<'a> {
     path: &'a Path,
     notes: BTreeMap<&'static str, Vec<String>>,
 }
 
-impl Told<'_> {
+impl TableProblems<'_> {
     fn note(&mut self, what: &'static str, place: String) {
         self.notes.entry(what).or_default().push(place);
     }
@@ -292,7 +302,7 @@ impl Told<'_> {
     }
 
     /// One problem for each kind of mistake.
-    fn problems(self) -> impl Iterator<Item = String> {
+    fn messages(self) -> impl Iterator<Item = String> {
         let path = self.path.display().to_string();
         let notes = self.notes.into_iter();
         notes.map(move |(what, places)| format!("`{path}` {what}: {}", some_of(&places)))

@@ -107,7 +107,7 @@ impl<'a> Experiment<'a> {
         };
         mean == EmotionMean::Present
             && tasks.contains(&Task::Emotion)
-            && self.sources.unlabelled(Task::Emotion).is_empty() // which is told by itself
+            && self.sources.unlabelled(Task::Emotion).is_empty() // which is reported by itself
     }
 
     /// Models that a stage builds upon and that neither exist nor are trained with it.

@@ -220,7 +220,7 @@ impl<'a> TrainingLoop<'a> {
         Ok(())
     }
 
-    /// Ends an epoch: judges it, tells of it, makes ready for the next.
+    /// Ends an epoch: scores it, reports it, and prepares the next.
     ///
     /// # Errors
     /// [`Error::NoLoss`] when no step had a loss and nothing was learned before; that a model which

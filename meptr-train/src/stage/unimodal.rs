@@ -57,8 +57,8 @@ pub(super) fn dev_problems(
     tasks: &[Task],
 ) -> Vec<String> {
     let is_empty = corpora.iter().all(|corpus| corpus.rows.is_empty());
-    let told = corpora.iter().filter(|corpus| is_empty || !corpus.rows.is_empty());
-    let mut problems: Vec<String> = told
+    let checked = corpora.iter().filter(|corpus| is_empty || !corpus.rows.is_empty());
+    let mut problems: Vec<String> = checked
         .flat_map(|corpus| {
             corpus.rows.problems(&format!("{} {}", corpus.name, Dev::NAME), width, tasks)
         })
