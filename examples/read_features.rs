@@ -1,11 +1,13 @@
 //! Reads the features of one clip from a feature store and prints their shapes and means.
 //!
-//! For programs that train on stored features or look at them. Stores are written by
-//! `meptr extract`. From the root of the repository, with the store `features` of the corpus
-//! `drawn`:
+//! For programs that train on stored features or look at them. From the root of the repository, with
+//! a store of drawn clips:
 //!
 //! ```sh
-//! cargo run --release -p meptr-extract --example read_features -- features drawn train clip_0001
+//! meptr synth corpora --videos 6
+//! meptr extract corpora/emotions.toml --store features --weights demo
+//! cargo run --release -p meptr-extract --example read_features -- \
+//!     features synthetic-emotions train emotions-00003
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
