@@ -1,4 +1,13 @@
 //! `meptr`: apparent emotions and personality traits of the persons in a video.
+//!
+//! - `commands`: one file per command, its flags and what it does
+//! - `report`: renderers of predictions: table, JSON, JSON lines, CSV
+//! - `inputs`: videos named on the command line
+//! - `output`: standard output for results, standard error for everything else
+//! - `progress`: bars for videos and for training
+//! - `workers`: several videos at a time, on one or several devices
+//! - `interrupt`: Ctrl-C and SIGTERM
+//! - `demo`: demo bundle, embedded in the program
 
 #![expect(
     unreachable_pub,

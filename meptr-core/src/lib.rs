@@ -4,6 +4,21 @@
 //! across (five [`PersonalityTrait`]s) from five [`Modality`]s: body, face, scene, audio and text.
 //! This crate holds what prediction and training share; it knows no FFmpeg and no command line.
 //!
+//! - [`task`], [`modality`]: emotions, traits and modalities in their fixed order
+//! - [`prediction`]: result of a video
+//! - [`kernels`]: hand-written arithmetic for CPUs and NVIDIA GPUs
+//! - [`nn`]: layers with gradients
+//! - [`models`]: models of the three stages
+//! - [`weights`]: tensors by name, from checked files or a seeded generator
+//! - [`bundle`]: folders of all weights that a prediction needs
+//! - [`convert`]: PyTorch checkpoints, read as data
+//! - `hub` (feature `hub`): weights from the Hugging Face Hub
+//! - [`store`]: files of extracted features
+//! - [`device`]: choice of CPU or GPU, precision, batch sizes
+//! - [`rng`]: named streams of a seed, the only source of randomness
+//! - [`files`], [`paths`], `digest`: bounded reading, atomic writing, checked names, hashes
+//! - [`error`]: errors of weights and computations
+//!
 //! Source of the method: "A Semi-Supervised Multimodal Framework for Multitask Emotion and
 //! Personality Traits Recognition Using Cross-Domain Learning", ESWA 2025.
 

@@ -8,6 +8,8 @@
 //! - [`pipeline`]: all of these on one video, up to the features of its modalities
 //! - [`predictor`]: heads and fusion, up to emotions and traits
 //! - [`bundle_builder`]: new weight bundles; [`synth`]: synthetic videos
+//! - [`progress`]: progress of a video; [`error`], `load_errors`: errors, one or several together
+//! - [`allocator`]: settings of the memory allocator
 
 pub mod allocator;
 pub mod backbones;
