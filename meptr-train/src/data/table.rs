@@ -44,6 +44,8 @@ pub(super) struct Table {
     pub(super) tasks: Vec<Task>,
 }
 
+const NO_NEUTRAL: &str =
+    " (raw intensities without it are read with `emotions_as = \"intensities\"`)";
 const UNKNOWN_COLUMNS: &str =
     "has unknown columns (name them in `columns.ignored` if they do not matter)";
 
@@ -127,7 +129,7 @@ fn read(
                 continue;
             }
         };
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = record.position().map_or(0, |start| line_of(start, &bytes));
         let Some(clip) = columns.clip(&record, line, problems) else {
             table.dropped += 1;
             continue;
@@ -163,14 +165,14 @@ impl ColumnIndices {
         let TableFormat { columns, tasks, emotions_as } = format;
         let index = |name: &String| header.iter().position(|column| column == name);
         let mut ignored: BTreeSet<usize> = columns.ignored.iter().filter_map(index).collect();
-        let mut needed = |name: &String| {
+        let mut needed = |name: &String, hint: &str| {
             index(name).unwrap_or_else(|| {
-                problems.note("lacks the columns", format!("`{name}`"));
+                problems.note("lacks the columns", format!("`{name}`{hint}"));
                 ABSENT // never read: a table that lacks a column is not read on
             })
         };
-        let video = needed(&columns.video_name);
-        let text = (!columns.text.is_empty()).then(|| needed(&columns.text));
+        let video = needed(&columns.video_name, "");
+        let text = (!columns.text.is_empty()).then(|| needed(&columns.text, ""));
         let mut labels = Vec::new();
         for task in [Task::Emotion, Task::Personality] {
             let there: Vec<usize> = columns.of(task).iter().filter_map(index).collect();
@@ -184,7 +186,10 @@ impl ColumnIndices {
                     {
                         ABSENT
                     }
-                    _ => needed(name),
+                    _ if task == Task::Emotion && number == Emotion::Neutral as usize => {
+                        needed(name, NO_NEUTRAL)
+                    }
+                    _ => needed(name, ""),
                 });
                 labels.push((task, indices.collect()));
             } else {
@@ -256,6 +261,14 @@ impl ColumnIndices {
             }
         }
     }
+}
+
+/// Line of a record, from 1. The reader's position lies before the line breaks that still belong to
+/// the record before: the second byte of CR LF, and empty lines.
+fn line_of(start: &csv::Position, bytes: &[u8]) -> u64 {
+    let rest = bytes.get(start.byte() as usize..).unwrap_or_default();
+    let breaks = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
+    start.line() + breaks.filter(|byte| **byte == b'\n').count() as u64
 }
 
 /// Place of a column that is not there.
@@ -382,7 +395,8 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_lines() {
         let found = problems("name,text,Anger,extra\na,Hi,0,1\n");
-        assert!(found.contains("lacks the columns: `video_name`, `Neutral`, `Disgust`"), "{found}");
+        assert!(found.contains("lacks the columns: `video_name`, `Neutral` (raw"), "{found}");
+        assert!(found.contains("`emotions_as = \"intensities\"`), `Disgust`, `Fear`"), "{found}");
         assert!(found.contains("columns.ignored"), "{found}");
         let found = problems(&format!(
             "video_name,text,{TRAITS}\na,x,0,0,0,0,1.5\na,x,0,0,0,high,0\n../b,x,0,0,0,0,-1\n"
@@ -436,6 +450,15 @@ mod tests {
         let (_, problems) =
             read_as(&path, TableFormat { emotions_as: EmotionsAs::Shares, ..format });
         assert!(problems[0].contains("lacks the columns: `Neutral`"), "{problems:?}");
+    }
+
+    #[test]
+    fn lines_are_those_of_an_editor_whatever_ends_them() {
+        for end in ["\n", "\r\n"] {
+            let rows = ["a,x,0,0,0,0,0", "", "b,x,0,0,0,0,2", "c,x,0,0,0,0,3"].join(end);
+            let found = problems(&format!("video_name,text,{TRAITS}{end}{rows}{end}"));
+            assert!(found.contains("line 4: 2 is") && found.contains("line 5: 3 is"), "{found}");
+        }
     }
 
     #[test]

@@ -57,7 +57,8 @@ impl EvaluationReport {
     /// [`EvaluationReport::notes`].
     pub const NOTES: &'static [&'static str] = &[
         "mUAR and mF1 are over the emotions that some clips show and others do not; `reference` is \
-         the mean over all six, in which one that no clip shows counts as 1",
+         the mean over all six, in which one that no clip shows counts as 1 if it is never \
+         predicted either, else as half the share of clips it is not predicted for",
         "Neutral has no column in the reference's metric: mUAR and mF1 are of the six other \
          emotions, and a clip counts as neutral where none of them is shown",
         "a prediction of the strongest emotion is right when it is one of the strongest labels; \

@@ -11,7 +11,10 @@ use crate::metrics::{EmotionScores, Interval, Occurrence, PersonalityScores, Str
 impl fmt::Display for EvaluationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { weights, corpus, split, clips, left_out, .. } = self;
-        writeln!(f, "{weights} on {corpus} {split}: {clips} clips, {left_out} without features")?;
+        writeln!(
+            f,
+            "bundle `{weights}`, scored on the {split} split of {corpus}: {clips} clips, {left_out} without features"
+        )?;
         if let Some(truth) = &self.truth {
             writeln!(f, "labels from {truth}")?;
         }
