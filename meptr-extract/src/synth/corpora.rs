@@ -31,7 +31,7 @@ pub const MIN_VIDEOS: usize = 5;
 const SPLITS: [(&str, usize); 3] = [("train", 3), ("dev", 1), ("test", 1)];
 /// Frames of the shortest clip.
 const MIN_PICTURES: usize = 27;
-/// Frames by which the longest clip may exceed the shortest.
+/// Number of different lengths of clips, one frame apart.
 const MORE_PICTURES: usize = 7;
 
 /// Two corpora to be written.

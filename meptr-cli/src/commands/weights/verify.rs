@@ -1,4 +1,4 @@
-//! `meptr weights verify`: are the files on disk still those that were fetched.
+//! `meptr weights verify`: compares the files on disk with their hashes.
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ use super::hub::{DEMO, HubArgs};
 use super::progress::DownloadBars;
 use crate::{Finish, demo, output};
 
-/// Hash weights again and compare; exit code 1 when something is damaged or missing
+/// Verify the hashes of weights; the exit code is 1 when a file is damaged or missing
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// Name from `meptr weights list`, OWNER/REPO, `demo`, or the folder of a bundle [default: all
-    /// that is here]
+    /// weights on this machine]
     #[arg(value_name = "NAME|DIR")]
     name: Option<String>,
     #[command(flatten)]
