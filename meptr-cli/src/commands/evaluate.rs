@@ -116,7 +116,7 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
     let mut finish = Finish::Complete;
     for model in scores.iter().filter(|model| model.not_finite() > 0) {
         let (stage, name, clips) = (model.stage.name(), model.model, model.not_finite());
-        tracing::error!("{stage} {name}: what it says of {clips} clips is no finite number");
+        tracing::error!("{stage} {name}: the predictions for {clips} clips are not finite");
         finish = Finish::SomeFailed;
     }
     Ok(finish)

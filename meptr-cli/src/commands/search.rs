@@ -135,7 +135,7 @@ pub fn run(args: &SearchArgs, quiet: bool) -> anyhow::Result<Finish> {
         }
     }
     if !is_whole {
-        tracing::error!("interrupted; the same command goes on");
+        tracing::error!("interrupted; run the same command again to continue");
     }
     Ok(if is_whole { Finish::Complete } else { Finish::SomeFailed })
 }
@@ -149,7 +149,7 @@ impl SearchArgs {
             (StageArg::Stage2, _, None) => Ok(Target::CrossTask(modality()?)),
             (StageArg::Stage3, None, None) => Ok(Target::Fusion),
             _ => {
-                bail!("models of stage 2 have no --task, that of stage 3 has no --modality either")
+                bail!("stage 2 takes no --task, and stage 3 takes neither --task nor --modality")
             }
         }
     }

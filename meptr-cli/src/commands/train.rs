@@ -136,11 +136,10 @@ impl TrainArgs {
     fn config(&self) -> anyhow::Result<(ExperimentConfig, Vec<String>)> {
         let file = ExperimentConfig::file(&self.out);
         match (self.resume, file.exists()) {
-            (true, _) if !self.experiment.is_empty() => bail!(
-                "--resume goes on with the settings in `{}`; leave other settings away",
-                file.display()
-            ),
-            (true, false) => bail!("there is no run in `{}` to go on with", self.out.display()),
+            (true, _) if !self.experiment.is_empty() => {
+                bail!("--resume uses the settings in `{}`; give no others", file.display())
+            }
+            (true, false) => bail!("there is no run in `{}` to resume", self.out.display()),
             (true, true) => Ok(ExperimentConfig::of(&[ExperimentConfig::table(&file)?])),
             (false, _) => {
                 self.must_be_new()?;
@@ -152,10 +151,12 @@ impl TrainArgs {
     fn must_be_new(&self) -> anyhow::Result<()> {
         let out = self.out.display();
         if ExperimentConfig::file(&self.out).exists() {
-            bail!("`{out}` holds a run; --resume goes on with it, another --out starts a new one");
+            bail!(
+                "`{out}` holds a run: give --resume to continue it, or another --out to start a new one"
+            );
         }
         if self.out.join(BUNDLE).exists() {
-            bail!("`{out}` holds a `{BUNDLE}`, which is none of this run's; give another --out");
+            bail!("`{out}` holds a `{BUNDLE}` that is not of this run; give another --out");
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Finish> {
         output::line(format_args!("{name:<width$}  a bundle that predicts, here{mark}"))?;
     }
     if default.contains('/') {
-        output::line(format_args!("{default:<width$}  is used where no bundle is named"))?;
+        output::line(format_args!("{default:<width$}  is used when no bundle is named"))?;
     }
     output::line(format_args!("\nkept in {}", options.environment.cache.display()))?;
     Ok(Finish::Complete)

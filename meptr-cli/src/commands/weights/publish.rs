@@ -57,7 +57,7 @@ pub fn run(args: &PublishArgs) -> anyhow::Result<Finish> {
     let unlicensed: Vec<&str> = unlicensed.map(|(part, _)| part.as_str()).collect();
     anyhow::ensure!(
         unlicensed.is_empty(),
-        "nobody may use what has no licence: {}; give one with `meptr weights assemble --licence`",
+        "these parts have no licence: {}; give one with `meptr weights assemble --licence`",
         unlicensed.join(", ")
     );
     let options =

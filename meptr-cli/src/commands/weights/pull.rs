@@ -188,7 +188,7 @@ fn report(pulled: &Pulled, name: &str, catalog: &Catalog) -> anyhow::Result<Fini
             ))?;
             output::line(format_args!("use it with: meptr predict --weights {name} VIDEO"))?;
             if pulled.is_default {
-                output::line(format_args!("or, as it is the one got last: meptr predict VIDEO"))?;
+                output::line(format_args!("or, as it is now the default: meptr predict VIDEO"))?;
             }
         }
         None if catalog.bundle(name).is_some() => {

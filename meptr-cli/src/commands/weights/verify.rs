@@ -68,7 +68,7 @@ pub fn run(args: &VerifyArgs, quiet: bool) -> anyhow::Result<Finish> {
             finish = Finish::SomeFailed;
             let (remove, pull) =
                 (args.hub.command("remove", &name), args.hub.command("pull", &name));
-            tracing::error!("`{name}` is not whole; `{remove}`, then `{pull}` gets it anew");
+            tracing::error!("`{name}` is damaged or incomplete; run `{remove}`, then `{pull}`");
         }
     }
     Ok(finish)
@@ -95,7 +95,7 @@ fn described(finding: &Finding) -> String {
     let file = &finding.file;
     match &finding.verdict {
         Verdict::Intact => format!("intact   {file}"),
-        Verdict::Unknown => format!("unknown  {file}: nothing says which hash it should have"),
+        Verdict::Unknown => format!("unknown  {file}: its expected hash is not known"),
         Verdict::Missing => format!("missing  {file}"),
         Verdict::Damaged { expected, found } => {
             format!("damaged  {file}: its hash is {found}, it should be {expected}")
