@@ -27,9 +27,9 @@ use crate::{Finish, output};
 /// Score the models of a bundle on stored features with labels
 ///
 /// Emotions are scored by balanced accuracy (mUAR) and F1 (mF1), averaged over the emotions that
-/// some clips show and others do not, and by the accuracy of the strongest emotion. Traits are scored by
-/// accuracy (mACC) and concordance (CCC). The last model also gets the scores of every emotion and
-/// trait, chance levels and 95 % intervals.
+/// some clips show and others do not, and by the accuracy of the strongest emotion. Traits are
+/// scored by accuracy (mACC) and concordance (CCC). The last model also gets the scores of every
+/// emotion and trait, chance levels and 95 % intervals.
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
     /// Weight bundle: a folder, or a name as for `meptr predict`, with the same default

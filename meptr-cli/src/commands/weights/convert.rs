@@ -40,7 +40,7 @@ pub struct ConvertArgs {
     /// A value of the configuration, such as fusion.transformer.heads=8; can be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, Json)>,
-    /// Also read whole model objects, as saved by Ultralytics: more classes are accepted, none is run
+    /// Also read whole model objects, as saved by Ultralytics: accepts more classes, runs none
     #[arg(long)]
     trust_model_objects: bool,
 }

@@ -26,7 +26,7 @@ pub(super) fn other_device<T>() -> Result<T> {
 
 /// Pool of feature map buffers, reused after a map is dropped.
 ///
-/// Each network has its own pool. The feature maps of an image take some 4 MB; returning them to
+/// Each network has its own pool. The feature maps of an image take some 4 MB; giving them back to
 /// the system after each image costs more time than the smaller layers.
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<Vec<Vec<f32>>>);
@@ -94,7 +94,7 @@ impl Drop for Map {
 }
 
 impl Features {
-    /// Converts a batch of images to network input, from bytes to -1 to 1: one feature map per image
+    /// Converts a batch of images to network input, bytes to -1 to 1: one feature map per image
     /// on the CPU, one tensor for the batch elsewhere.
     ///
     /// - `squares`: `(batch, size, size, 3)`, u8, RGB
