@@ -129,8 +129,8 @@ fn mark_broken_pipe(error: io::Error) -> io::Error {
     }
 }
 
-/// Whether a run ended because the reader of standard output closed the pipe, as `head` does: no
-/// failure.
+/// Whether a run ended because the reader of standard output closed the pipe, as `head` does. That
+/// is no failure.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     io_errors.filter_map(io::Error::get_ref).any(|inner| inner.is::<BrokenPipe>())

@@ -132,7 +132,7 @@ pub fn run_ordered<W: Send, T: Send, R: Send>(
     })
 }
 
-/// Runs the work on a video, and turns a panic in it into an error of that video.
+/// Runs the work on a video; a panic in it becomes an error of that video.
 ///
 /// # Errors
 /// The error of the work, or the message of the panic.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::files::open_file;
 
-/// Hands the content of a file to `take`, piece by piece, in constant memory.
+/// Reads a file and passes its content to `take` in chunks, in constant memory.
 ///
 /// Returns the number of bytes.
 pub(crate) fn read_through(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<u64> {

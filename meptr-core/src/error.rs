@@ -82,7 +82,7 @@ pub enum Error {
     FeatureVersion {
         /// The file.
         path: PathBuf,
-        /// The format it says it has.
+        /// The format that it states.
         found: String,
     },
     /// Another process writes to a feature store.
@@ -91,7 +91,7 @@ pub enum Error {
         /// The store's folder.
         path: PathBuf,
     },
-    /// The GPU that was asked for cannot be had.
+    /// The requested GPU is not available.
     #[error("cannot compute on cuda:{number}: {why}")]
     NoGpu {
         /// Its number.

@@ -1,6 +1,6 @@
 //! The vocabulary, layers, models and weight bundles of MEPTR.
 //!
-//! MEPTR says what the people in a video seem to feel (seven [`Emotion`]s) and how they come
+//! MEPTR predicts what the people in a video seem to feel (seven [`Emotion`]s) and how they come
 //! across (five [`PersonalityTrait`]s) from five [`Modality`]s: body, face, scene, audio and text.
 //! This crate holds what prediction and training share; it knows no FFmpeg and no command line.
 //!

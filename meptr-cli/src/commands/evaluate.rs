@@ -26,12 +26,13 @@ use crate::{Finish, output};
 
 /// Score the models of a bundle on stored features with labels
 ///
-/// Scores are balanced accuracy (mUAR) and F1 (mF1) of the emotions that some clips show and others do
-/// not, accuracy of the strongest emotion, and accuracy (mACC) and concordance (CCC) of the traits;
-/// for the last model also those of every emotion and trait, chance levels and 95 % intervals.
+/// Emotions are scored by balanced accuracy (mUAR) and F1 (mF1), averaged over the emotions that
+/// some clips show and others do not, and by the accuracy of the strongest emotion. Traits are
+/// scored by accuracy (mACC) and concordance (CCC). The last model also gets the scores of every
+/// emotion and trait, chance levels and 95 % intervals.
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
-    /// Weight bundle: a folder, or a name as for `meptr predict`, which also says the default
+    /// Weight bundle: a folder, or a name as for `meptr predict`, with the same default
     #[arg(long, value_name = "BUNDLE")]
     weights: Option<PathBuf>,
     /// Folder of the feature store, filled with the bundle's backbones
@@ -43,13 +44,13 @@ pub struct EvaluateArgs {
     /// Split of the corpus
     #[arg(long, value_enum, default_value = "test")]
     split: SplitArg,
-    /// Whose predictions to score, one or several [default: all]
+    /// Stages whose predictions to score, one or several [default: all]
     #[arg(long, value_enum, value_name = "STAGE")]
     stage: Vec<StageArg>,
     /// Score against the labels in this table instead of the corpus's own
     #[arg(long, value_name = "FILE.csv")]
     truth: Option<PathBuf>,
-    /// Write what each model says about each clip
+    /// File to write the predictions of each model for each clip to, as CSV
     #[arg(long, value_name = "FILE.csv")]
     csv: Option<PathBuf>,
     /// Format of the scores
@@ -62,20 +63,20 @@ pub struct EvaluateArgs {
     first_use: FirstUseArgs,
 }
 
-/// A split.
+/// Split to score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs)] // the names say it
+#[allow(missing_docs)] // the names are self-explanatory
 enum SplitArg {
     Train,
     Dev,
     Test,
 }
 
-/// Scores every model that is asked for.
+/// Scores every requested model.
 ///
 /// # Errors
-/// When bundle, corpus, features or labels cannot be used, or a file cannot be written. That a model
-/// says something that is no number is told after the scores.
+/// When bundle, corpus, features or labels cannot be used, or a file cannot be written. Predictions
+/// that are not finite are reported after the scores.
 pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
     let folder = args.first_use.bundle(args.weights.as_deref(), quiet, &asked)?;
     let bundle = Bundle::open(&folder)
@@ -115,14 +116,14 @@ pub fn run(args: &EvaluateArgs, quiet: bool) -> anyhow::Result<Finish> {
     let mut finish = Finish::Complete;
     for model in scores.iter().filter(|model| model.not_finite() > 0) {
         let (stage, name, clips) = (model.stage.name(), model.model, model.not_finite());
-        tracing::error!("{stage} {name}: what it says of {clips} clips is no finite number");
+        tracing::error!("{stage} {name}: the predictions for {clips} clips are not finite");
         finish = Finish::SomeFailed;
     }
     Ok(finish)
 }
 
 impl EvaluateArgs {
-    /// Refuses a --csv that would take the place of something read here.
+    /// Refuses a --csv that would overwrite an input of this run.
     fn must_not_write_over(
         &self,
         bundle: &Bundle,
@@ -149,7 +150,7 @@ impl EvaluateArgs {
         Ok(StoredClips::open(&Store::at(&self.store), &split, Some(&weights))?)
     }
 
-    /// Labels that are not the corpus's own; they must be of the clips.
+    /// Labels of --truth, which replace those of the corpus; they must be of its clips.
     fn truth(&self, clips: &[Clip], emotions_as: EmotionsAs) -> anyhow::Result<Option<Vec<Clip>>> {
         let Some(path) = &self.truth else {
             let has_labels = |clip: &Clip| Task::ALL.iter().any(|task| clip.has_labels(*task));

@@ -12,10 +12,10 @@ use meptr_train::stage::Stage;
 
 use super::weights::FirstUseArgs;
 
-/// The experiment.
+/// Arguments that describe the experiment.
 #[derive(Debug, Args)]
 pub struct ExperimentArgs {
-    /// Settings; configs/train.toml explains every key. Of several files, the later ones count
+    /// Settings; configs/train.toml explains every key. Later files override earlier ones
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
     /// A setting by its dotted key, for example stage3.training.max_epochs=20
@@ -27,21 +27,21 @@ pub struct ExperimentArgs {
     /// Descriptions of the corpora, as for `meptr extract`
     #[arg(long, value_name = "CORPUS.toml", num_args = 1..)]
     corpora: Vec<PathBuf>,
-    /// Bundle whose backbones made the features: a folder, or a name as for `meptr extract`, which
-    /// also says the default
+    /// Bundle whose backbones extracted the features: a folder, or a name as for `meptr extract`,
+    /// with the same default
     #[arg(long, value_name = "BUNDLE")]
     base: Option<PathBuf>,
-    /// Run to build upon: its settings, and its models of earlier stages
+    /// Earlier run that provides settings and the models of earlier stages
     #[arg(long, value_name = "RUN")]
     from: Option<PathBuf>,
-    /// Start of everything random, in all stages
+    /// Seed of all stages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     seed: Option<i64>,
     #[command(flatten)]
     pub first_use: FirstUseArgs,
 }
 
-/// Something trained alone.
+/// Stages whose models can be trained alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StageArg {
     /// Each modality and task
@@ -62,18 +62,18 @@ impl From<StageArg> for Stage {
     }
 }
 
-/// A modality by its name.
+/// Parses the name of a modality.
 pub fn modality(name: &str) -> Result<Modality, String> {
     Modality::named(name).ok_or_else(|| "give body, face, scene, audio or text".to_owned())
 }
 
-/// A task by its name.
+/// Parses the name of a task.
 pub fn task(name: &str) -> Result<Task, String> {
     let found = Task::ALL.into_iter().find(|task| task.name() == name);
     found.ok_or_else(|| "give emotion or personality".to_owned())
 }
 
-/// An experiment whose corpora, features and settings make sense.
+/// Experiment with valid corpora, features and settings.
 pub struct Prepared {
     pub config: ExperimentConfig,
     pub sources: FeatureSplits,
@@ -82,7 +82,7 @@ pub struct Prepared {
 }
 
 impl ExperimentArgs {
-    /// The settings of all files and of the command line, and everything wrong with them.
+    /// Reads the settings of all files and of the command line; also returns all their problems.
     ///
     /// # Errors
     /// When a file cannot be read or is no TOML.
@@ -107,13 +107,13 @@ impl ExperimentArgs {
         Ok(ExperimentConfig::of(&tables))
     }
 
-    /// The files that the settings are from.
+    /// Files from which the settings are read.
     pub fn files(&self) -> Vec<PathBuf> {
         let of_run = self.from.as_deref().map(ExperimentConfig::file);
         self.config.iter().cloned().chain(of_run).collect()
     }
 
-    /// Was anything said about the experiment?
+    /// Whether no argument describes the experiment.
     pub fn is_empty(&self) -> bool {
         let paths = [&self.store, &self.base, &self.from];
         self.config.is_empty()
@@ -129,11 +129,11 @@ fn absolute(path: Option<&Path>) -> std::io::Result<Option<PathBuf>> {
 }
 
 impl Prepared {
-    /// Opens everything that some stages need, reads every number once, and names all mistakes.
+    /// Opens the inputs of some stages, reads every value once, and reports all mistakes.
     ///
     /// # Errors
     /// [`meptr_train::Error::UnfitData`] lists everything that is wrong; else when the demo bundle
-    /// cannot be had or the device cannot be had.
+    /// or the device is not available.
     pub fn open(
         (config, mut problems): (ExperimentConfig, Vec<String>),
         run: &Path,

@@ -25,9 +25,9 @@ use crate::report::extraction::{Entry, ExtractionReport, Outcome};
 use crate::workers::{DeviceArgs, catch_panic, open_all, run_ordered, workers_per_device};
 use crate::{Finish, interrupt, output};
 
-/// Extract the features of a corpus into a store, to train on
+/// Extract the features of a corpus into a feature store, for training
 ///
-/// A second run extracts only what is missing or no longer valid.
+/// A second run extracts only features that are missing or no longer valid.
 #[derive(Debug, Args)]
 pub struct ExtractArgs {
     /// Description of the corpus; configs/corpus.toml explains every key

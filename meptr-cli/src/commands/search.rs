@@ -1,4 +1,4 @@
-//! `meptr search`: settings, judged by the dev score of a training with them.
+//! `meptr search`: hyperparameter search, scored on dev.
 
 use std::path::{Path, PathBuf};
 
@@ -20,10 +20,10 @@ use crate::output::ensure_output_is_not_an_input;
 use crate::progress::TrainingBars;
 use crate::{Finish, interrupt, output};
 
-/// Search for settings: one training per trial, judged by its best dev score
+/// Search hyperparameters: one training run per trial, scored by its best dev score
 ///
-/// Each trial is a line in OUT/results.jsonl; trials that are there are not made again. The best
-/// settings so far are in OUT/best.toml.
+/// Each trial is one line in OUT/results.jsonl, and finished trials are not repeated. OUT/best.toml
+/// holds the best settings so far.
 #[derive(Debug, Args)]
 pub struct SearchArgs {
     /// greedy: one parameter after another; exhaustive: every combination
@@ -66,13 +66,13 @@ enum StrategyArg {
 /// Formats of trials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TrialsFormat {
-    /// For reading
+    /// Table for reading
     Table,
-    /// One trial a line
+    /// One trial per line, as JSON
     Jsonl,
 }
 
-/// The model that a trial trains.
+/// Model that a trial trains.
 #[derive(Debug, Clone, Copy)]
 enum Target {
     Unimodal(Modality, Task),
@@ -80,10 +80,10 @@ enum Target {
     Fusion,
 }
 
-/// Makes every trial that is not there yet.
+/// Runs every trial that is not in the results yet.
 ///
 /// # Errors
-/// When settings, grid, corpora or features make no sense, or a trial fails.
+/// When settings, grid, corpora or features are invalid, or a trial fails.
 pub fn run(args: &SearchArgs, quiet: bool) -> anyhow::Result<Finish> {
     let target = args.target()?;
     let grid = Grid::read(&args.grid)?;
@@ -135,7 +135,7 @@ pub fn run(args: &SearchArgs, quiet: bool) -> anyhow::Result<Finish> {
         }
     }
     if !is_whole {
-        tracing::error!("interrupted; the same command goes on");
+        tracing::error!("interrupted; run the same command again to continue");
     }
     Ok(if is_whole { Finish::Complete } else { Finish::SomeFailed })
 }
@@ -149,13 +149,13 @@ impl SearchArgs {
             (StageArg::Stage2, _, None) => Ok(Target::CrossTask(modality()?)),
             (StageArg::Stage3, None, None) => Ok(Target::Fusion),
             _ => {
-                bail!("models of stage 2 have no --task, that of stage 3 has no --modality either")
+                bail!("stage 2 takes no --task, and stage 3 takes neither --task nor --modality")
             }
         }
     }
 }
 
-/// A training on vectors that other trials do not read.
+/// Trains a fusion model on vectors of this trial alone.
 fn train_on_own_vectors(
     experiment: &Experiment<'_>,
     bars: &mut TrainingBars,
@@ -170,7 +170,7 @@ fn train_on_own_vectors(
     }
 }
 
-/// One training; a trial that was interrupted goes on, if its settings are the same.
+/// Trains the model of a trial; resumes an interrupted trial with equal settings.
 fn trial(
     prepared: &Prepared,
     table: &Table,

@@ -11,10 +11,11 @@ use meptr_extract::synth::corpora::{Corpora, MIN_VIDEOS};
 use crate::progress::Bars;
 use crate::{Finish, interrupt, output};
 
-/// Make two small corpora of synthetic videos, to see that training works
+/// Generate two small corpora of synthetic videos, to try out training
 ///
-/// One has labels of emotions, the other of traits; the other labels of each are in `hidden/`, for
-/// evaluation only. Drawn people, synthetic voices: nothing learned from them applies to real people.
+/// One corpus has emotion labels, the other has trait labels. The missing labels of each are in
+/// `hidden/`, for evaluation only. People are drawn and voices are synthetic, so nothing learned
+/// from them applies to real people.
 #[derive(Debug, Args)]
 pub struct SynthArgs {
     /// Folder to write to; created if needed, must be empty
@@ -23,7 +24,7 @@ pub struct SynthArgs {
     /// Videos of each corpus, at least 5, about 3 s each
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = videos)]
     videos: usize,
-    /// Seed: the same one gives the same files
+    /// Seed; equal seeds give equal files
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
 }

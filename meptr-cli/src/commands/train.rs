@@ -18,20 +18,20 @@ use super::weights::asked;
 use crate::progress::TrainingBars;
 use crate::{Finish, interrupt, output};
 
-/// Train models on stored features, stage by stage, to a bundle for `meptr predict`
+/// Train models on stored features, stage by stage, and write a bundle for `meptr predict`
 ///
-/// Writes a run folder: settings in force, logs, TensorBoard events, curves, checkpoints, and after
-/// stage 3 the bundle. An interrupt (Ctrl-C) ends the run after the current step, with exit code 1;
-/// --resume goes on from there as if it had never stopped.
+/// The run folder holds the settings in force, logs, TensorBoard events, curves, checkpoints, and
+/// after stage 3 the bundle. An interrupt (Ctrl-C) ends the run after the current step, with exit
+/// code 1; --resume then continues with results equal to those of an uninterrupted run.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// Stages to train
     #[arg(value_enum)]
     stages: StagesArg,
-    /// Folder of the run; holds the bundle at the end
+    /// Folder of the run, which holds the bundle at the end
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
-    /// Go on with the run in --out, with its settings
+    /// Resume the run in --out, with its own settings
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
@@ -49,20 +49,20 @@ pub struct TrainArgs {
 enum StagesArg {
     /// A model of each modality and task
     Stage1,
-    /// A model of each modality for both tasks, around those of stage 1
+    /// A cross-task model of each modality, on the encoders of stage 1
     Stage2,
-    /// The model of all modalities, on what those of stage 2 say
+    /// The fusion model of all modalities, on the outputs of the stage-2 models
     Stage3,
-    /// One after another
+    /// All stages, one after another
     All,
 }
 
 /// Formats of scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SummaryFormat {
-    /// For reading
+    /// Table for reading
     Table,
-    /// One document
+    /// One JSON document
     Json,
 }
 
@@ -77,11 +77,11 @@ impl StagesArg {
     }
 }
 
-/// Trains the models that are asked for and not yet finished.
+/// Trains the requested models that are not finished yet.
 ///
 /// # Errors
-/// When settings, corpora or features make no sense (all mistakes are named before any training),
-/// or the run folder takes no more.
+/// When settings, corpora or features are invalid (all mistakes are reported before any training),
+/// or the run folder cannot be used.
 pub fn run(args: &TrainArgs, quiet: bool) -> anyhow::Result<Finish> {
     let (run, stages) = (&args.out, args.stages.stages());
     let Prepared { config, sources, base, devices } =
@@ -90,7 +90,7 @@ pub fn run(args: &TrainArgs, quiet: bool) -> anyhow::Result<Finish> {
         })?;
     let _lock = lock_folder(run)?;
     if !args.resume {
-        args.must_be_new()?; // nobody was faster
+        args.must_be_new()?; // checked again, under the lock
         config.write(run)?;
     }
     let stop = interrupt::flag()?;
@@ -136,11 +136,10 @@ impl TrainArgs {
     fn config(&self) -> anyhow::Result<(ExperimentConfig, Vec<String>)> {
         let file = ExperimentConfig::file(&self.out);
         match (self.resume, file.exists()) {
-            (true, _) if !self.experiment.is_empty() => bail!(
-                "--resume goes on with the settings in `{}`; leave other settings away",
-                file.display()
-            ),
-            (true, false) => bail!("there is no run in `{}` to go on with", self.out.display()),
+            (true, _) if !self.experiment.is_empty() => {
+                bail!("--resume uses the settings in `{}`; give no others", file.display())
+            }
+            (true, false) => bail!("there is no run in `{}` to resume", self.out.display()),
             (true, true) => Ok(ExperimentConfig::of(&[ExperimentConfig::table(&file)?])),
             (false, _) => {
                 self.must_be_new()?;
@@ -152,10 +151,12 @@ impl TrainArgs {
     fn must_be_new(&self) -> anyhow::Result<()> {
         let out = self.out.display();
         if ExperimentConfig::file(&self.out).exists() {
-            bail!("`{out}` holds a run; --resume goes on with it, another --out starts a new one");
+            bail!(
+                "`{out}` holds a run: give --resume to continue it, or another --out to start a new one"
+            );
         }
         if self.out.join(BUNDLE).exists() {
-            bail!("`{out}` holds a `{BUNDLE}`, which is none of this run's; give another --out");
+            bail!("`{out}` holds a `{BUNDLE}` that is not of this run; give another --out");
         }
         Ok(())
     }
@@ -198,8 +199,8 @@ fn bundle(
     }
 }
 
-/// Puts the bundle together, in the place of one from an earlier end of the run: that one stays until
-/// the new one is whole, and for good when nothing changed.
+/// Assembles the bundle, and replaces the one of an earlier end of the run. The old one stays until
+/// the new one is complete, and is kept if nothing changed.
 fn put(sources: &Sources, target: &Path) -> anyhow::Result<()> {
     if is_made_of(sources, target) {
         return Ok(());
@@ -222,7 +223,7 @@ fn put(sources: &Sources, target: &Path) -> anyhow::Result<()> {
     swap().with_context(failed)
 }
 
-/// Whether a bundle is what these sources would give.
+/// Whether a bundle equals the one that these sources would give.
 fn is_made_of(sources: &Sources, target: &Path) -> bool {
     let Ok(bundle) = Bundle::open(target) else { return false };
     let Manifest { name, about, status, parts, files, .. } = bundle.manifest();
@@ -233,7 +234,7 @@ fn is_made_of(sources: &Sources, target: &Path) -> bool {
     };
     let heads = parts.heads.iter();
     let mut heads = heads.map(|(one, head)| (&head.file, &head.origin, &sources.heads[one]));
-    // What the base gives is known by its hashes.
+    // Parts of the base are compared by their hashes.
     let hashes: BTreeSet<&str> = files.values().map(|entry| entry.sha256.as_str()).collect();
     let is_of_base = sources.base.as_ref().is_none_or(|base| {
         let Manifest { parts, files, .. } = base.manifest();
@@ -249,7 +250,7 @@ fn is_made_of(sources: &Sources, target: &Path) -> bool {
         && is_of_base
 }
 
-/// Description of the bundle and of its making.
+/// Description of the bundle and its training.
 fn about(
     config: &ExperimentConfig,
     corpora: &[String],

@@ -105,7 +105,7 @@ impl ExtractionReport {
     pub fn finish(&self) -> anyhow::Result<bool> {
         let left = self.with(Outcome::Left).count();
         if left > 0 {
-            tracing::error!("{left} videos are left; the same command goes on with them");
+            tracing::error!("{left} videos are left; run the same command again to extract them");
         }
         if let Some(path) = &self.path {
             self.write(path).with_context(|| format!("cannot write `{}`", path.display()))?;

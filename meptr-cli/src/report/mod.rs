@@ -22,9 +22,9 @@ pub enum Format {
     Table,
     /// One document with all results
     Json,
-    /// One result a line
+    /// One result per line, as JSON
     Jsonl,
-    /// One row of scores a line
+    /// CSV, one row of scores per line
     Csv,
 }
 

@@ -30,7 +30,7 @@ pub struct Manifest {
     pub files: BTreeMap<String, FileEntry>,
 }
 
-/// Training of a bundle's weights, which says what its results are worth.
+/// Training status of a bundle's weights, which limits the meaning of its results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainingStatus {
@@ -131,7 +131,7 @@ pub struct HeadPart {
 pub struct FusionPart {
     /// Weight file inside the bundle.
     pub file: String,
-    /// Widths, parts switched off, and what it is fed.
+    /// Widths, ablated parts, and input of the model.
     pub config: FusionConfig,
     /// Name, source and licence.
     pub origin: Origin,

@@ -1,7 +1,7 @@
 //! A weight bundle: one folder that holds everything a prediction needs.
 //!
 //! ```text
-//! manifest.json                  what is what: names, licences, sources, configurations, hashes
+//! manifest.json                  names, licences, sources, configurations, hashes
 //! clip/  bert/  wav2vec2/        backbones, as Hugging Face folders
 //! heads/{body,face,scene,audio,text}.safetensors
 //! fusion.safetensors

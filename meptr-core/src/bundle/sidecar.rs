@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use crate::files::{read_small, write_whole};
 use crate::{Error, Modality, Result};
 
-/// `NAME.json` beside `NAME.safetensors`: all that the tensors do not tell.
+/// `NAME.json` beside `NAME.safetensors`: metadata that the tensors do not contain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartMetadata {

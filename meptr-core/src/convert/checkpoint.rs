@@ -30,7 +30,7 @@ const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 /// Content of a PyTorch file.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// The tensors by name, row-major, in the number format of the file (bool as u8, i8 as i64).
+    /// The tensors by name, row-major, in the data type of the file (bool as u8, i8 as i64).
     pub tensors: BTreeMap<String, Tensor>,
     /// Value under `config` (for a model object: its `yaml`, `names` and `train_args`); values
     /// that JSON does not know are null.
@@ -60,7 +60,7 @@ pub enum Layout {
 
 impl Checkpoint {
     /// Reads a file that `torch.save` wrote, in the zip format or the older one; or a safetensors
-    /// file, so that such a file can be stored in another number format; or the index
+    /// file, so that such a file can be stored in another data type; or the index
     /// (`*.index.json`) of such files.
     ///
     /// The pickle within is read as data: no class it names is imported, no function called. Only

@@ -19,7 +19,7 @@ use crate::{Error, Modality, weights};
 pub struct ConvertOptions {
     /// Classes that the pickle may name.
     pub trust: Trust,
-    /// The number format to write.
+    /// Data type to write.
     pub storage: Storage,
     /// Modality of a head, if known.
     pub modality: Option<Modality>,
@@ -27,7 +27,7 @@ pub struct ConvertOptions {
     pub overrides: BTreeMap<String, Json>,
 }
 
-/// Number format of a weight file. Computation is in f32 either way.
+/// Data type of a weight file. Computation is in f32 either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
     /// 4 bytes per value.
@@ -67,7 +67,7 @@ pub struct Conversion {
 /// Converts a PyTorch file to a safetensors file.
 ///
 /// # Errors
-/// Those of [`Conversion::prepare`] and [`Conversion::write`].
+/// See [`Conversion::prepare`] and [`Conversion::write`].
 pub fn convert_file(
     input: &Path,
     output: &Path,
@@ -78,8 +78,8 @@ pub fn convert_file(
     Ok(conversion.report)
 }
 
-/// Stores a safetensors file of any model in another number format, in place; tensors of whole
-/// numbers stay as they are. Another name of the old bytes (a hard link) keeps them.
+/// Converts a safetensors file of any model to another data type, in place; integer tensors stay
+/// as they are. A hard link to the old file keeps the old bytes.
 ///
 /// # Errors
 /// When it cannot be read or written, or holds a value that the format cannot.
@@ -97,7 +97,7 @@ pub fn recast_file(path: &Path, storage: Storage) -> crate::Result<()> {
 }
 
 impl Conversion {
-    /// Reads and recognises a file, and brings its numbers into the wanted format.
+    /// Reads a file, identifies its model and converts its values to the requested data type.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when the file cannot be read, is none of the known models, holds a
@@ -205,7 +205,7 @@ fn stored(name: &str, tensor: &Tensor, storage: Storage) -> Result<Tensor> {
     }
     let values: Vec<f64> = tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
     match values.into_iter().find(|value| value.is_finite() && value.abs() > largest) {
-        None => Ok(stored), // infinite or not a number before, and still so
+        None => Ok(stored), // infinite or NaN before, and still so
         Some(value) => Err(CheckpointError::Overflow { tensor: name.to_owned(), value, format }),
     }
 }

@@ -22,7 +22,7 @@ pub enum CheckpointError {
         /// The first class that was met.
         global: String,
     },
-    /// The bytes are not what the format says.
+    /// The bytes contradict the format.
     #[error("it is damaged: {what}")]
     Damaged {
         /// The damage.
@@ -46,7 +46,7 @@ pub enum CheckpointError {
         /// Missing tensors and misfitting shapes.
         problems: Vec<String>,
     },
-    /// A value is too large for the number format asked for.
+    /// A value is too large for the requested data type.
     #[error("`{tensor}` holds {value}, which {format} cannot hold")]
     Overflow {
         /// The tensor.

@@ -28,7 +28,7 @@ impl DeviceChoice {
     /// on one GPU.
     ///
     /// # Errors
-    /// When a GPU was asked for by number and cannot be had; the message says what is missing.
+    /// When a GPU was requested by number and is not available; the message names what is missing.
     pub fn open(self) -> Result<Device> {
         let (gpu, note) = choose(self, &SystemGpus)?;
         if let Some(note) = note {

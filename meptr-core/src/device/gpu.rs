@@ -90,9 +90,10 @@ impl GpuProbe for SystemGpus {
     }
 }
 
-/// Has the driver keep what was freed for what is asked for next; by default it goes back to the
-/// system whenever the program waits for the GPU, and asking for it again takes longer than most
-/// kernels do.
+/// Makes the driver keep freed GPU memory in its pool for later allocations.
+///
+/// By default the driver returns it to the system at every synchronisation, and allocating it again
+/// takes longer than most kernels.
 #[cfg(feature = "cuda")]
 fn keep_freed_memory(device: &candle::CudaDevice) -> candle::Result<()> {
     use candle::cuda_backend::WrapErr;

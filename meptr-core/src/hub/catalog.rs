@@ -329,7 +329,7 @@ impl Catalog {
 }
 
 impl WrittenPart {
-    /// Notes what is wrong; what it returns is of use only when nothing is.
+    /// Records problems; the returned value is valid only when there are none.
     fn check(self, base: &Path, problems: &mut Vec<String>) -> Part {
         let name = &self.name;
         let repository = self.repository.as_deref();

@@ -1,4 +1,4 @@
-//! Looking after what is in the cache: what is here, is it still what it was, away with it.
+//! Inventory of the cache: lists, verifies and removes weights.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -50,7 +50,7 @@ pub struct Finding {
 pub enum Verdict {
     /// Its hash is the one it should have.
     Intact,
-    /// It is here, and nothing says which hash it should have.
+    /// It is here, but no expected hash is known.
     Unknown,
     /// It is not here.
     Missing,

@@ -4,9 +4,9 @@
 //! A [`Catalog`] says which weights there are. [`plan`] looks up a name in it and in the cache and
 //! asks the Hub for what is missing, so that a caller can show sizes and licences before anything
 //! is fetched; [`Plan::fetch`] fetches. [`resolve`] does both. [`list_local`], [`find_local`],
-//! [`verify`] and [`remove`] look after what is here.
+//! [`verify`] and [`remove`] manage the files in the cache.
 //!
-//! What can be relied on:
+//! Guarantees:
 //!
 //! - A file has its final name only when all its bytes are on disk and their hash is the one that
 //!   the Hub states (SHA-256 of large files, Git's object id of small ones), and the one of the

@@ -83,10 +83,10 @@ pub struct PlannedFile {
     promised_sha256: Option<String>,
 }
 
-/// Says where the files of a name are, after fetching those that are missing.
+/// Fetches the missing files of a name; returns the paths of all its files.
 ///
 /// # Errors
-/// Those of [`plan`] and [`Plan::fetch`].
+/// See [`plan`] and [`Plan::fetch`].
 pub fn resolve(
     catalog: &Catalog,
     name: &str,
@@ -160,7 +160,7 @@ impl Plan {
         })
     }
 
-    /// Fetches what is missing and says where everything is.
+    /// Fetches the missing files; returns the paths of all files.
     ///
     /// # Errors
     /// Whatever goes wrong first; what was fetched until then stays and need not be fetched again.

@@ -21,7 +21,7 @@ pub fn is_contiguous_cpu_f32(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && x.is_contiguous()
 }
 
-/// Applies an activation; overwrites `x`, which must be a fresh result that nothing else holds.
+/// Applies an activation; overwrites `x`, which must be a fresh result without other owners.
 ///
 /// # Errors
 /// When the device fails.

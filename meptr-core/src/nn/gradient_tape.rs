@@ -10,10 +10,10 @@ use crate::kernels::cpu::autograd::FactorSink;
 
 /// Record of the factors of weight gradients that layers produce during a backward pass.
 ///
-/// The gradient of a weight `(outputs, inputs)` over a batch of `rows` is the product of a matrix
-/// `(outputs, rows)` and a matrix `(rows, inputs)`, both much smaller than the gradient while rows
-/// are few. Norms and weighted sums of the gradients of several losses follow from the factors
-/// without the full matrices: `TapedGradients` in the losses of `meptr-train`.
+/// The gradient of a weight `(outputs, inputs)` over a batch of `rows` is the matrix product of
+/// `(outputs, rows)` and `(rows, inputs)`, both much smaller than the gradient when rows are few.
+/// Norms and weighted sums of the gradients of several losses follow from the factors without the
+/// full matrices: `TapedGradients` in the losses of `meptr-train`.
 ///
 /// Clones share their content; backward passes on several threads do not mix. A weight used with a
 /// tape gets no gradient from Candle's backward pass.

@@ -7,7 +7,7 @@
 //!
 //! A file holds up to five tensors named after the modalities, `(steps, width)`, f16 or f32, and
 //! under the metadata key `meptr` a [`VideoRecord`] as JSON. A modality without a tensor has a
-//! reason there, one with a tensor the SHA-256 of its numbers. Files are written under another name
+//! reason there, one with a tensor the SHA-256 of its values. Files are written under another name
 //! and renamed, so a file that is there is whole.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub(super) const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// Longest file that is read, in bytes: a day of sound in f32 is 18 GB, an hour 0.7 GB.
 pub(super) const MAX_FILE_BYTES: u64 = 32 << 30;
 
-/// Number type of stored features.
+/// Data type of stored features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Storage {
@@ -75,9 +75,9 @@ pub struct VideoRecord {
     pub video: String,
     /// Sources of the features.
     pub provenance: Provenance,
-    /// Seconds from the start to the end of the last picture or sound.
+    /// Seconds from the start to the end of the last frame or audio sample.
     pub duration_seconds: f64,
-    /// The pictures that were looked at.
+    /// Sampled frames.
     pub frames: Vec<ChosenFrame>,
     /// The sequences.
     pub modalities: PerModality<SequenceRecord>,
@@ -111,19 +111,19 @@ pub struct SequenceRecord {
     /// Reason for its absence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Steps of each piece that was read by itself; sound longer than five minutes has several.
+    /// Steps of each chunk that was encoded separately; audio longer than five minutes has several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pieces: Vec<usize>,
     /// Index of each step of a visual sequence in [`VideoRecord::frames`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frames: Vec<usize>,
-    /// SHA-256 of its numbers as the file has them; absent in files of older versions.
+    /// SHA-256 of its values as stored; absent in files of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }
 
 impl SequenceRecord {
-    /// A sequence that is not there.
+    /// Metadata of an absent sequence.
     pub fn absent(reason: impl Into<String>) -> Self {
         Self { reason: Some(reason.into()), ..Self::default() }
     }

@@ -35,7 +35,7 @@ struct Span {
 }
 
 impl FeatureFile {
-    /// Opens a file and checks everything but the numbers.
+    /// Opens a file and checks everything but the values.
     ///
     /// # Errors
     /// [`Error::FeatureVersion`] when another version of the program wrote it;
@@ -84,7 +84,7 @@ impl FeatureFile {
     /// The sequence of a modality, `(steps, width)`, f32; `None` when it is absent.
     ///
     /// # Errors
-    /// [`Error::NotFeatures`] when a number was altered or is not finite; [`Error::Read`] when the
+    /// [`Error::NotFeatures`] when a value was altered or is not finite; [`Error::Read`] when the
     /// file cannot be read.
     pub fn sequence(&self, modality: Modality) -> Result<Option<Tensor>> {
         let Some(span) = self.tensors[modality] else { return Ok(None) };
@@ -109,7 +109,7 @@ impl FeatureFile {
         }
     }
 
-    /// Reads every sequence, to see whether all numbers are those that were written.
+    /// Reads every sequence and verifies that all values are those that were written.
     ///
     /// # Errors
     /// As [`Self::sequence`].

@@ -55,7 +55,7 @@ pub fn write_features(
         .map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
-/// Whether no number is NaN or infinite.
+/// Whether all values are finite.
 pub(super) fn is_finite(tensor: &Tensor) -> candle::Result<bool> {
     let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     Ok(values.iter().all(|value| value.is_finite()))

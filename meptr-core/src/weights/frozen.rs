@@ -115,7 +115,7 @@ impl Matrix {
         self.columns
     }
 
-    /// The type of its numbers.
+    /// Data type of its values.
     pub fn dtype(&self) -> DType {
         match &self.place {
             Place::Loaded(tensor) => tensor.dtype(),
@@ -123,7 +123,7 @@ impl Matrix {
         }
     }
 
-    /// Whether [`Self::numbers`] gives them.
+    /// Whether [`Self::numbers`] can give its values.
     pub fn is_on_cpu(&self) -> bool {
         match &self.place {
             Place::Loaded(tensor) => tensor.device().is_cpu() && tensor.dtype() == DType::F32,
@@ -145,7 +145,7 @@ impl Matrix {
         }
     }
 
-    /// Its numbers, row by row.
+    /// Values, row by row.
     ///
     /// # Errors
     /// When it is not f32 on the CPU.
@@ -156,7 +156,7 @@ impl Matrix {
         }
     }
 
-    /// Some of its rows, `(indices, columns)`; `indices` is `(indices,)`, u32.
+    /// Selects rows, `(indices, columns)`; `indices` is `(indices,)`, u32.
     ///
     /// # Errors
     /// When there is no such row.
@@ -177,17 +177,17 @@ impl Matrix {
     }
 }
 
-/// The numbers of a contiguous f32 tensor on the CPU, or of a mapped matrix.
+/// Values of a contiguous f32 tensor on the CPU, or of a mapped matrix.
 #[derive(Debug)]
 pub enum Numbers<'a> {
-    /// A tensor's.
+    /// Values of a tensor.
     Loaded(StorageRef<'a>, Range<usize>),
-    /// A file's.
+    /// Values of a mapped file.
     Mapped(&'a [f32]),
 }
 
 impl<'a> Numbers<'a> {
-    /// The numbers of a tensor.
+    /// Values of a tensor.
     ///
     /// # Errors
     /// When it is not contiguous f32 on the CPU.

@@ -1,4 +1,4 @@
-//! Seeded weights without a file: the same numbers from the same name, shape and seed, anywhere.
+//! Seeded weights without a file: name, shape and seed determine the values on every machine.
 //!
 //! The rule is a small integer hash, so that any language can rebuild it, and every value is exact
 //! in f16. It gives reference tests their weights and `meptr weights init` its bundles; it is not

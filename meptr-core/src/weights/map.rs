@@ -17,7 +17,7 @@ impl MappedFile {
         // SAFETY: the map is read-only, and nothing of ours changes a file in place: weight files are
         // written under a temporary name and renamed. That no other program does is a contract with
         // the user, as for every mapped file: one that shortens it could end ours, one that writes to
-        // it would change numbers while we compute.
+        // it would change values during the computation.
         unsafe { Mmap::map(file) }.map(Self)
     }
 
@@ -32,7 +32,7 @@ impl MappedFile {
             && bytemuck::try_cast_slice::<u8, f32>(&self.0[bytes]).is_ok()
     }
 
-    /// The numbers in some bytes.
+    /// The f32 values of a range of bytes.
     ///
     /// # Panics
     /// Unless [`Self::holds_f32s`].
@@ -40,8 +40,8 @@ impl MappedFile {
         bytemuck::cast_slice(&self.0[bytes])
     }
 
-    /// Lets go of the pages that were read so far; they are fetched again, mostly from the system's
-    /// cache, when they are asked for.
+    /// Releases the pages that were read so far; on the next access they are read again, mostly
+    /// from the system's cache.
     pub fn release(&self) {
         #[cfg(unix)]
         {

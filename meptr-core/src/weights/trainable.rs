@@ -12,7 +12,7 @@ use crate::rng::{RandomStream, SeedStreams};
 /// The trainable part of a model: what its `load` asks [`Trainable::builder`] for becomes a
 /// variable.
 ///
-/// What is loaded through another `VarBuilder` is frozen; there is no switch for that.
+/// Tensors loaded through another `VarBuilder` are frozen; there is no separate freeze flag.
 #[derive(Debug)]
 pub struct Trainable {
     shared: Arc<Shared>,

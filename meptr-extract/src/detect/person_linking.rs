@@ -66,8 +66,8 @@ impl Person {
 /// centres, in sizes of the face; between bodies it is their lack of overlap. Whole frames that are used
 /// instead of a face or body belong to nobody.
 ///
-/// Looks are not compared: two persons who change places between two frames, as in a cut, may
-/// exchange their ids.
+/// Appearance features are not compared: two persons who change places between two frames, as in a
+/// cut, may exchange their ids.
 ///
 /// - `crops`: crops of all frames, as [`crate::pipeline::fallback::crops`] gives them
 pub fn link_persons(crops: &[Crop]) -> Vec<Person> {
@@ -194,11 +194,11 @@ fn distance_to(person: &Person, candidate: &Appearance) -> f32 {
     let faces = last(|appearance| appearance.face).zip(candidate.face);
     let bodies = last(|appearance| appearance.body).zip(candidate.body);
     match (faces, bodies) {
-        // A face tells people apart, where bodies of a crowd overlap.
+        // Faces distinguish people better: bodies in a crowd overlap.
         (Some((was, is)), _) => face_distance(&was.into(), &is.into()),
         (None, Some((was, is))) => body_distance(&was.into(), &is.into()),
         (None, None) => match (last(|appearance| appearance.face), candidate.body) {
-            // Turned away: the body stands where the face was.
+            // Face turned away: the body contains the last position of the face.
             (Some(face), Some(body)) if contains_center(&body, &face) => MAX_DISTANCE / 2.0,
             _ => f32::from(u8::MAX),
         },

@@ -3,10 +3,10 @@
 #[cfg(any(test, feature = "cuda"))]
 use meptr_core::kernels::bilinear::{BilinearTap, Blending};
 
-/// OpenCV's weights of neighbouring pixels are whole numbers of 1/2048.
+/// Fixed-point unit of OpenCV's interpolation weights: 1/2048.
 const WEIGHT_BITS: u32 = 11;
 
-/// OpenCV's `resize` with `INTER_LINEAR` on bytes, in the same fixed-point numbers.
+/// OpenCV's `resize` with `INTER_LINEAR` on bytes, in the same fixed-point arithmetic.
 ///
 /// - `pixels`: rows from the top, `CHANNELS` bytes a pixel
 /// - `from`, `to`: columns and rows, at least 1
@@ -19,7 +19,7 @@ pub(super) fn resize<const CHANNELS: usize>(
         return pixels.to_vec();
     }
     if from == to.map(|side| 2 * side) {
-        return halve::<CHANNELS>(pixels, from[0]); // OpenCV, too, treats this ratio by itself
+        return halve::<CHANNELS>(pixels, from[0]); // a special case in OpenCV as well
     }
     let columns = taps(from[0], to[0], true);
     let rows = taps(from[1], to[1], false);
@@ -46,7 +46,8 @@ pub(super) fn resize<const CHANNELS: usize>(
     scaled
 }
 
-/// [`resize`] as GPUs sample pictures: of each column and each row the pixels around it.
+/// Taps with which the GPU kernel computes [`resize`]: for each output column and row, the pixels
+/// around it. With them comes the kind of blending.
 #[cfg(any(test, feature = "cuda"))]
 pub(super) fn sampling(from: [usize; 2], to: [usize; 2]) -> ([Vec<BilinearTap>; 2], Blending) {
     let alike = |second: usize| {
@@ -73,7 +74,7 @@ pub(super) fn sampling(from: [usize; 2], to: [usize; 2]) -> ([Vec<BilinearTap>; 
     ([0, 1].map(pairs), Blending::Weights2048)
 }
 
-/// The mean of 2x2 pixels.
+/// Halves an image: each pixel is the mean of 2x2.
 fn halve<const CHANNELS: usize>(pixels: &[u8], width: usize) -> Vec<u8> {
     let mut halved = Vec::with_capacity(pixels.len() / 4);
     for rows in pixels.chunks_exact(2 * width * CHANNELS) {
@@ -89,15 +90,15 @@ fn halve<const CHANNELS: usize>(pixels: &[u8], width: usize) -> Vec<u8> {
     halved
 }
 
-/// The two pixels that an output pixel lies between, and their weights in 1/2048.
+/// Two neighbouring pixels of an output position, and their weights in 1/2048.
 struct Tap {
     first: usize,
     second: usize,
     weights: [i32; 2],
 }
 
-/// Beyond the first and the last pixel, both taps are that pixel. Across, it counts once; down, its
-/// two shares are rounded each for itself, as in OpenCV.
+/// Before the first and after the last pixel, both taps are that pixel. Horizontally it counts
+/// once; vertically its two weights are rounded separately, as in OpenCV.
 fn taps(from: usize, to: usize, is_across: bool) -> Vec<Tap> {
     let step = 1.0 / (to as f64 / from as f64);
     let inside = |place: f32| (place.max(0.0) as usize).min(from - 1);

@@ -21,7 +21,7 @@ pub(super) struct Posture {
     pub(super) swing: f32,
     /// Movements a second.
     pub(super) pace: f32,
-    /// Size of the person in the picture; 1 = as usual.
+    /// Scale of the person in the image; 1 = average.
     pub(super) nearness: f32,
     clothes: Colour,
     /// 0 = a shirt, 1 = jacket and tie.
@@ -67,7 +67,7 @@ impl Posture {
     }
 }
 
-/// Paints what is below the head; `sway` is how far the hands are moved, about -1 to 1.
+/// Draws the body below the head; `sway` is the displacement of the hands, about -1 to 1.
 pub(super) fn paint_body(
     canvas: &mut Canvas,
     head: &Head,

@@ -1,4 +1,4 @@
-//! A picture that shapes are painted on, with smooth edges.
+//! Canvas: an image on which shapes with antialiased edges are drawn.
 
 /// Red, green, blue, 0 to 1.
 pub(super) type Colour = [f32; 3];
@@ -6,7 +6,7 @@ pub(super) type Colour = [f32; 3];
 /// A point in pixels, x to the right and y down.
 pub(super) type Point = [f32; 2];
 
-/// A picture in memory, rows from the top.
+/// Image in memory, rows from the top.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Canvas {
     width: usize,
@@ -14,7 +14,7 @@ pub(super) struct Canvas {
     pixels: Vec<Colour>,
 }
 
-/// An area of a picture: its distance function and the box around it.
+/// Area of an image: its signed distance function and its bounding box.
 pub(super) struct Shape<'a> {
     /// Distance of a point to the edge in pixels, negative inside.
     pub(super) distance: &'a dyn Fn(Point) -> f32,
@@ -23,7 +23,7 @@ pub(super) struct Shape<'a> {
 }
 
 impl Canvas {
-    /// A picture painted point by point.
+    /// Image with a colour for each point.
     pub(super) fn new(width: usize, height: usize, colour: impl Fn(Point) -> Colour) -> Self {
         let pixels = (0..width * height)
             .map(|index| colour([(index % width) as f32 + 0.5, (index / width) as f32 + 0.5]))
@@ -46,19 +46,19 @@ impl Canvas {
         &self.pixels
     }
 
-    /// Paints a shape, its edge one pixel wide.
+    /// Draws a shape, its edge one pixel wide.
     pub(super) fn fill(&mut self, shape: &Shape<'_>, colour: impl Fn(Point) -> Colour) {
         self.mix(shape.bounds, |point| (0.5 - (shape.distance)(point)).clamp(0.0, 1.0), colour);
     }
 
-    /// Paints an ellipse with the radii `radii`, turned by `angle`.
+    /// Draws an ellipse with the radii `radii`, rotated by `angle`.
     pub(super) fn ellipse(&mut self, centre: Point, radii: Point, angle: f32, colour: Colour) {
         let distance = |point| ellipse_distance(point, centre, radii, angle);
         let shape = Shape { distance: &distance, bounds: around(centre, radii[0].max(radii[1])) };
         self.fill(&shape, |_| colour);
     }
 
-    /// Paints a line with round ends whose radius goes from `radii[0]` to `radii[1]`.
+    /// Draws a line with round ends, its radius from `radii[0]` to `radii[1]`.
     pub(super) fn line(&mut self, from: Point, to: Point, radii: [f32; 2], colour: Colour) {
         let distance = |point| line_distance(point, from, to, radii);
         let reach = radii[0].max(radii[1]);
@@ -71,7 +71,7 @@ impl Canvas {
         self.fill(&Shape { distance: &distance, bounds }, |_| colour);
     }
 
-    /// Paints a line through points.
+    /// Draws a line through points.
     pub(super) fn curve(&mut self, points: &[Point], radius: f32, colour: Colour) {
         let distance = |point| {
             let parts = points.windows(2);
@@ -92,7 +92,7 @@ impl Canvas {
         self.fill(&Shape { distance: &distance, bounds }, |_| colour);
     }
 
-    /// Paints an upright rectangle: left, top, right, bottom.
+    /// Draws an axis-parallel rectangle: left, top, right, bottom.
     pub(super) fn rectangle(&mut self, bounds: [f32; 4], colour: Colour) {
         let distance = |[x, y]: Point| {
             let beside = (bounds[0] - x).max(x - bounds[2]);
@@ -101,7 +101,7 @@ impl Canvas {
         self.fill(&Shape { distance: &distance, bounds }, |_| colour);
     }
 
-    /// Tints softly around a point, most in the middle and there by `share`.
+    /// Blends in a colour around a point, by `share` at the centre and less outwards.
     pub(super) fn blob(&mut self, centre: Point, radii: Point, share: f32, colour: Colour) {
         let weight = |point: Point| {
             let [x, y] = [0, 1].map(|axis| (point[axis] - centre[axis]) / radii[axis]);
@@ -134,17 +134,17 @@ impl Canvas {
     }
 }
 
-/// A colour `share` of the way to another.
+/// Interpolates from a colour to another, by `share` from 0 to 1.
 pub(super) fn blend(from: Colour, to: Colour, share: f32) -> Colour {
     std::array::from_fn(|index| super::between(from[index], to[index], share))
 }
 
-/// A colour made brighter (above 1) or darker.
+/// Scales the brightness of a colour: brighter above 1, darker below.
 pub(super) fn scaled(colour: Colour, by: f32) -> Colour {
     colour.map(|value| (value * by).clamp(0.0, 1.0))
 }
 
-/// The colour of that hue (in turns), saturation and brightness, each 0 to 1.
+/// Colour of a hue (in turns), saturation and brightness, each 0 to 1.
 pub(super) fn from_hue(hue: f32, saturation: f32, brightness: f32) -> Colour {
     [0.0, 1.0 / 3.0, 2.0 / 3.0].map(|shift| {
         let wave = 0.5 + 0.5 * (std::f32::consts::TAU * (hue - shift)).cos();
@@ -152,7 +152,7 @@ pub(super) fn from_hue(hue: f32, saturation: f32, brightness: f32) -> Colour {
     })
 }
 
-/// About the distance of a point to an ellipse, exact on its edge.
+/// Approximate distance of a point to an ellipse, exact on its edge.
 pub(super) fn ellipse_distance(point: Point, centre: Point, radii: Point, angle: f32) -> f32 {
     let (sine, cosine) = angle.sin_cos();
     let (x, y) = (point[0] - centre[0], point[1] - centre[1]);

@@ -1,4 +1,4 @@
-//! Two synthetic corpora in a folder: the videos, the tables, and what the tables do not tell.
+//! Two synthetic corpora in a folder: videos, tables, and the hidden labels of the other task.
 //!
 //! ```text
 //! DIR/emotions.toml  traits.toml             the corpora, for `meptr extract`
@@ -25,13 +25,13 @@ use super::voice::{Voice, loudness};
 use super::words::speech;
 use crate::{Error, Result};
 
-/// Fewest videos of a corpus: with them, every split has one.
+/// Minimum number of videos of a corpus, so that every split has one.
 pub const MIN_VIDEOS: usize = 5;
 /// Splits, each with its share of the videos in fifths.
 const SPLITS: [(&str, usize); 3] = [("train", 3), ("dev", 1), ("test", 1)];
-/// Pictures of the shortest clip.
+/// Frames of the shortest clip.
 const MIN_PICTURES: usize = 27;
-/// Pictures that a clip may have more than the shortest.
+/// Number of different lengths of clips, one frame apart.
 const MORE_PICTURES: usize = 7;
 
 /// Two corpora to be written.
@@ -39,7 +39,7 @@ const MORE_PICTURES: usize = 7;
 pub struct Corpora {
     /// Videos of each corpus, at least [`MIN_VIDEOS`].
     pub videos: usize,
-    /// Everything follows from it.
+    /// Seed, which determines all videos and tables.
     pub seed: u64,
 }
 
@@ -80,7 +80,7 @@ impl Corpora {
         SyntheticClip { told, split: self.split(number), name, text, plan, seconds, container }
     }
 
-    /// About 60, 20 and 20 per cent.
+    /// Split of a clip: about 60, 20 and 20 per cent for train, dev and test.
     fn split(&self, number: usize) -> &'static str {
         let test = (self.videos / 5).max(1);
         match number {
@@ -90,11 +90,11 @@ impl Corpora {
         }
     }
 
-    /// Writes everything into `folder`, the videos side by side on all threads; after each, calls
-    /// `done` with it.
+    /// Writes everything into `folder`, the videos in parallel on all threads; calls `done` after
+    /// each video.
     ///
-    /// Returns `false` when `stop` was set before all was written; there are no tables then, so
-    /// that what is there cannot be taken for whole corpora.
+    /// Returns `false` when `stop` was set before all was written. There are no tables then, so
+    /// that the folder cannot be taken for complete corpora.
     ///
     /// # Errors
     /// When FFmpeg lacks an encoder or a file cannot be written.
@@ -212,7 +212,7 @@ fn corpus_toml(name: &str, task: Task, base: &str, tables: &str) -> String {
     toml
 }
 
-/// Writes a file, and its folder where that is not there.
+/// Writes a file, and creates its folder if needed.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
     folder

@@ -1,4 +1,4 @@
-//! Pictures and sound to the bytes of a video file, the same ones every time.
+//! Deterministic encoding of frames and audio to the bytes of a video file.
 
 use std::io::{Cursor, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,20 +13,20 @@ use super::canvas::Canvas;
 use crate::decode::{SAMPLE_RATE_HZ, prepare_ffmpeg};
 use crate::{Error, Result};
 
-/// Quantiser of every picture: 1 best, 31 worst.
+/// Quantiser of every frame: 1 best, 31 worst.
 const QUANTISER: i32 = 3;
 
-/// Kind of file.
+/// Container and codecs of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Container {
-    /// MPEG-4 pictures and AAC sound.
+    /// MPEG-4 video and AAC audio.
     Mp4,
-    /// MPEG-4 pictures and FLAC sound.
+    /// MPEG-4 video and FLAC audio.
     Matroska,
 }
 
 impl Container {
-    /// Ending of its files.
+    /// Extension of its files.
     pub(super) fn extension(self) -> &'static str {
         match self {
             Self::Mp4 => "mp4",
@@ -198,7 +198,7 @@ fn encode_samples(
     Ok(packets)
 }
 
-/// Takes what the encoder has ready; `duration` is for packets that do not know their own.
+/// Receives the packets that the encoder has ready; `duration` is for packets without one.
 fn receive(encoder: &mut encoder::Encoder, duration: i64, packets: &mut Vec<Packet>) {
     loop {
         let mut packet = Packet::empty();
@@ -237,7 +237,7 @@ fn fill(frame: &mut frame::Video, picture: &Canvas) {
     }
 }
 
-/// A file in memory that two can hold: FFmpeg, which writes, and we, who read it afterwards.
+/// File in memory, shared by FFmpeg, which writes it, and this program, which reads it afterwards.
 #[derive(Debug, Clone, Default)]
 struct Memory(Arc<Mutex<Cursor<Vec<u8>>>>);
 

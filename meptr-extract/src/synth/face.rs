@@ -1,4 +1,4 @@
-//! Drawn faces: an actor's features, and what an emotion does to them.
+//! Drawn faces: an actor's features, and their change by an emotion.
 
 use meptr_core::Emotion;
 use meptr_core::rng::RandomStream;
@@ -7,7 +7,7 @@ use super::between;
 use super::canvas::{Canvas, Colour, Point, Shape, blend, ellipse_distance, scaled};
 use super::plan::Cue;
 
-/// Who plays in a clip.
+/// Appearance of the person in a clip.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Actor {
     /// Colour of the skin in full light.
@@ -24,7 +24,7 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    /// Somebody.
+    /// Draws a random actor.
     pub(super) fn draw(random: &mut RandomStream) -> Self {
         let skins =
             [[0.95, 0.78, 0.66], [0.88, 0.68, 0.53], [0.76, 0.55, 0.40], [0.60, 0.41, 0.29]];
@@ -49,16 +49,16 @@ impl Actor {
 /// Position of a head.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head {
-    /// Middle of the head.
+    /// Centre of the head.
     pub(super) centre: Point,
-    /// Half its width in pixels: the unit of everything drawn on it.
+    /// Half its width in pixels, the unit of lengths on it.
     pub(super) unit: f32,
-    /// Angle it is turned by, radians.
+    /// Angle of rotation, radians.
     pub(super) tilt: f32,
 }
 
 impl Head {
-    /// A point given in units from the middle of the head.
+    /// Converts a point in units from the centre of the head to pixels.
     pub(super) fn at(&self, [x, y]: Point) -> Point {
         let (sine, cosine) = self.tilt.sin_cos();
         let [left, top] = self.centre;
@@ -70,11 +70,11 @@ impl Head {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expression {
     brow_raise: f32,
-    /// Above 0: inner ends down.
+    /// Slant of the brows; above 0, inner ends down.
     brow_slant: f32,
-    /// 1 = as usual.
+    /// Opening of the eyes; 1 = average.
     eye_opening: f32,
-    /// Height of the corners of the mouth above its middle.
+    /// Height of the corners of the mouth above its centre.
     mouth_lift: f32,
     mouth_opening: f32,
     mouth_width: f32,
@@ -134,14 +134,14 @@ impl Expression {
     }
 }
 
-/// Paints the hair behind a head, before the body.
+/// Draws the hair behind a head, before the body.
 pub(super) fn paint_hair_behind(canvas: &mut Canvas, head: &Head, actor: &Actor) {
     let fall = 0.75 * actor.hair_length;
     let radii = [1.16 * head.unit, (actor.length + 0.14 + 0.5 * fall) * head.unit];
     canvas.ellipse(head.at([0.0, -0.06 + 0.5 * fall]), radii, head.tilt, scaled(actor.hair, 0.8));
 }
 
-/// Paints a head.
+/// Draws a head.
 pub(super) fn paint_face(canvas: &mut Canvas, head: &Head, actor: &Actor, expression: &Expression) {
     let skin: Colour =
         std::array::from_fn(|index| (actor.skin[index] + expression.flush[index]).clamp(0.05, 1.0));

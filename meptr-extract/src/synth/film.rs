@@ -1,4 +1,4 @@
-//! The pictures of a clip.
+//! Frames of a clip.
 
 use meptr_core::PerModality;
 use meptr_core::rng::{RandomStream, SeedStreams};
@@ -13,26 +13,26 @@ use super::scene::paint_scene;
 pub(super) const WIDTH: usize = 160;
 /// Rows.
 pub(super) const HEIGHT: usize = 120;
-/// Pictures a second.
+/// Frames per second.
 pub(super) const FRAMES_PER_SECOND: usize = 10;
 /// Half the width of an average head, pixels.
 const HEAD_UNIT: f32 = 19.0;
 
-/// Everything that is drawn in a clip but does not move.
+/// Parts of a clip that stay the same over its frames.
 #[derive(Debug)]
 pub(super) struct Film {
     room: Canvas,
     actor: Actor,
     expression: Expression,
     posture: Posture,
-    /// Middle of the head at rest.
+    /// Centre of the head at rest.
     place: [f32; 2],
     /// Phase of the body's movement at the start, in radians.
     phase: f32,
 }
 
 impl Film {
-    /// Sets a clip up, from streams named after it alone.
+    /// Prepares a clip, from random streams named after it alone.
     pub(super) fn new(streams: &SeedStreams, clip: &str, cues: &PerModality<Cue>) -> Self {
         let stream = |what: &str| streams.stream(&format!("{clip}/{what}"));
         let room = paint_scene(WIDTH, HEIGHT, &cues.scene, &mut stream("scene"));
@@ -50,7 +50,7 @@ impl Film {
         }
     }
 
-    /// The picture at a time in seconds; `voice` is how loud the person speaks then, 0 to 1.
+    /// Draws the frame at a time in seconds; `voice` is the loudness of the voice then, 0 to 1.
     pub(super) fn picture(&self, seconds: f32, voice: f32) -> Canvas {
         let turn = std::f32::consts::TAU * self.posture.pace * seconds + self.phase;
         let unit = HEAD_UNIT * self.posture.nearness;

@@ -16,11 +16,11 @@ use meptr_core::{Emotion, Modality, PerModality, PersonalityTrait};
 const SECOND_EMOTION_SHARE: f64 = 0.25;
 /// Probability that a modality shows the second emotion of a clip instead of its main one.
 const SECOND_SHOWN_SHARE: f64 = 0.3;
-/// Of the times a modality does not show the true emotion, how often it shows none.
+/// Probability that a modality without the true emotion shows none.
 const NEUTRAL_WHEN_UNTRUE: f64 = 0.5;
 /// Change of a trait per standard deviation of its own cause.
 const OWN_EFFECT: f32 = 0.11;
-/// Standard deviation of what nothing causes in a trait.
+/// Standard deviation of the noise of a trait.
 const TRAIT_NOISE: f32 = 0.03;
 /// Standard deviation of a cause as a modality shows it, for a cause of standard deviation 1.
 const SHOWN_NOISE: f32 = 0.5;
@@ -77,7 +77,7 @@ pub struct Cue {
     pub own: [f32; PersonalityTrait::COUNT],
 }
 
-/// Everything about a clip that has a meaning.
+/// Labels and cues of a clip.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Intensity of each emotion, 0 to 3 in thirds (CMU-MOSEI's scale); see [`Plan::shares`].
@@ -89,7 +89,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a clip, from streams named after it alone: no other clip changes it.
+    /// Draws the plan of a clip, from streams named after it alone: no other clip changes it.
     pub fn draw(streams: &SeedStreams, clip: &str) -> Self {
         let mut causes = streams.stream(&format!("{clip}/causes"));
         let main = Emotion::ALL[causes.below(Emotion::COUNT)];

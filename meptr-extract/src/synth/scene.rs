@@ -1,4 +1,4 @@
-//! Drawn rooms: light, colours, and what stands about.
+//! Drawn rooms: light, colours and furniture.
 
 use meptr_core::Emotion;
 use meptr_core::rng::RandomStream;
@@ -19,7 +19,7 @@ fn wall_colour(emotion: Emotion) -> Colour {
     }
 }
 
-/// Paints the room that a cue calls for.
+/// Draws the room of a cue.
 ///
 /// The light is the emotion's, by the cue's strength. An open person has many-coloured pictures on
 /// the wall, a conscientious one a tidy shelf and no clutter, an agreeable one a large plant, a
@@ -52,7 +52,7 @@ pub(super) fn paint_scene(
     canvas
 }
 
-/// Four pictures; how colourful they are tells openness.
+/// Draws four wall pictures, larger and more colourful with higher openness.
 fn paint_pictures(canvas: &mut Canvas, open: f32, random: &mut RandomStream) {
     let saturation = (0.45 + 0.3 * open).clamp(0.0, 1.0);
     let size = (9.0 + 2.0 * open).clamp(4.0, 14.0);
@@ -70,7 +70,7 @@ fn paint_pictures(canvas: &mut Canvas, open: f32, random: &mut RandomStream) {
     }
 }
 
-/// Books on a shelf, upright and even or scattered over the floor.
+/// Draws a shelf of books and clutter on the floor, tidier with higher conscientiousness.
 fn paint_shelf(canvas: &mut Canvas, conscientious: f32, random: &mut RandomStream) {
     canvas.rectangle([22.0, 78.0, 50.0, 81.0], [0.35, 0.24, 0.16]);
     let disorder = (0.5 - 0.4 * conscientious).clamp(0.0, 1.2);

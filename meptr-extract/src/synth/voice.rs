@@ -7,7 +7,7 @@ use super::between;
 use super::plan::Cue;
 use crate::decode::SAMPLE_RATE_HZ;
 
-/// Standard deviation of a room's noise, on the scale of samples: what loudness is heard against,
+/// Standard deviation of a room's noise, on the scale of samples. It is the reference for loudness,
 /// since the audio backbone normalises the level of a clip.
 const ROOM_NOISE: f32 = 0.006;
 /// Amplitude of an ordinary voice.
@@ -146,18 +146,19 @@ struct Syllable {
     vowel: [f32; 3],
 }
 
-/// The vocal folds: a pulse per period.
+/// Source of glottal pulses, one per period.
 #[derive(Debug, Default)]
 struct Source {
-    /// Share of the period that is over.
+    /// Elapsed share of the period.
     phase: f32,
-    /// Length of this period relative to the usual.
+    /// Length of this period relative to the average.
     stretch: f32,
     smoothed: f32,
 }
 
 impl Source {
-    /// Rises slowly and falls fast, as air flow through the vocal folds does; mean about 0.
+    /// Computes the next value of the pulse, which rises slowly and falls fast, as the air flow
+    /// through the vocal folds does; mean about 0.
     fn next(&mut self, step: f32, roughness: f32, random: &mut RandomStream) -> f32 {
         self.phase += step / (1.0 + self.stretch);
         if self.phase >= 1.0 {
@@ -176,7 +177,7 @@ impl Source {
     }
 }
 
-/// Lets one frequency through: a pair of complex poles, gain about 1 at its peak.
+/// Resonator of one frequency: a pair of complex poles, gain about 1 at its peak.
 struct Resonator {
     first: f32,
     second: f32,

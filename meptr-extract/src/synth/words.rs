@@ -6,9 +6,9 @@ use meptr_core::rng::RandomStream;
 
 use super::plan::Cue;
 
-/// Own causes further from 0 than this are spoken of.
+/// Distance of an own cause from 0 above which the text mentions it.
 const NOTICEABLE: f32 = 0.5;
-/// Cues stronger than this are spoken of three times, others twice.
+/// Strength of a cue above which the text has three sentences on it, else two.
 const STRONG: f32 = 0.75;
 
 const OPENERS: [&str; 6] = [
@@ -20,7 +20,7 @@ const OPENERS: [&str; 6] = [
     "This is my story today.",
 ];
 
-/// A few words occur in most of them.
+/// Sentences of an emotion; a few words occur in most of them.
 fn sentences(emotion: Emotion) -> [&'static str; 4] {
     match emotion {
         Emotion::Neutral => [
@@ -94,7 +94,7 @@ fn traits_sentences(one: PersonalityTrait) -> [[&'static str; 2]; 2] {
     }
 }
 
-/// A few sentences: the cue's emotion, and what is most noticeable about the person.
+/// Composes a few sentences on the cue's emotion and the person's most prominent traits.
 pub(super) fn speech(cue: &Cue, random: &mut RandomStream) -> String {
     let of_emotion = sentences(cue.emotion);
     let first = random.below(of_emotion.len());

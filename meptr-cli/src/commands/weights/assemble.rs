@@ -16,7 +16,7 @@ use super::hub::{DEMO, HubArgs, folder_of};
 use super::install::install;
 use crate::{Finish, output};
 
-/// Make a bundle of backbones, heads and detectors
+/// Assemble a bundle from backbones, heads and detectors
 ///
 /// Backbones are names from `meptr weights list` that were pulled, or folders with config.json,
 /// model.safetensors (or pytorch_model.bin) and the files beside them. Heads and fusion are files
@@ -31,14 +31,14 @@ pub struct AssembleArgs {
     /// Name of the bundle, shown with every result
     #[arg(long)]
     name: String,
-    /// Description of the weights and of their making
+    /// Description of the weights and their training
     #[arg(long, value_name = "TEXT", default_value = "")]
     about: String,
-    /// Whether the weights were trained, and on what
+    /// Training status of the weights
     #[arg(long, alias = "standing", value_enum)]
     status: StatusArg,
-    /// Bundle to take all parts from that are not named: a folder, the name of one that was assembled
-    /// or pulled, or `demo`
+    /// Bundle that provides all parts that are not named: a folder, the name of one that was
+    /// assembled or pulled, or `demo`
     #[arg(long, value_name = "DIR|NAME")]
     from: Option<PathBuf>,
     /// CLIP [default: clip, unless --from]
@@ -56,7 +56,7 @@ pub struct AssembleArgs {
     /// Fusion model
     #[arg(long, value_name = "FILE")]
     fusion: Option<PathBuf>,
-    /// Face detector, of those in the program [default: full-range, unless --from]
+    /// Face detector, one of those in the program [default: full-range, unless --from]
     #[arg(long, value_enum)]
     face_detector: Option<FaceArg>,
     /// YOLOv8 body detector; without one, bodies fall back to the whole frame
@@ -65,7 +65,7 @@ pub struct AssembleArgs {
     /// Whisper; without it, text must come with the video
     #[arg(long, value_name = "NAME|DIR")]
     transcriber: Option<String>,
-    /// Number format to store all weights but the face detector's in [default: as they are]
+    /// Data type of all stored weights except the face detector's [default: that of the inputs]
     #[arg(long, value_enum)]
     storage: Option<StorageArg>,
     /// Licence of a part that is a file or folder: clip=, bert=, wav2vec2=, heads=, fusion=,
@@ -78,7 +78,7 @@ pub struct AssembleArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum StatusArg {
-    /// Random numbers: the results mean nothing
+    /// Random weights: the results mean nothing
     Untrained,
     /// Trained on synthetic data: the results mean nothing about people
     Demonstration,
@@ -112,7 +112,7 @@ fn licence(text: &str) -> Result<(String, String), String> {
     Err(format!("the part is one of {}", LICENSED.join(", ")))
 }
 
-/// Puts the bundle together and loads every part of it.
+/// Assembles the bundle and loads every part of it.
 ///
 /// # Errors
 /// When a part is missing or does not fit.
@@ -148,7 +148,7 @@ pub fn run(args: &AssembleArgs) -> anyhow::Result<Finish> {
 }
 
 impl AssembleArgs {
-    /// Bundles beside the cache are found by their names, and these mean something else.
+    /// Refuses reserved names for bundles beside the cache, which are found by name.
     fn require_free_name(&self) -> anyhow::Result<()> {
         let (catalog, name) = (self.hub.catalog()?, &self.name);
         let is_listed =
@@ -164,7 +164,7 @@ impl AssembleArgs {
     fn sources(&self) -> anyhow::Result<Sources> {
         let base = self.from.as_deref().map(|from| self.hub.bundle_at(from)).transpose()?;
         let base = base.as_deref().map(Bundle::open).transpose()?;
-        // What the catalogue calls a part, where nothing else gives it.
+        // Without --from, backbones default to those of the catalogue.
         let known = |name: &'static str| base.is_none().then(|| name.to_owned());
         let backbone = |option: &Option<String>, part: &str, name| {
             let chosen = option.clone().or_else(|| known(name));
@@ -249,7 +249,7 @@ impl AssembleArgs {
     }
 }
 
-/// The last name of a path: the rest of it is nobody's business.
+/// Last component of a path; the rest is private.
 fn last_name(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()

@@ -19,10 +19,10 @@ use crate::{Finish, output};
 
 /// Convert PyTorch files (or safetensors) to safetensors, for `meptr weights assemble`
 ///
-/// The file is read as data: nothing in it is ever run. What its tensors do not tell about the
-/// model is reported with where it was taken from, and asked for where it cannot be known. Beside
-/// NAME.safetensors stands NAME.json, which says what the file is. A backbone becomes
-/// model.safetensors, with its configuration files copied from beside the input.
+/// The file is read as data, and no code in it is run. Configuration values that the tensors do not
+/// determine are reported with their source, and must be given if there is none. NAME.json beside
+/// NAME.safetensors describes the file. A backbone becomes model.safetensors, with its
+/// configuration files copied from the folder of the input.
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
     /// Files such as body.pt, best.pth, pytorch_model.bin
@@ -31,25 +31,25 @@ pub struct ConvertArgs {
     /// Folder to write to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Number format to store; computation is in f32 either way
+    /// Data type to store; computation is in f32 either way
     #[arg(long, value_enum, default_value_t = StorageArg::F32)]
     storage: StorageArg,
-    /// Modality that the head reads, if its file does not tell
+    /// Modality of the head, if its file does not state it
     #[arg(long, value_enum)]
     modality: Option<ModalityArg>,
     /// A value of the configuration, such as fusion.transformer.heads=8; can be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, Json)>,
-    /// Also read whole model objects, as Ultralytics saves them: more classes are known, none is run
+    /// Also read whole model objects, as saved by Ultralytics: accepts more classes, runs none
     #[arg(long)]
     trust_model_objects: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum StorageArg {
-    /// 4 bytes a value
+    /// 4 bytes per value
     F32,
-    /// 2 bytes a value, each off by at most 1 in 2048
+    /// 2 bytes per value, with a relative error of at most 1 in 2048
     F16,
 }
 
@@ -77,17 +77,17 @@ impl From<ModalityArg> for Modality {
     }
 }
 
-/// `KEY=VALUE`; a value that is no JSON is a word.
+/// Parses `KEY=VALUE`; a value that is not JSON is a string.
 fn key_value(text: &str) -> Result<(String, Json), String> {
     let (key, value) = text.split_once('=').ok_or("give KEY=VALUE")?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()));
     Ok((key.to_owned(), value))
 }
 
-/// Converts every file, up to the first that cannot be.
+/// Converts the files in order, and stops at the first failure.
 ///
 /// # Errors
-/// When a file cannot be read or written, or does not tell its configuration.
+/// When a file cannot be read or written, or does not determine its configuration.
 pub fn run(args: &ConvertArgs) -> anyhow::Result<Finish> {
     let is_one = args.inputs.len() == 1;
     anyhow::ensure!(
@@ -128,7 +128,7 @@ impl ConvertArgs {
             _ => write_note(input, &output, report),
         };
         if noted.is_err() {
-            let _ = std::fs::remove_file(&output); // the first error is the one to tell
+            let _ = std::fs::remove_file(&output); // the first error is the one to report
         }
         noted?;
         describe(input, &output, report)
@@ -152,7 +152,7 @@ impl ConvertArgs {
         Ok(output)
     }
 
-    /// Fails when a value would have to be guessed, and says how to give it.
+    /// Fails when a value would have to be guessed; the message says how to give it.
     fn refuse_guesses(&self, input: &Path, report: &ConvertReport) -> anyhow::Result<()> {
         let guess = |assumed: &&Assumed| assumed.basis == Basis::Guess;
         let guesses: Vec<String> = report
@@ -181,7 +181,7 @@ impl ConvertArgs {
     }
 }
 
-/// Adds the option that helps against a refusal.
+/// Adds to a refusal the option that permits it.
 fn hinted(error: meptr_core::Error, is_trusting: bool) -> anyhow::Error {
     let is_object = matches!(
         &error,
@@ -270,7 +270,7 @@ fn described(model: &Model) -> &'static str {
     }
 }
 
-/// A value as `--set` takes it.
+/// Formats a value for `--set`.
 fn word(value: &Json) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -30,11 +30,12 @@ pub struct FirstUseArgs {
 }
 
 impl FirstUseArgs {
-    /// The folder of the bundle to use: the one that is named, else the one that was got last, else
-    /// what the user is offered to get, else the demo weights with a word on how to get others.
+    /// Folder of the bundle to use: the named one, else the one obtained last, else one that the
+    /// user agrees to fetch, else the demo weights, with a message on how to get others.
     ///
     /// # Errors
-    /// When the bundle named is not here and cannot or must not be fetched; when fetching fails.
+    /// When the named bundle is not on this machine and cannot or must not be fetched, or fetching
+    /// fails.
     pub fn bundle(
         &self,
         named: Option<&Path>,
@@ -48,7 +49,7 @@ impl FirstUseArgs {
         }
     }
 
-    /// The bundle of a name that is no folder.
+    /// Folder of a bundle given by name.
     fn named(&self, name: &Path, quiet: bool) -> anyhow::Result<PathBuf> {
         let not_there = || format!("there is no folder `{}`", name.display());
         let name = name.to_str().with_context(not_there)?;
@@ -76,7 +77,7 @@ impl FirstUseArgs {
         folder.with_context(|| format!("`{name}` was pulled, but it is no bundle"))
     }
 
-    /// The bundle to use when none is named.
+    /// Folder of the bundle to use when none is named.
     fn usual(&self, quiet: bool, ask: Ask<'_>) -> anyhow::Result<PathBuf> {
         let default = match self.hub.bundles() {
             Ok(bundles) => bundles.default_name(),
@@ -105,12 +106,12 @@ impl FirstUseArgs {
         }
     }
 
-    /// Whether what is missing may be fetched; nothing when nobody can be asked, or nothing can be
+    /// Whether missing files may be fetched; `None` when nobody can be asked, or nothing can be
     /// fetched.
     fn consent(&self, offer: &Offer, quiet: bool, ask: Ask<'_>) -> anyhow::Result<Option<bool>> {
         let is_here = offer.missing.is_empty();
         if self.accept_licenses || (is_here && offer.is_enough) {
-            return Ok(Some(true)); // what is here was accepted when it was fetched
+            return Ok(Some(true)); // licences were accepted when the files were fetched
         }
         if is_here || quiet || self.is_offline()? {
             return Ok(None);
@@ -134,7 +135,7 @@ impl FirstUseArgs {
 struct Offer {
     missing: Vec<LocalPart>,
     bytes: u64,
-    /// Whether it is a whole bundle then.
+    /// Whether they then make a complete bundle.
     is_enough: bool,
 }
 
@@ -151,7 +152,8 @@ impl Offer {
         Ok(Self { missing, bytes, is_enough: bundle.assembly.is_some() })
     }
 
-    /// Small files, and those of a list without sizes, are not counted: nobody was asked yet.
+    /// Size of the download. Files without a listed size (small ones, and those of a list without
+    /// sizes) are not counted: the Hub was not asked yet.
     fn size(&self) -> String {
         match self.bytes {
             0 => "an unknown number of bytes (the list does not say)".to_owned(),
@@ -168,7 +170,7 @@ impl Offer {
         }
     }
 
-    /// Question on a terminal.
+    /// Question to a user at a terminal.
     fn question(&self) -> String {
         let mut lines =
             vec!["No trained weights are on this machine. What can be fetched:".to_owned()];
@@ -185,7 +187,7 @@ impl Offer {
         lines.join("\n")
     }
 
-    /// Message where nobody can be asked.
+    /// Message when nobody can be asked.
     fn hint(&self, command: &str) -> String {
         let mut text = format!(
             "no trained weights are on this machine: using the demo weights, whose \

@@ -13,7 +13,7 @@ use meptr_core::hub::{
 
 use crate::demo;
 
-/// Name of the weights that the program carries.
+/// Name of the weights embedded in the program.
 pub const DEMO: &str = "demo";
 
 /// Source of weights and the cache for them.
@@ -22,7 +22,7 @@ pub struct HubArgs {
     /// Folder of the cache [default: HF_HUB_CACHE, else hub below HF_HOME]
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
-    /// List of weights to use in place of the one in the program
+    /// List of weights to use instead of the built-in one
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
 }
@@ -43,13 +43,13 @@ impl HubArgs {
         Ok(Options::new(environment))
     }
 
-    /// The bundles that were put together beside the cache in use.
+    /// Bundles assembled beside the cache in use.
     pub fn bundles(&self) -> anyhow::Result<Bundles> {
         Ok(Bundles::new(&self.options()?.environment))
     }
 
-    /// The folder of a bundle that is here: one that was put together, `OWNER/REPO` that was pulled
-    /// and is one, or the one in the program.
+    /// Folder of a bundle on this machine: one that was assembled, a pulled `OWNER/REPO` that is a
+    /// bundle, or the embedded one.
     pub fn bundle(&self, name: &str) -> anyhow::Result<Option<PathBuf>> {
         if name == DEMO {
             return demo::folder().map(Some);
@@ -66,10 +66,10 @@ impl HubArgs {
         Ok(folders.into_iter().find(|folder| folder.join(Manifest::FILE).is_file()))
     }
 
-    /// The folder of a bundle, which may be named by its place.
+    /// Folder of a bundle, given by its path or its name.
     ///
     /// # Errors
-    /// When no bundle is there, or none of this name is here.
+    /// When neither a bundle at this path nor one of this name is on this machine.
     pub fn bundle_at(&self, place: &Path) -> anyhow::Result<PathBuf> {
         if place.exists() {
             return Ok(place.to_owned());
@@ -81,7 +81,7 @@ impl HubArgs {
         })
     }
 
-    /// A command line of `meptr weights` that works on the same list and cache as this one.
+    /// Command line of `meptr weights` with the list and cache of this run.
     pub fn command(&self, command: &str, name: &str) -> String {
         let mut line = format!("meptr weights {command}");
         let given = [("--manifest", &self.manifest), ("--cache-dir", &self.cache_dir)];
@@ -93,10 +93,10 @@ impl HubArgs {
         format!("{line} {}", quoted(name))
     }
 
-    /// The parts of a name, all of them on this machine.
+    /// Parts of a name, all of which must be on this machine.
     ///
     /// # Errors
-    /// When something is missing: all of it, and the command that gets it.
+    /// When parts are missing; the message names them all, and the command that fetches them.
     pub fn complete_parts(&self, name: &str) -> anyhow::Result<Vec<LocalPart>> {
         let parts = find_local(&self.catalog()?, name, &self.options()?)?;
         let absent = |part: &&LocalPart| part.presence != Presence::Complete;
@@ -110,7 +110,7 @@ impl HubArgs {
         Ok(parts)
     }
 
-    /// Names this command line's way to what is missing.
+    /// Replaces the command in an error about missing files by one with the options of this run.
     pub fn explained(&self, error: Error, name: &str) -> Error {
         match error {
             Error::OfflineMissing { missing, .. } => {
@@ -121,7 +121,7 @@ impl HubArgs {
     }
 }
 
-/// A word as a shell takes it literally.
+/// Quotes a word for a shell.
 pub fn quoted(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.@:=,+".contains(&byte);
     if !word.is_empty() && word.bytes().all(is_plain) {
@@ -131,13 +131,13 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// The folder that a file of a part lies in by its path.
+/// Root folder of a part, from one of its files.
 pub fn root_of(file: &LocalFile) -> PathBuf {
     let depth = file.path.split('/').count();
     file.local.ancestors().nth(depth).unwrap_or(&file.local).to_owned()
 }
 
-/// The folder of a part that is here.
+/// Folder of a part that is on this machine.
 pub fn folder_of(part: &LocalPart) -> Option<PathBuf> {
     match &part.part.source {
         Source::Folder(folder) => Some(folder.clone()),
@@ -145,21 +145,21 @@ pub fn folder_of(part: &LocalPart) -> Option<PathBuf> {
     }
 }
 
-/// A licence with a mark where it excludes commercial use.
+/// Licence of a part, marked if it excludes commercial use.
 pub fn licence_of(part: &Part) -> String {
     let mark = if part.non_commercial { " (NON-COMMERCIAL USE ONLY)" } else { "" };
     format!("{}{mark}", part.licence)
 }
 
-/// Whether somebody sits there who can be asked.
+/// Whether a user at a terminal can answer questions.
 pub fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// A question with its answer: yes, no, or nothing where nobody can be asked.
+/// Function that asks a yes-or-no question; `None` when nobody can be asked.
 pub type Ask<'a> = &'a dyn Fn(&str) -> anyhow::Result<Option<bool>>;
 
-/// Asks on the terminal; nothing when there is none.
+/// Asks on the terminal; returns `None` when there is none.
 ///
 /// # Errors
 /// When the answer cannot be read.

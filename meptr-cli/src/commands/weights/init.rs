@@ -18,23 +18,23 @@ pub struct InitArgs {
     /// Sizes of the models
     #[arg(long, value_enum)]
     preset: PresetArg,
-    /// Seed of every number in it
+    /// Seed of all weights
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum PresetArg {
-    /// Small, a few megabytes: for trying out and for tests
+    /// Small, a few megabytes, for trying out and for tests
     Demo,
-    /// The published sizes, about 1.5 GB: for measuring speed
+    /// The published sizes, about 1.5 GB, for measuring speed
     Full,
 }
 
 /// Writes the bundle.
 ///
 /// # Errors
-/// When the folder holds something or cannot be written.
+/// When the folder is not empty or cannot be written.
 pub fn run(args: &InitArgs) -> anyhow::Result<Finish> {
     let preset = match args.preset {
         PresetArg::Demo => Preset::Demo,

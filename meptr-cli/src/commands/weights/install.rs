@@ -17,10 +17,10 @@ pub const HEADS_ARE_MISSING: &str = "the heads and the fusion model of MEPTR are
     assemble` make a bundle that `meptr predict` uses from then on; `meptr weights pull OWNER/REPO` \
     gets one that somebody published";
 
-/// Puts a bundle of the list together beside the cache, and has it used where none is named.
+/// Assembles a listed bundle beside the cache, and makes it the default one.
 ///
 /// # Errors
-/// When a part does not hold what the list says, or does not fit the others.
+/// When a part contradicts the list, or does not fit the others.
 pub fn install_from_catalog(
     hub: &HubArgs,
     name: &str,
@@ -49,10 +49,10 @@ pub fn install_from_catalog(
     install(hub, &sources)
 }
 
-/// Makes a bundle beside the cache, in the place of an older one of its name.
+/// Assembles a bundle beside the cache, and replaces an older one of its name.
 ///
 /// # Errors
-/// When it cannot be made, or its name cannot be that of a folder.
+/// When it cannot be assembled, or its name is not valid for a folder.
 pub fn install(hub: &HubArgs, sources: &Sources) -> anyhow::Result<PathBuf> {
     let (bundles, name) = (hub.bundles()?, &sources.name);
     bundles.path(name).with_context(|| {
@@ -81,7 +81,7 @@ fn source_of(place: &str, catalog: &Catalog, files: &[LocalFile]) -> anyhow::Res
         (_, Some(repository), Some(commit)) => format!("{repository}@{commit}"),
         (hub::Source::Folder(folder), ..) => {
             let name = folder.file_name().unwrap_or_default().to_string_lossy();
-            format!("the folder `{name}`") // the rest of the path is nobody's business
+            format!("the folder `{name}`") // the rest of the path is private
         }
         _ => part.name.clone(),
     };

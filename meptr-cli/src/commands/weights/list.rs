@@ -1,4 +1,4 @@
-//! `meptr weights list`: what is known and what is here.
+//! `meptr weights list`: known weights, and their presence on this machine.
 
 use clap::Args;
 use indicatif::DecimalBytes;
@@ -7,7 +7,7 @@ use meptr_core::hub::{LocalPart, Presence, list_local};
 use super::hub::{HubArgs, licence_of};
 use crate::{Finish, output};
 
-/// List the weights that are known, and what of them is on this machine
+/// List the known weights, and those that are on this machine
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
@@ -43,7 +43,7 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Finish> {
         output::line(format_args!("{name:<width$}  a bundle that predicts, here{mark}"))?;
     }
     if default.contains('/') {
-        output::line(format_args!("{default:<width$}  is used where no bundle is named"))?;
+        output::line(format_args!("{default:<width$}  is used when no bundle is named"))?;
     }
     output::line(format_args!("\nkept in {}", options.environment.cache.display()))?;
     Ok(Finish::Complete)
@@ -57,7 +57,7 @@ pub fn presence(presence: Presence) -> &'static str {
     }
 }
 
-/// Bytes of all files where the list knows them or they are here; of the listed ones otherwise.
+/// Size of a part: the larger of its listed bytes and its bytes on this machine; `?` if both are 0.
 pub fn size_of(part: &LocalPart) -> String {
     let listed: u64 = part.part.files.iter().filter_map(|file| file.size).sum();
     let here: u64 = part.files.iter().map(|file| file.size).sum();

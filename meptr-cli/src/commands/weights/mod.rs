@@ -1,4 +1,4 @@
-//! `meptr weights`: getting, making, checking and publishing weights.
+//! `meptr weights`: download, assembly, verification and publication of weights.
 
 mod assemble;
 mod convert;
@@ -21,7 +21,7 @@ pub use hub::asked;
 
 use crate::Finish;
 
-/// Get, make, check and publish weights
+/// Download, assemble, verify and publish weights
 #[derive(Debug, Subcommand)]
 pub enum WeightsCommand {
     Pull(pull::PullArgs),
@@ -39,7 +39,7 @@ pub enum WeightsCommand {
 /// Runs a `meptr weights` command.
 ///
 /// # Errors
-/// When it could not do what it was asked for.
+/// When the command fails.
 pub fn run(command: &WeightsCommand, quiet: bool) -> anyhow::Result<Finish> {
     match command {
         WeightsCommand::Pull(args) => pull::run(args, quiet),

@@ -34,7 +34,7 @@ impl DownloadBars {
         Self { all: MultiProgress::new(), bars: RefCell::default(), is_terminal, is_quiet }
     }
 
-    /// Takes the bars away.
+    /// Removes the bars.
     pub fn clear(&self) {
         if let Some(bars) = self.bars.borrow_mut().take() {
             bars.file.finish_and_clear();
@@ -91,7 +91,7 @@ impl DownloadBars {
         if let Some(total) = &bars.total {
             total.set_position(all_done);
             if is_new && done > 0 {
-                total.reset_eta(); // what an earlier run left came in no time
+                total.reset_eta(); // bytes from an earlier run took no time
             }
         }
         if is_new {
@@ -131,13 +131,13 @@ impl Drop for DownloadBars {
     }
 }
 
-/// The message of an error and those of its causes.
+/// Message of an error, followed by those of its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// The end of a long name.
+/// Shortens a long name to its end.
 fn shortened(name: &str) -> String {
     const LONGEST: usize = 36;
     let skipped = name.chars().count().saturating_sub(LONGEST);

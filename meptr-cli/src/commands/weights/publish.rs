@@ -1,4 +1,4 @@
-//! `meptr weights publish`: a folder that can be uploaded to the Hub.
+//! `meptr weights publish`: prepares a folder for upload to the Hub.
 
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,8 @@ use crate::{Finish, output};
 /// Prepare a folder that can be uploaded as a Hub repository, with a model card
 #[derive(Debug, Args)]
 pub struct PublishArgs {
-    /// Bundle: a folder, or the name of one that was assembled or pulled; it is checked and left as
-    /// it is
+    /// Bundle: a folder, or the name of one that was assembled or pulled; it is checked and not
+    /// changed
     #[arg(value_name = "DIR|NAME")]
     bundle: PathBuf,
     /// Folder to write; must not exist or be empty
@@ -33,7 +33,7 @@ pub struct PublishArgs {
     hub: HubArgs,
 }
 
-/// Git stores these outside its history, as the Hub wants it.
+/// Git attributes: weight files are stored by Git LFS, as the Hub requires.
 const GIT_ATTRIBUTES: &str = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n";
 
 fn repository(text: &str) -> Result<String, String> {
@@ -48,7 +48,7 @@ fn score(text: &str) -> Result<(String, String), String> {
 /// Writes the folder.
 ///
 /// # Errors
-/// When the bundle is not whole, a part has no licence, or the folder cannot be written.
+/// When the bundle is incomplete, a part has no licence, or the folder cannot be written.
 pub fn run(args: &PublishArgs) -> anyhow::Result<Finish> {
     let bundle = Bundle::open(&args.hub.bundle_at(&args.bundle)?)?;
     let manifest = bundle.manifest();
@@ -57,7 +57,7 @@ pub fn run(args: &PublishArgs) -> anyhow::Result<Finish> {
     let unlicensed: Vec<&str> = unlicensed.map(|(part, _)| part.as_str()).collect();
     anyhow::ensure!(
         unlicensed.is_empty(),
-        "nobody may use what has no licence: {}; give one with `meptr weights assemble --licence`",
+        "these parts have no licence: {}; give one with `meptr weights assemble --licence`",
         unlicensed.join(", ")
     );
     let options =
@@ -83,8 +83,8 @@ fn write(bundle: &Bundle, out: &Path, card: &str) -> anyhow::Result<()> {
     for name in bundle.manifest().files.keys() {
         let (source, target) = (bundle.path(name).canonicalize()?, out.join(name));
         std::fs::create_dir_all(target.parent().context("it lies in the folder")?)?;
-        // Two names for the same bytes spare gigabytes, where the file system can do it; somebody
-        // may edit the small files.
+        // Hard links save gigabytes, where the file system has them. Small files are copied, since
+        // they may be edited.
         let is_large = name.ends_with(".safetensors");
         if !is_large || std::fs::hard_link(&source, &target).is_err() {
             std::fs::copy(&source, &target)?;

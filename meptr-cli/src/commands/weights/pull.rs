@@ -1,4 +1,4 @@
-//! `meptr weights pull`: weights from the Hub, once.
+//! `meptr weights pull`: downloads weights from the Hub.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use super::install::{HEADS_ARE_MISSING, install_from_catalog};
 use super::progress::DownloadBars;
 use crate::{Finish, output};
 
-/// Fetch weights from the Hugging Face Hub, once; what is here is not fetched again
+/// Download weights from the Hugging Face Hub; files in the cache are not downloaded again
 #[derive(Debug, Args)]
 pub struct PullArgs {
     /// Name from `meptr weights list`, or OWNER/REPO(@REVISION) [default: the first bundle listed]
@@ -24,17 +24,17 @@ pub struct PullArgs {
     /// Accept the licences that are shown; needed where nobody can be asked
     #[arg(long, visible_alias = "yes")]
     accept_licenses: bool,
-    /// Ask what a branch is now, in place of keeping to the commit of the first download
+    /// Resolve branches again, instead of using the commit of the first download
     #[arg(long)]
     refresh: bool,
-    /// Make no connection: say where everything is, or what is missing
+    /// Make no connection; print the folders, or the names of missing files
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
     hub: HubArgs,
 }
 
-/// Shows what is missing and under which licences, asks, fetches, and says where it is.
+/// Lists missing files with their licences, asks, fetches them, and prints their folders.
 ///
 /// # Errors
 /// When a licence is not accepted, or something cannot be fetched.
@@ -53,13 +53,13 @@ pub fn run(args: &PullArgs, quiet: bool) -> anyhow::Result<Finish> {
 /// Files of a pull, and the bundle that they make.
 pub struct Pulled {
     pub files: Vec<LocalFile>,
-    /// The folder of a bundle that predicts.
+    /// Folder of the bundle, if the files make one.
     pub bundle: Option<PathBuf>,
-    /// Whether it is used from now on where none is named.
+    /// Whether it is the default bundle from now on.
     is_default: bool,
 }
 
-/// Fetches a name; a bundle, or the parts of one, then predicts where none is named.
+/// Fetches a name. A bundle, or one made of its parts, becomes the default bundle.
 ///
 /// # Errors
 /// When a licence is not accepted, something cannot be fetched, or the parts make no bundle.
@@ -95,12 +95,12 @@ pub fn pull(
     Ok(Pulled { files, bundle, is_default })
 }
 
-/// Has a bundle used where none is named. A cache that cannot be written is no reason to fail.
+/// Makes a bundle the default one. Ignores a cache that cannot be written.
 fn note_default(hub: &HubArgs, name: &str) -> bool {
     hub.bundles().is_ok_and(|bundles| bundles.set_default(name).is_ok())
 }
 
-/// Shows the licences and gets them accepted.
+/// Shows the licences and asks for acceptance.
 fn settle_terms(
     (hub, name): (&HubArgs, &str),
     plan: &Plan,
@@ -126,7 +126,7 @@ fn settle_terms(
     }
 }
 
-/// Takes the manifest of a bundle out of the plan and reads it: it knows the licences.
+/// Fetches and reads the manifest of a bundle ahead of the plan, for its licences.
 fn fetch_manifest(
     plan: &mut Plan,
     options: &Options,
@@ -134,7 +134,7 @@ fn fetch_manifest(
     let Some(first) = plan.take(Manifest::FILE) else { return Ok((Vec::new(), None)) };
     let files = first.fetch(options, &hub::Silent)?;
     let manifest = files.first().and_then(|file| read_small(&file.local).ok());
-    // Other programs have files of this name, too.
+    // Other programs also have files of this name.
     let manifest = manifest.and_then(|text| serde_json::from_slice(&text).ok());
     Ok((files, manifest))
 }
@@ -188,7 +188,7 @@ fn report(pulled: &Pulled, name: &str, catalog: &Catalog) -> anyhow::Result<Fini
             ))?;
             output::line(format_args!("use it with: meptr predict --weights {name} VIDEO"))?;
             if pulled.is_default {
-                output::line(format_args!("or, as it is the one got last: meptr predict VIDEO"))?;
+                output::line(format_args!("or, as it is now the default: meptr predict VIDEO"))?;
             }
         }
         None if catalog.bundle(name).is_some() => {

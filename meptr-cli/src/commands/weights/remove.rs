@@ -1,4 +1,4 @@
-//! `meptr weights remove`: takes weights out of the cache.
+//! `meptr weights remove`: deletes weights from the cache.
 
 use clap::Args;
 use indicatif::DecimalBytes;
@@ -7,23 +7,23 @@ use meptr_core::hub::{Error, Presence, Removed, find_local, remove};
 use super::hub::{HubArgs, asked};
 use crate::{Finish, output};
 
-/// Delete weights from the cache, for the Python library as well
+/// Delete weights from the cache, which the Python library shares
 #[derive(Debug, Args)]
 pub struct RemoveArgs {
     /// Name from `meptr weights list`, or OWNER/REPO(@REVISION)
     #[arg(value_name = "NAME")]
     name: String,
-    /// Do not ask
+    /// Delete without asking
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
     hub: HubArgs,
 }
 
-/// Says what goes, asks, and deletes it.
+/// Lists the files, asks, and deletes them.
 ///
 /// # Errors
-/// When nobody agreed, or a file cannot be deleted.
+/// When the user did not agree, or a file cannot be deleted.
 pub fn run(args: &RemoveArgs, quiet: bool) -> anyhow::Result<Finish> {
     let catalog = args.hub.catalog()?;
     let options = args.hub.options()?;

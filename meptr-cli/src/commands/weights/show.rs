@@ -1,4 +1,4 @@
-//! `meptr weights show` and `path`: what a bundle or a part holds, and where it is.
+//! `meptr weights show` and `path`: content and folder of a bundle or part.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::hub::{HubArgs, folder_of, licence_of};
 use super::list::{presence, size_of};
 use crate::{Finish, output};
 
-/// Show what a bundle or a part holds, with sources, licences and hashes
+/// Show the content of a bundle or part, with sources, licences and hashes
 #[derive(Debug, Args)]
 pub struct ShowArgs {
     /// Folder of a bundle, name from `meptr weights list`, OWNER/REPO, or `demo`
@@ -21,7 +21,7 @@ pub struct ShowArgs {
     hub: HubArgs,
 }
 
-/// Print the folder that weights lie in
+/// Print the folder of weights
 #[derive(Debug, Args)]
 pub struct PathArgs {
     /// Name from `meptr weights list`, OWNER/REPO(@REVISION), or `demo`
@@ -49,10 +49,10 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<Finish> {
     Ok(Finish::Complete)
 }
 
-/// Prints one folder a line.
+/// Prints one folder per line.
 ///
 /// # Errors
-/// When something is not here; the message names the command that gets it.
+/// When files are missing; the message names the command that fetches them.
 pub fn run_path(args: &PathArgs) -> anyhow::Result<Finish> {
     if let Some(folder) = args.hub.bundle(&args.name)? {
         output::line(format_args!("{}", folder.display()))?;

@@ -1,4 +1,4 @@
-//! `meptr weights verify`: are the files on disk still those that were fetched.
+//! `meptr weights verify`: compares the files on disk with their hashes.
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ use super::hub::{DEMO, HubArgs};
 use super::progress::DownloadBars;
 use crate::{Finish, demo, output};
 
-/// Hash weights again and compare; exit code 1 when something is damaged or missing
+/// Verify the hashes of weights; the exit code is 1 when a file is damaged or missing
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// Name from `meptr weights list`, OWNER/REPO, `demo`, or the folder of a bundle [default: all
-    /// that is here]
+    /// weights on this machine]
     #[arg(value_name = "NAME|DIR")]
     name: Option<String>,
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub fn run(args: &VerifyArgs, quiet: bool) -> anyhow::Result<Finish> {
             finish = Finish::SomeFailed;
             let (remove, pull) =
                 (args.hub.command("remove", &name), args.hub.command("pull", &name));
-            tracing::error!("`{name}` is not whole; `{remove}`, then `{pull}` gets it anew");
+            tracing::error!("`{name}` is damaged or incomplete; run `{remove}`, then `{pull}`");
         }
     }
     Ok(finish)
@@ -95,7 +95,7 @@ fn described(finding: &Finding) -> String {
     let file = &finding.file;
     match &finding.verdict {
         Verdict::Intact => format!("intact   {file}"),
-        Verdict::Unknown => format!("unknown  {file}: nothing says which hash it should have"),
+        Verdict::Unknown => format!("unknown  {file}: its expected hash is not known"),
         Verdict::Missing => format!("missing  {file}"),
         Verdict::Damaged { expected, found } => {
             format!("damaged  {file}: its hash is {found}, it should be {expected}")

@@ -7,7 +7,7 @@ use super::vm::{MAX_VALUES, VirtualMachine, empty, too_much};
 use crate::convert::error::{CheckpointError, Result};
 
 const MAX_RANK: usize = 8;
-/// Names of storages are numbers; those of number types have two letters.
+/// Names of storages are numbers; those of data types have two letters.
 const MAX_KEY: usize = 64;
 
 impl VirtualMachine<'_> {

@@ -66,7 +66,7 @@ pub(super) fn softmax_inline(row: &mut [f32]) {
     }
 }
 
-/// Weights of a layer norm, `(width,)` each, and what is added to the variance.
+/// Weights of a layer norm, `(width,)` each, and its epsilon, which is added to the variance.
 #[derive(Clone, Copy)]
 pub(crate) struct LayerNormWeights<'a> {
     pub(crate) weight: &'a [f32],

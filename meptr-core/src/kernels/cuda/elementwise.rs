@@ -20,7 +20,7 @@ fn ensure_shape(x: &Tensor, shape: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// `activation(x + bias)` in place; nothing else may hold `x`.
+/// `activation(x + bias)` in place; `x` must have no other owner.
 ///
 /// - `x`: `(.., width)`
 /// - `bias`: `(width,)`
@@ -42,7 +42,7 @@ pub fn add_bias(x: Tensor, bias: &Tensor, activation: Option<Activation>) -> Res
     Ok(x)
 }
 
-/// `x + bias + residual` in place; nothing else may hold `x`.
+/// `x + bias + residual` in place; `x` must have no other owner.
 ///
 /// - `x`, `residual`: `(.., width)`
 /// - `bias`: `(width,)`

@@ -1,4 +1,4 @@
-//! Shape of the stage-3 model, its ablations, and what is done to trait scores before it.
+//! Shape of the stage-3 model, its ablations, and the transform of trait scores at its input.
 
 use candle::{DType, Result, Tensor};
 use serde::{Deserialize, Serialize};

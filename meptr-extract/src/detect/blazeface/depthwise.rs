@@ -7,8 +7,8 @@ use meptr_core::kernels::cpu::conv2d::{Depthwise3x3, DepthwiseGeometry};
 /// Rows and columns of the kernel.
 const KERNEL: usize = 3;
 
-/// Depthwise convolution of batches in Candle's operations; see [`Depthwise3x3`] for the formula and
-/// for one image on the CPU.
+/// Depthwise convolution of a batch with Candle's operations. [`Depthwise3x3`] has the formula, and
+/// the kernel for one image on the CPU.
 ///
 /// Weights: `weight` `(channels, 1, 3, 3)`, `bias` `(channels,)`.
 #[derive(Debug)]
@@ -36,7 +36,8 @@ impl Depthwise {
         Ok(Depthwise3x3::new(&weight, &self.bias.to_vec1()?, self.geometry))
     }
 
-    /// Convolves `(batch, height, width, channels)` to `(batch, height / stride, width / stride, channels)`.
+    /// Convolves `(batch, height, width, channels)` to
+    /// `(batch, height / stride, width / stride, channels)`.
     ///
     /// # Errors
     /// When height or width is no multiple of the stride, or the channels differ.

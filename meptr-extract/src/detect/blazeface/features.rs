@@ -4,35 +4,35 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle::{DType, Device, Result, Tensor, bail};
 
-/// Bytes that a map's numbers are aligned to: a cache line, and the widest vector.
+/// Alignment of a feature map in bytes: a cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
 
-/// Numbers of a map that may lie before the first aligned one.
+/// Largest number of values in a buffer before the first aligned one.
 const SLACK: usize = ALIGNMENT / size_of::<f32>();
 
 /// Features in the order (height, width, channels).
 #[derive(Debug)]
 pub(super) enum Features {
-    /// Of one picture, on the CPU.
+    /// Features of one image, on the CPU.
     Cpu(Map),
-    /// Of a batch, on another device: `(batch, height, width, channels)`, f32.
+    /// Features of a batch, on another device: `(batch, height, width, channels)`, f32.
     Other(Tensor),
 }
 
-/// For `bail!`: weights and features are of one device, or nothing can be computed.
+/// Error for features and weights on different devices.
 pub(super) fn other_device<T>() -> Result<T> {
     bail!("features and weights are on different devices")
 }
 
-/// Memory of maps that are no longer needed, for new ones.
+/// Pool of feature map buffers, reused after a map is dropped.
 ///
-/// A network holds one of these: a picture's maps take some 4 MB, and giving them back to the system
-/// after each picture costs more time than the smaller layers.
+/// Each network has its own pool. The feature maps of an image take some 4 MB; giving them back to
+/// the system after each image costs more time than the smaller layers.
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<Vec<Vec<f32>>>);
 
 impl Memory {
-    /// A map of unspecified numbers, `(height, width, channels)`.
+    /// Feature map with unspecified values, `(height, width, channels)`.
     pub(super) fn map(self: &Arc<Self>, dims: [usize; 3]) -> Map {
         let count: usize = dims.iter().product();
         let mut numbers = self.take(count + SLACK);
@@ -43,7 +43,7 @@ impl Memory {
         Map { dims, numbers, start, memory: Arc::clone(self) }
     }
 
-    /// The smallest piece of at least `count` numbers, or a new one.
+    /// Takes the smallest free buffer of at least `count` values, or an empty one.
     fn take(&self, count: usize) -> Vec<f32> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = free.iter().enumerate().filter(|(_, piece)| piece.len() >= count);
@@ -56,7 +56,7 @@ impl Memory {
     }
 }
 
-/// Features of one picture on the CPU, `(height, width, channels)`, f32, in one aligned piece.
+/// Feature map of one image on the CPU, `(height, width, channels)`, f32, contiguous and aligned.
 #[derive(Debug)]
 pub(super) struct Map {
     dims: [usize; 3],
@@ -66,7 +66,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// A map of unspecified numbers out of the same memory.
+    /// Feature map with unspecified values, from the same pool.
     pub(super) fn sibling(&self, dims: [usize; 3]) -> Self {
         self.memory.map(dims)
     }
@@ -76,7 +76,7 @@ impl Map {
         self.dims
     }
 
-    /// Row by row.
+    /// Values, row by row.
     pub(super) fn numbers(&self) -> &[f32] {
         &self.numbers[self.start..][..self.dims.iter().product()]
     }
@@ -94,8 +94,8 @@ impl Drop for Map {
 }
 
 impl Features {
-    /// Pictures of a batch as a network sees them, bytes to -1 to 1: one by one on the CPU, all
-    /// together elsewhere.
+    /// Converts a batch of images to network input, bytes to -1 to 1: one feature map per image
+    /// on the CPU, one tensor for the batch elsewhere.
     ///
     /// - `squares`: `(batch, size, size, 3)`, u8, RGB
     pub(super) fn of_squares(

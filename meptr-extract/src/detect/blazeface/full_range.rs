@@ -12,7 +12,7 @@ use super::pointwise::Pointwise;
 use super::separable::Separable;
 use meptr_core::kernels::cpu::conv2d::DepthwiseGeometry;
 
-/// Narrows and widens, each time after looking at the neighbouring pixels.
+/// Bottleneck block: two depthwise separable convolutions, the first to fewer channels.
 ///
 /// `relu(pointwise(depthwise(relu(pointwise(depthwise(x))))) + shortcut)`. Weights, from operator
 /// `op` on: `op + 1`, `op + 2`, `op + 4` and `op + 5`; the operators between pad.
@@ -40,18 +40,18 @@ impl Bottleneck {
         })
     }
 
-    /// Without a shortcut.
+    /// Applies the block without a shortcut.
     fn forward(&self, x: &Features) -> Result<Features> {
         self.widen.forward(&self.narrow.forward(x)?)
     }
 
-    /// With the input as the shortcut.
+    /// Applies the block with its input as the shortcut.
     fn forward_onto_itself(&self, x: Features) -> Result<Features> {
         self.widen.forward_onto(&self.narrow.forward(&x)?, x)
     }
 }
 
-/// Some [`Bottleneck`]s with their input as the shortcut; 7 operators each.
+/// Sequence of [`Bottleneck`]s with their input as the shortcut; 7 operators each.
 #[derive(Debug)]
 struct Stage(Vec<Bottleneck>);
 
@@ -68,10 +68,10 @@ impl Stage {
 
 /// The full-range network of MediaPipe, `face_detection_full_range_sparse.tflite`.
 ///
-/// Five stages of falling resolution (96 to 6 cells a side), then three that lead the coarse
-/// features back up to a grid of 48x48, one anchor in each cell.
+/// Five stages of falling resolution (96 to 6 cells a side), then three that upsample the coarse
+/// features to a grid of 48x48, one anchor in each cell.
 ///
-/// Weights: `opN.weight` and `opN.bias`, 508,308 numbers.
+/// Weights: `opN.weight` and `opN.bias`, 508,308 values.
 #[derive(Debug)]
 pub struct FullRange {
     stem: Stem,
@@ -102,7 +102,7 @@ impl FullRange {
     /// Side of the input, pixels.
     pub const INPUT_SIZE: usize = 192;
 
-    /// Takes the weights named above.
+    /// Loads the weights named above.
     ///
     /// # Errors
     /// When one is missing or has another shape.
@@ -136,7 +136,7 @@ impl FullRange {
         })
     }
 
-    /// Looks at pictures. 2304 anchors, row by row.
+    /// Runs the network over a batch of images; 2304 anchors, row by row.
     ///
     /// - `squares`: `(batch, 192, 192, 3)`, u8, RGB
     ///
@@ -147,7 +147,7 @@ impl FullRange {
         RawOutput::of_pictures(pictures, |picture| self.outputs(picture))
     }
 
-    /// Regressors and scores, one pixel for an anchor.
+    /// Computes regressors and scores; each pixel of the last feature map is one anchor.
     fn outputs(&self, picture: Features) -> Result<[Tensor; 2]> {
         let x = self.stage_96.forward(self.stem.forward(picture)?)?;
         let x_48 = self.stage_48.forward(self.down_48.forward(&x)?)?;

@@ -1,4 +1,4 @@
-//! The other layers that both networks are made of.
+//! Layers that both networks share: stem, bilinear upsampling, output head.
 
 use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -10,20 +10,20 @@ use meptr_core::kernels::cpu::conv2d::{
     Conv2d, Conv2dActivation, Conv2dGeometry, Depthwise3x3, DepthwiseGeometry,
 };
 
-/// The first convolution, on the picture itself: square kernel, stride 2, rectified.
+/// First convolution, of the image: square kernel, stride 2, ReLU.
 ///
 /// Weights: `weight` `(outputs, 3, kernel, kernel)`, `bias` `(outputs,)`.
 #[derive(Debug)]
 pub(super) enum Stem {
-    /// On the CPU.
+    /// CPU kernel.
     Cpu(Conv2d),
-    /// Elsewhere, and where the order of sums matters.
+    /// Candle's convolution: on other devices, and where the order of summation matters.
     Other {
         /// As loaded.
         weight: Tensor,
         /// As loaded.
         bias: Tensor,
-        /// Zeros before and after.
+        /// Zeros before the first and after the last row and column.
         padding: [usize; 2],
     },
 }
@@ -38,8 +38,8 @@ impl Stem {
     ) -> Result<Self> {
         let weight = vb.get((outputs, 3, kernel, kernel), "weight")?;
         let bias = vb.get(outputs, "bias")?;
-        // The short-range network, whose stem is wide, enlarges every rounding by thousands: it keeps
-        // the order of sums of Candle's convolution, which is that of its reference.
+        // The short-range network, whose stem is wide, amplifies rounding errors by thousands: it
+        // keeps the summation order of Candle's convolution, which is that of its reference.
         if vb.device().is_cpu() && kernel == 3 {
             let geometry = Conv2dGeometry { stride: 2, padding };
             return Ok(Self::Cpu(Conv2d::new(&weight, &bias, geometry, Conv2dActivation::Relu)?));
@@ -47,7 +47,7 @@ impl Stem {
         Ok(Self::Other { weight, bias, padding })
     }
 
-    /// `(size, size, 3)` to `(size / 2, size / 2, outputs)`.
+    /// Convolves `(size, size, 3)` to `(size / 2, size / 2, outputs)`.
     pub(super) fn forward(&self, x: Features) -> Result<Features> {
         let (weight, bias, [before, after]) = match (self, &x) {
             (Self::Cpu(convolution), Features::Cpu(x)) => {
@@ -75,8 +75,7 @@ impl Stem {
     }
 }
 
-/// `fine` plus `coarse` at twice the rows and columns: bilinear, positions counted from the middle of
-/// a pixel.
+/// Adds `coarse`, upsampled bilinearly by 2 (positions count from pixel centres), to `fine`.
 ///
 /// `coarse` is `(height, width, channels)`, `fine` and the result are `(2 height, 2 width, channels)`.
 pub(super) fn add_upsampled(coarse: &Features, fine: Features) -> Result<Features> {
@@ -93,7 +92,7 @@ pub(super) fn add_upsampled(coarse: &Features, fine: Features) -> Result<Feature
     }
 }
 
-/// Each pixel becomes two, at a quarter of the way to its neighbour on either side.
+/// Each pixel becomes two, each a quarter of the way towards one neighbour.
 fn upsample_axis(x: &Tensor, axis: usize) -> Result<Tensor> {
     let size = x.dim(axis)?;
     let (first, last) = (x.narrow(axis, 0, 1)?, x.narrow(axis, size - 1, 1)?);
@@ -104,8 +103,8 @@ fn upsample_axis(x: &Tensor, axis: usize) -> Result<Tensor> {
     Tensor::stack(&pair, axis + 1)?.flatten(axis, axis + 1)
 }
 
-/// The two places along an axis of `size` that a place of the doubled axis lies between: the nearer
-/// one, then its neighbour, or itself at the border.
+/// Source indices along an axis of `size` for an index of the doubled axis: the nearer one, then
+/// its neighbour, which at the border is the nearer one itself.
 fn neighbours(place: usize, size: usize) -> [usize; 2] {
     let own = place / 2;
     let other =
@@ -134,7 +133,7 @@ fn add_upsampled_map(coarse: &Map, fine: &mut Map) {
     }
 }
 
-/// Output of the network at every second pixel, its channels spread over 2x2 pixels.
+/// Output head: a 1x1 and a depthwise convolution of stride 2, then depth-to-space over 2x2 pixels.
 ///
 /// Weights, from operator `op` on: `op` (1x1) and `op + 2` (depthwise).
 #[derive(Debug)]
@@ -154,7 +153,7 @@ impl Head {
         Ok(Self { pointwise, depthwise, on_cpu })
     }
 
-    /// `(height, width, inputs)` to `(height, width, outputs)`, sides even.
+    /// Maps `(height, width, inputs)` to `(height, width, outputs)`; height and width are even.
     pub(super) fn forward(&self, x: &Features) -> Result<Features> {
         match (self.pointwise.forward(x)?, &self.on_cpu) {
             (Features::Cpu(x), Some(depthwise)) => Ok(Features::Cpu(spread_rows(depthwise, &x))),
@@ -184,7 +183,7 @@ fn spread_rows(depthwise: &Depthwise3x3, x: &Map) -> Map {
     output
 }
 
-/// Spreads the channels of each pixel over a square of 2x2 pixels.
+/// Depth-to-space: rearranges the channels of each pixel into 2x2 pixels.
 ///
 /// `(batch, height, width, 4 channels)`, in the order upper left, upper right, lower left, lower
 /// right, to `(batch, 2 height, 2 width, channels)`.

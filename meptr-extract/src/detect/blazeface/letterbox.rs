@@ -1,23 +1,23 @@
-//! From a picture to the square that the network sees, and back.
+//! Letterbox of an image: the network's square input, and coordinates back in the image.
 
 use super::warp::PerspectiveWarp;
 use crate::RgbImage;
 #[cfg(any(test, feature = "cuda"))]
 use meptr_core::kernels::bilinear::{BilinearTap, Blending, SamplingTable};
 
-/// The square of the longer side around a picture, centred.
+/// Letterbox: the centred square around an image, of its longer side.
 ///
-/// Sampled as OpenCV's `warpPerspective` does it: bilinear, at positions rounded to 1/32 pixel,
-/// without smoothing, with black outside. The output pixel (u, v) looks at the picture's
-/// `(left + u * side / size, top + v * side / size)`, both counted from the middle of a pixel; half-way
-/// between two steps, OpenCV's own rounding decides.
+/// Sampled as by OpenCV's `warpPerspective`: bilinear, at positions rounded to 1/32 pixel, without
+/// antialiasing, black outside the image. The output pixel (u, v) samples the image at
+/// `(left + u * side / size, top + v * side / size)`, both counted from pixel centres. A position
+/// half-way between two steps is rounded as OpenCV rounds it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Letterbox {
-    /// Side of the square, in pixels of the picture.
+    /// Side of the square, in pixels of the image.
     pub side: f32,
-    /// Left edge of the square in the picture, at most 0.
+    /// Left edge of the square in the image, at most 0.
     pub left: f32,
-    /// Upper edge of the square in the picture, at most 0.
+    /// Upper edge of the square in the image, at most 0.
     pub top: f32,
 }
 
@@ -25,13 +25,13 @@ pub struct Letterbox {
 const STEPS: i64 = 32;
 
 impl Letterbox {
-    /// The square around a picture of that size.
+    /// Letterbox of an image of that size.
     pub fn around(width: usize, height: usize) -> Self {
         let side = width.max(height) as f32;
         Self { side, left: (width as f32 - side) / 2.0, top: (height as f32 - side) / 2.0 }
     }
 
-    /// The picture in a square of `size` pixels a side: `size * size * 3` bytes.
+    /// Samples the image into a square of `size` pixels a side: `size * size * 3` bytes.
     pub fn sample(&self, image: &RgbImage, size: usize) -> Vec<u8> {
         if self.has_ties(size) {
             return self.sample_each(image, size);
@@ -51,7 +51,7 @@ impl Letterbox {
         square
     }
 
-    /// Samples where a pixel's column may depend on its row, too.
+    /// Samples pixel by pixel, for squares in which a pixel's column may depend on its row, too.
     fn sample_each(&self, image: &RgbImage, size: usize) -> Vec<u8> {
         let warp = PerspectiveWarp::of_square([self.left, self.top], self.side, size);
         let mut square = vec![0; size * size * 3];
@@ -72,7 +72,8 @@ impl Letterbox {
         [self.left, self.top].into_iter().any(|start| self.positions(start, size).any(is_tie))
     }
 
-    /// [`Letterbox::sample`] of pictures of that size without ties, as GPUs do it.
+    /// Table with which the GPU kernel computes [`Letterbox::sample`], for images of that size
+    /// without ties.
     #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn sampling(&self, (width, height): (usize, usize), size: usize) -> SamplingTable {
         let pair = |tap: Tap| {
@@ -89,7 +90,7 @@ impl Letterbox {
         }
     }
 
-    /// A point of the unit square as a point of the picture, in pixels.
+    /// Converts a point of the unit square to pixels of the image.
     pub fn to_picture(&self, point: [f32; 2]) -> [f32; 2] {
         [point[0] * self.side + self.left, point[1] * self.side + self.top]
     }
@@ -102,9 +103,9 @@ impl Letterbox {
     }
 }
 
-/// The two pixels along an axis that a position lies between, and their shares in 1/32.
+/// Two neighbouring pixels along an axis, and their interpolation weights in 1/32.
 ///
-/// Pixels outside have no share, since they are black.
+/// Pixels outside the image are black and have weight 0.
 #[derive(Debug, Clone, Copy)]
 struct Tap {
     place: Option<usize>, // none where both are outside
@@ -128,7 +129,7 @@ fn taps(positions: impl Iterator<Item = f64>, end: usize) -> Vec<Tap> {
     positions.map(|position| tap(position.round() as i64, end)).collect()
 }
 
-/// One pixel out of two rows and two columns of each.
+/// Interpolates one pixel from two rows and two columns.
 #[inline(always)]
 fn blend(rows: [&[u8]; 2], down: [u32; 2], columns: [usize; 2], across: [u32; 2]) -> [u8; 3] {
     let [upper, lower] = rows.map(|row| {

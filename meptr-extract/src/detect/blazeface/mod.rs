@@ -4,8 +4,8 @@
 //! GPUs", <https://arxiv.org/abs/1907.05047>, and the model files of the `mediapipe` 0.10.21
 //! package. Weights are named `opN` after the operators of those files, in order of execution.
 //!
-//! Pictures and features stand in the order (batch, height, width, channels), as in the originals:
-//! a 1x1 convolution then is one matrix product, and a depthwise one runs along the channels.
+//! Images and features are channels-last, (batch, height, width, channels), as in the originals: a
+//! 1x1 convolution is then one GEMM, and a depthwise convolution runs along the channels.
 
 mod depthwise;
 mod features;
@@ -31,12 +31,12 @@ pub struct RawOutput {
     /// width, height, then x and y of right eye, left eye, nose, mouth, right ear, left ear, as
     /// seen by the viewer; `(batch, anchors, 16)`, f32.
     pub regressors: Tensor,
-    /// Logits of "here is a face"; `(batch, anchors)`, f32.
+    /// Face logits, before the sigmoid; `(batch, anchors)`, f32.
     pub scores: Tensor,
 }
 
 impl RawOutput {
-    /// Runs a network, which gives regressors and scores, over all pictures.
+    /// Runs a network, which gives regressors and scores, over all images.
     fn of_pictures(
         pictures: Vec<Features>,
         network: impl Fn(Features) -> Result<[Tensor; 2]>,

@@ -6,26 +6,26 @@ use candle_nn::VarBuilder;
 use super::features::{Features, other_device};
 use meptr_core::kernels::cpu::conv2d::{Conv2d, Conv2dActivation, Conv2dGeometry};
 
-/// Mixes the channels of each pixel: `y = ending(x W^T + b + shortcut)`.
+/// 1x1 convolution with its epilogue: `y = activation(x W^T + b + shortcut)`.
 ///
 /// Weights: `weight` `(outputs, inputs, 1, 1)`, `bias` `(outputs,)`.
 #[derive(Debug)]
 pub(super) enum Pointwise {
-    /// On the CPU.
+    /// CPU kernel.
     Cpu(Conv2d),
-    /// Elsewhere.
+    /// Candle's matrix multiplication, on other devices.
     Other {
         /// `(inputs, outputs)`
         weight: Tensor,
         /// `(outputs,)`
         bias: Tensor,
-        /// Whether negative sums become 0.
+        /// Whether a ReLU follows.
         is_rectified: bool,
     },
 }
 
 impl Pointwise {
-    /// `is_rectified`: whether negative sums become 0.
+    /// Loads the weights named above. `is_rectified`: whether a ReLU follows.
     pub(super) fn load(
         [inputs, outputs]: [usize; 2],
         is_rectified: bool,
@@ -43,7 +43,7 @@ impl Pointwise {
         Ok(Self::Other { weight, bias, is_rectified })
     }
 
-    /// Without a shortcut.
+    /// Convolves without a shortcut.
     ///
     /// # Errors
     /// When the features do not fit.
@@ -65,8 +65,8 @@ impl Pointwise {
         }
     }
 
-    /// Adds to the shortcut, which has the output's shape; not on the CPU, where
-    /// [`Separable`](super::separable::Separable) does it in place.
+    /// Convolves and adds the shortcut, which has the output's shape. Not for the CPU, where
+    /// [`Separable`](super::separable::Separable) adds in place.
     ///
     /// # Errors
     /// When the features do not fit.

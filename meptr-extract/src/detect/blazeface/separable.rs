@@ -1,4 +1,4 @@
-//! A depthwise and a 1x1 convolution, one after the other, as both networks are made of.
+//! Depthwise separable convolution, the building block of both networks.
 
 use candle::{Result, bail};
 use candle_nn::VarBuilder;
@@ -9,23 +9,23 @@ use super::features::{Features, Map, other_device};
 use super::pointwise::Pointwise;
 use meptr_core::kernels::cpu::conv2d::{Conv2d, Depthwise3x3, DepthwiseGeometry};
 
-/// Numbers between the two convolutions that are computed at once: 24 KB, half of the nearest cache.
+/// Values between the two convolutions that are computed at a time: 24 KB, half of the L1 cache.
 const AT_ONCE: usize = 6 << 10;
 
-/// `relu(pointwise(depthwise(x)) + shortcut)`.
+/// Depthwise separable convolution: `relu(pointwise(depthwise(x)) + shortcut)`.
 ///
-/// On the CPU, some rows at a time: what is between the two convolutions stays in the cache, and
-/// the sum goes where the shortcut was.
+/// The CPU computes some rows at a time, so that the intermediate stays in the cache, and writes
+/// the sum over the shortcut.
 #[derive(Debug)]
 pub(super) enum Separable {
-    /// On the CPU.
+    /// CPU kernels.
     Cpu {
         /// The first convolution.
         depthwise: Depthwise3x3,
         /// The second one.
         pointwise: Conv2d,
     },
-    /// Elsewhere.
+    /// Candle's operations, on other devices.
     Other {
         /// The first convolution.
         depthwise: Depthwise,
@@ -35,7 +35,7 @@ pub(super) enum Separable {
 }
 
 impl Separable {
-    /// Takes the weights of [`Depthwise`] and [`Pointwise`].
+    /// Loads the weights of [`Depthwise`] and [`Pointwise`].
     pub(super) fn load(
         [inputs, outputs]: [usize; 2],
         window: DepthwiseGeometry,
@@ -48,7 +48,7 @@ impl Separable {
         })
     }
 
-    /// Without a shortcut.
+    /// Convolves without a shortcut.
     ///
     /// # Errors
     /// When the features do not fit.
@@ -69,7 +69,7 @@ impl Separable {
         }
     }
 
-    /// Adds to the shortcut, which has the output's shape.
+    /// Convolves and adds the shortcut, which has the output's shape.
     ///
     /// # Errors
     /// When the features or the shortcut do not fit.

@@ -12,10 +12,10 @@ use super::pointwise::Pointwise;
 use super::separable::Separable;
 use meptr_core::kernels::cpu::conv2d::DepthwiseGeometry;
 
-/// One block, `relu(shortcut(x) + pointwise(depthwise(x)))`.
+/// Residual block, `relu(shortcut(x) + pointwise(depthwise(x)))`.
 ///
-/// The shortcut adds channels of zeros where the block has more outputs than inputs, and takes the
-/// largest of 2x2 pixels where it has stride 2.
+/// The shortcut appends channels of zeros where the block has more outputs than inputs, and is
+/// max-pooled over 2x2 pixels where the block has stride 2.
 #[derive(Debug)]
 struct Block {
     convolutions: Separable,
@@ -23,7 +23,7 @@ struct Block {
     outputs: usize,
 }
 
-/// A row of [`Block`]s: inputs, outputs, stride, operator of the depthwise and of the 1x1
+/// [`Block`]s in order: inputs, outputs, stride, operator of the depthwise and of the 1x1
 /// convolution.
 const BLOCKS: [(usize, usize, usize, usize, usize); 16] = [
     (24, 24, 1, 2, 3),
@@ -52,7 +52,7 @@ impl Block {
         let (inputs, outputs, stride, depthwise, pointwise) = row;
         // The originals pad 1 on each side, with stride 2 only after the last row and column.
         let padding_before = if stride == 1 { 1 } else { 0 };
-        // It enlarges every rounding by thousands, and its reference was computed without fused sums.
+        // It amplifies rounding errors by thousands; its reference has no fused multiply-add.
         let window = DepthwiseGeometry { stride, padding_before, is_fused: false };
         let weights = [depthwise, pointwise].map(|op| vb.pp(format!("op{op}")));
         Ok(Self {
@@ -71,7 +71,7 @@ impl Block {
     }
 }
 
-/// The largest of `stride` x `stride` pixels, and zeros up to `channels`.
+/// Max-pools `stride` x `stride` pixels, and pads with zeros up to `channels`.
 fn kept_of_map(x: &Map, stride: usize, channels: usize) -> Map {
     let [height, width, inputs] = x.dims();
     let mut kept = x.sibling([height / stride, width / stride, channels]);
@@ -101,7 +101,7 @@ fn kept_of_tensor(x: &Tensor, stride: usize, channels: usize) -> Result<Tensor> 
 ///
 /// Anchors: two in each cell of a 16x16 grid, then six in each cell of an 8x8 grid.
 ///
-/// Weights: `opN.weight` and `opN.bias`, 101,390 numbers.
+/// Weights: `opN.weight` and `opN.bias`, 101,390 values.
 #[derive(Debug)]
 pub struct ShortRange {
     stem: Stem,
@@ -115,7 +115,7 @@ impl ShortRange {
     /// Side of the input, pixels.
     pub const INPUT_SIZE: usize = 128;
 
-    /// Takes the weights named above.
+    /// Loads the weights named above.
     ///
     /// # Errors
     /// When one is missing or has another shape.
@@ -130,7 +130,7 @@ impl ShortRange {
         })
     }
 
-    /// Looks at pictures. 896 anchors, grid by grid, row by row.
+    /// Runs the network over a batch of images; 896 anchors, grid by grid, row by row.
     ///
     /// - `squares`: `(batch, 128, 128, 3)`, u8, RGB
     ///

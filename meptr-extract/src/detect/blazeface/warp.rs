@@ -1,18 +1,18 @@
 //! Sampling positions of OpenCV's `warpPerspective`, equal bit for bit.
 //!
-//! Its positions come out of a system of equations, an inverse and a division; where the exact one lies
-//! half-way between two steps, the rounding of those decides.
+//! OpenCV computes them with a linear system, an inverse and a division. Where the exact position
+//! is half-way between two steps, the rounding errors of these decide.
 
-/// Columns that OpenCV computes at a time, of its blocks of 16 rows.
+/// Columns of the blocks in which OpenCV computes positions; their rows are 16.
 const BLOCK: usize = 64;
 
-/// From the pixels of a square to those of the picture.
+/// Perspective transform from pixels of the square to pixels of the image.
 pub(super) struct PerspectiveWarp {
     inverse: [[f64; 3]; 3],
 }
 
 impl PerspectiveWarp {
-    /// The warp of the square of `side` pixels at (`left`, `top`) of a picture into one of `size`
+    /// Warp of the square of `side` pixels at (`left`, `top`) of an image into one of `size`
     /// pixels, as `getPerspectiveTransform` and `invert` compute it.
     pub(super) fn of_square([left, top]: [f32; 2], side: f32, size: usize) -> Self {
         let size = size as f64;
@@ -30,7 +30,7 @@ impl PerspectiveWarp {
         Self { inverse: invert([[a, b, c], [d, e, f], [g, h, 1.0]]) }
     }
 
-    /// Position in the picture that the square's pixel (`x`, `y`) looks at, in `1 / steps` pixel.
+    /// Sampling position in the image for pixel (`x`, `y`) of the square, in `1 / steps` pixel.
     pub(super) fn position(&self, x: usize, y: usize, steps: i64) -> [i64; 2] {
         let [across, down, scale] = self.inverse.map(|[by_x, by_y, at]| {
             let block = (x - x % BLOCK) as f64;
@@ -44,7 +44,7 @@ impl PerspectiveWarp {
     }
 }
 
-/// Solves a system of equations by OpenCV's order of elimination.
+/// Solves a linear system, with eliminations in OpenCV's order.
 fn solve(mut rows: [[f64; 8]; 8], mut sums: [f64; 8]) -> [f64; 8] {
     for column in 0..8 {
         let mut pivot = column;
@@ -73,7 +73,7 @@ fn solve(mut rows: [[f64; 8]; 8], mut sums: [f64; 8]) -> [f64; 8] {
     sums
 }
 
-/// The inverse by cofactors, in OpenCV's order of operations.
+/// Inverts a matrix by cofactors, in OpenCV's order of operations.
 fn invert(m: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
     let minor = |rows: [usize; 2], columns: [usize; 2]| {
         m[rows[0]][columns[0]] * m[rows[1]][columns[1]]

@@ -48,7 +48,7 @@ impl YoloConfig {
         Self { width_multiple: 1.25, depth_multiple: 1.0, max_channels: 512, classes }
     }
 
-    /// Size of the network that weights of these shapes belong to.
+    /// Infers the size of the network from the shapes of its weights.
     pub fn of_shape(shape: YoloShape) -> Self {
         Self {
             width_multiple: shape.stem_width as f64 / 64.0,

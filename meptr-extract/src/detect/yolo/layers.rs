@@ -1,4 +1,4 @@
-//! The building blocks: convolution, residual block, pyramid pooling.
+//! Building blocks of YOLOv8: convolution, bottleneck, C2f, pyramid pooling (SPPF).
 
 use candle::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
@@ -6,16 +6,16 @@ use candle_nn::VarBuilder;
 use super::names::Names;
 use meptr_core::kernels::cpu::conv2d::{Conv2d, Conv2dActivation, Conv2dGeometry, ConvInput};
 
-/// Added to BatchNorm's variance.
+/// Epsilon that BatchNorm adds to the variance.
 const EPSILON: f64 = 1e-3;
 
-/// The dimension of the channels: the CPU works channels last, `(batch, height, width, channels)`,
-/// other devices channels first.
+/// Dimension of the channels: the CPU is channels-last, `(batch, height, width, channels)`, other
+/// devices are channels-first.
 pub(super) fn channel_dim(x: &Tensor) -> usize {
     if x.device().is_cpu() { 3 } else { 1 }
 }
 
-/// A convolution with its activation. Keeps the size at stride 1 and halves it at stride 2.
+/// Convolution with its activation. Keeps the size at stride 1 and halves it at stride 2.
 #[derive(Debug)]
 enum Convolution {
     Cpu(Conv2d),
@@ -64,13 +64,13 @@ impl Convolution {
             Conv2dActivation::Silu => x.silu()?,
             Conv2dActivation::Sigmoid => candle_nn::ops::sigmoid(&x)?,
             Conv2dActivation::Identity => x,
-            Conv2dActivation::Relu => x.relu()?, // without shortcuts in these networks
+            Conv2dActivation::Relu => x.relu()?, // these networks have no shortcut before it
         };
         shortcut.map_or(Ok(x.clone()), |shortcut| x + shortcut)
     }
 }
 
-/// Convolution and BatchNorm in one, then `x * sigmoid(x)`.
+/// Convolution with BatchNorm folded in, then SiLU, `x * sigmoid(x)`.
 ///
 /// Keeps the size at stride 1 and halves it at stride 2. Weights: `conv.weight` `(outputs, inputs,
 /// kernel, kernel)` and `bn.{weight,bias,running_mean,running_var}` `(outputs,)`.
@@ -99,14 +99,15 @@ impl Conv {
         self.0.forward(&[x.into()], None)
     }
 
-    /// Of the channels of all parts, one after the other.
+    /// Convolves the concatenated channels of all parts.
     pub(super) fn forward_joined(&self, parts: &[ConvInput]) -> Result<Tensor> {
         self.0.forward(parts, None)
     }
 }
 
-/// A 1x1 convolution with a bias of its own, and no BatchNorm. Weights: `weight` `(outputs, inputs,
-/// 1, 1)`, `bias` `(outputs,)`.
+/// Last convolution of a head: 1x1, with a bias and no BatchNorm.
+///
+/// Weights: `weight` `(outputs, inputs, 1, 1)`, `bias` `(outputs,)`.
 #[derive(Debug)]
 pub(super) struct Last(Convolution);
 
@@ -127,7 +128,7 @@ impl Last {
     }
 }
 
-/// Two 3x3 convolutions, with a shortcut around them where asked. Weights: `cv1`, `cv2`.
+/// Bottleneck: two 3x3 convolutions, with an optional shortcut. Weights: `cv1`, `cv2`.
 #[derive(Debug)]
 struct Bottleneck {
     cv1: Conv,
@@ -147,7 +148,7 @@ impl Bottleneck {
     }
 }
 
-/// Splits the channels, runs one half through a row of blocks, and joins every step of the way.
+/// C2f block: splits the channels, runs one half through bottlenecks, concatenates every output.
 ///
 /// Weights: `cv1`, `cv2` (1x1) and `m.N` or `bottleneck.N`.
 #[derive(Debug)]
@@ -186,7 +187,9 @@ impl C2f {
     }
 }
 
-/// Joins the features with their maxima over 5, 9 and 13 pixels. Weights: `cv1`, `cv2` (1x1).
+/// SPPF block: concatenates the features with their maxima over 5, 9 and 13 pixels.
+///
+/// Weights: `cv1`, `cv2` (1x1).
 #[derive(Debug)]
 pub(super) struct Sppf {
     cv1: Conv,
@@ -212,12 +215,12 @@ impl Sppf {
     }
 }
 
-/// The maximum over 5x5 pixels, of which those outside do not count.
+/// Max pooling over 5x5 pixels at stride 1; pixels outside do not count.
 fn max_over_5(x: &Tensor) -> Result<Tensor> {
     if x.device().is_cpu() {
         return x.apply_op1_no_bwd(&MaxOver5);
     }
-    // A repeated border pixel lies in the window anyway, so it does not change the maximum.
+    // A repeated border pixel is in the window already, so it does not change the maximum.
     x.pad_with_same(2, 2, 2)?.pad_with_same(3, 2, 2)?.max_pool2d_with_stride(5, 1)
 }
 
@@ -241,7 +244,7 @@ impl CustomOp1 for MaxOver5 {
     }
 }
 
-/// The maximum of five neighbours along a dimension of `size` steps of `length` numbers.
+/// Max pooling over five neighbours along a dimension of `size` steps of `length` values.
 fn max_of_neighbours(x: &[f32], size: usize, length: usize) -> Vec<f32> {
     let mut all = x.to_vec();
     let lines =

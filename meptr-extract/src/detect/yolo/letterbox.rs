@@ -1,4 +1,4 @@
-//! From a picture to the network's input, and back.
+//! Letterbox of an image: the network's input, and boxes back in the image.
 
 use super::super::BoundingBox;
 use super::super::scaling::resize;
@@ -10,13 +10,13 @@ use meptr_core::kernels::bilinear::SamplingTable;
 
 /// Grey of the border.
 const BORDER: u8 = 114;
-/// The input's sides are multiples of this.
+/// Largest stride of the network, of which the input's sides are multiples.
 const STRIDE: usize = 32;
 
-/// Scales a picture into `size` pixels a side and fills the rest with grey, as Ultralytics does.
+/// Letterbox: an image scaled to at most `size` pixels a side, padded with grey, as in Ultralytics.
 ///
-/// The border is as small as the network's stride allows (`minimal`) or makes a square. Scaling is
-/// OpenCV's bilinear `resize`, in the same fixed-point numbers.
+/// The padding is as small as the network's stride allows (`minimal`), or makes a square. Scaling
+/// is OpenCV's bilinear `resize`, in the same fixed-point arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct YoloLetterbox {
     picture: [usize; 2],
@@ -27,7 +27,7 @@ pub struct YoloLetterbox {
 }
 
 impl YoloLetterbox {
-    /// The letterbox of a picture of that size.
+    /// Letterbox of an image of that size.
     pub fn new(width: usize, height: usize, size: usize, minimal: bool) -> Self {
         let picture = [width, height];
         let gain = gain(picture, [size, size]);
@@ -43,10 +43,10 @@ impl YoloLetterbox {
         self.input
     }
 
-    /// The input: rows from the top, three bytes a pixel, in the picture's order of channels.
+    /// Network input: rows from the top, three bytes a pixel, in the image's order of channels.
     ///
     /// # Panics
-    /// When the picture has another size than the letterbox was made for.
+    /// When the image has another size than the letterbox was made for.
     pub fn sample(&self, image: &RgbImage) -> Vec<u8> {
         assert_eq!([image.width(), image.height()], self.picture, "the letterbox's own picture");
         let scaled = resize::<3>(image.data(), self.picture, self.scaled);
@@ -58,7 +58,7 @@ impl YoloLetterbox {
         input
     }
 
-    /// [`YoloLetterbox::sample`] as GPUs do it.
+    /// Table with which the GPU kernel computes [`YoloLetterbox::sample`].
     #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn sampling(&self) -> SamplingTable {
         let (pairs, blending) = sampling(self.picture, self.scaled);
@@ -71,7 +71,7 @@ impl YoloLetterbox {
         SamplingTable { columns, rows, blending, fill: BORDER }
     }
 
-    /// A box of the input as a box of the picture, cut off at the picture's edges.
+    /// Converts a box of the input to a box of the image, clipped to the image.
     pub fn to_picture(&self, bounds: &BoundingBox) -> BoundingBox {
         let gain = gain(self.picture, self.input);
         let border = |axis: usize| {
@@ -90,7 +90,7 @@ impl YoloLetterbox {
     }
 }
 
-/// The scale at which a picture fits.
+/// Scale at which an image fits.
 fn gain(picture: [usize; 2], into: [usize; 2]) -> f64 {
     let ratio = |axis: usize| into[axis] as f64 / picture[axis] as f64;
     ratio(0).min(ratio(1))

@@ -15,7 +15,8 @@ const DISTANCE_BINS: usize = 16;
 /// Pixels between anchors on the three grids.
 const STRIDES: [usize; 3] = [8, 16, 32];
 
-/// YOLOv8: a backbone with five halvings, a neck over its three coarsest scales, three heads.
+/// YOLOv8: a backbone with five halvings of the size, a neck over its three coarsest scales, three
+/// heads.
 ///
 /// Weights: `model.0` to `model.22` of Ultralytics or `net`, `fpn`, `head` of Candle's conversions.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl Yolo {
     /// Boxes and class probabilities of images.
     ///
     /// - `pictures`: `(batch, 3, height, width)`, f32 in 0 to 1, height and width multiples of 32;
-    ///   the channels in the order of the training, BGR for Ultralytics' users of RGB arrays
+    ///   channels in the order of training, BGR where Ultralytics is given RGB arrays
     /// - returns `(batch, 4 + classes, anchors)`, f32: centre x and y, width, height in pixels,
     ///   then the probability of each class; anchors grid by grid, row by row
     ///

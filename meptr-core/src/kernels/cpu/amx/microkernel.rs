@@ -148,7 +148,8 @@ macro_rules! run {
     };
 }
 
-/// Sets `sums` to the product of a block of outputs (left) and a block of rows (right) of one depth.
+/// Micro-kernel: sets `sums` to the matrix product of a block of outputs (left) and a block of rows
+/// (right) of one depth.
 pub(super) fn multiply(
     _: &TileConfig,
     terms: Bf16Terms,

@@ -160,7 +160,7 @@ impl Pyramid {
 /// "Pyramidal Implementation of the Lucas Kanade Feature Tracker": per level, the shift `d` of the
 /// neighbourhood with the least squared difference, by Newton steps `d += A^-1 b`, where `A` sums
 /// `g g^T` and `b` sums `g (I - J)` over 21x21 pixels, `g` the gradient. OpenCV's
-/// `calcOpticalFlowPyrLK` with its defaults, in the same fixed-point numbers.
+/// `calcOpticalFlowPyrLK` with its defaults, in the same fixed-point arithmetic.
 ///
 /// # Panics
 /// When the images differ in size.
@@ -309,7 +309,7 @@ fn sum_of_products(one: &Patch, two: &Patch) -> f32 {
 mod tests {
     use super::*;
 
-    /// A picture of waves, seen from (x, y).
+    /// Image of waves, shifted by (x, y).
     fn waves(width: usize, height: usize, x: f32, y: f32) -> Pyramid {
         let value = |at: usize| {
             let (x, y) = ((at % width) as f32 + x, (at / width) as f32 + y);

@@ -2,9 +2,9 @@
 //!
 //! Corners of the last frame are tracked into this one. The translation, rotation and scale that most
 //! of them agree on is that of the camera; objects that move on their own are outliers. This is the
-//! `sparseOptFlow` of Ultralytics 8.3.177 (`trackers/utils/gmc.py`, on pictures of half the size,
-//! the default of `botsort.yaml`), which calls OpenCV: the same rules with the same numbers, so
-//! that warps agree within 1e-4 pixel.
+//! `sparseOptFlow` of Ultralytics 8.3.177 (`trackers/utils/gmc.py`, on images of half the size,
+//! the default of `botsort.yaml`), which calls OpenCV. Rules and fixed-point arithmetic are
+//! OpenCV's, so warps agree within 1e-4 pixel.
 
 mod corners;
 mod flow;

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use crate::RgbImage;
 
-    /// A landscape of smooth noise, seen by a camera that has moved by the warp.
+    /// Image of smooth noise, transformed by the warp.
     fn landscape(width: usize, height: usize, [a, b, x0, y0]: [f64; 4]) -> RgbImage {
         let peak = |i: f64, j: f64| ((i * 12.9898 + j * 78.233).sin() * 43758.5453).fract().abs();
         let pixel = |at: usize| {

@@ -53,7 +53,7 @@ impl Draws {
         (self.state as u32 as usize) % bound
     }
 
-    /// Two different numbers below `bound`, which is above 1.
+    /// Two different indices below `bound`, which is above 1.
     fn pair(&mut self, bound: usize) -> [usize; 2] {
         let first = self.below(bound);
         loop {
